@@ -1,0 +1,49 @@
+"""The errors a user may see without a traceback. Everything else that is raised is a bug of ours."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something that the user can mend: what is wrong, and what to do about it, in one line each.
+
+    The command line prints ``message`` and ``hint`` and exits with ``exit_code``.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(f"{message} {hint}" if hint else message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(UserError):
+    """A setting that is out of range or contradicts another."""
+
+
+class CorpusError(UserError):
+    """Text that is missing, empty or cannot be read."""
+
+
+class TokenizerError(UserError):
+    """A tokenizer that is unknown, broken or does not fit."""
+
+
+class CheckpointError(UserError):
+    """A run or checkpoint that is missing, damaged or of another shape."""
+
+
+class MissingExtraError(UserError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"This needs the package {package}, which is not installed.",
+            f"Run: pip install 'gptscratch[{extra}]'",
+        )
+
+
+class RunError(UserError):
+    """A run that started well and could not go on (a non-finite loss, a full disk). Exit code 1."""
+
+    exit_code = 1

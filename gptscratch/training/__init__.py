@@ -1,0 +1,1 @@
+"""From batches to a trained model: schedule, optimizer, step, evaluation, hooks, the trainer."""
