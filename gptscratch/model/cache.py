@@ -1,0 +1,99 @@
+"""The keys and values of tokens already seen, so that the next token costs one token's work.
+
+Room for all of them is made at the start: each forward writes its own slice and grows nothing.
+
+Shapes: B batch, T new positions, S all positions up to now, G kv heads, K head_dim.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gptscratch.config import ModelConfig
+
+
+class KVCache:
+    """Keys, values and padding of the past, for a batch. For inference: gradients don't flow through it.
+
+    ``length`` counts the positions seen, pads among them; ``max_length`` is the room there is.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch_size: int,
+        *,
+        max_length: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        config = config.resolved()
+        self.max_length = config.context_length if max_length is None else max_length
+        if config.position == "learned" and self.max_length > config.context_length:
+            raise ValueError(
+                f"max_length = {self.max_length} is more than the {config.context_length} learned positions."
+            )
+        self.batch_size = batch_size
+        self.length = 0
+        shape = (batch_size, config.n_kv_head, self.max_length, config.head_dim)  # (B, G, max, K)
+        self._keys, self._values = (
+            [torch.empty(shape, device=device, dtype=dtype) for _ in range(config.n_layer)] for _ in range(2)
+        )
+        self._real: Tensor | None = None  # (B, max) bool; None as long as nothing was padded
+
+    def layers(self, n_new: int) -> list[LayerCache]:
+        """Each layer's part, ready to take the keys and values of ``n_new`` tokens.
+
+        Raises:
+            ValueError: they don't fit.
+        """
+        if self.length + n_new > self.max_length:
+            raise ValueError(
+                f"{n_new} tokens after {self.length} exceed the cache's max_length of {self.max_length}."
+            )
+        return [LayerCache(k, v, self.length) for k, v in zip(self._keys, self._values, strict=True)]
+
+    def remember(self, mask: Tensor | None, n_new: int) -> Tensor | None:
+        """Note which of the new tokens are real; which are of all up to now (B, S), None: all."""
+        if self._real is None:
+            if mask is None:
+                return None
+            shape = (self.batch_size, self.max_length)
+            self._real = torch.ones(shape, dtype=torch.bool, device=mask.device)
+        end = self.length + n_new
+        self._real[:, self.length : end] = True if mask is None else mask
+        return self._real[:, :end]
+
+    def advance(self, n_new: int) -> None:
+        """Count the new tokens in: last of all, so that an interrupted forward leaves nothing behind."""
+        self.length += n_new
+
+    def roll_back(self, length: int) -> None:
+        """Forget all positions from ``length`` on."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"the cache holds {self.length} positions: it cannot go back to {length}.")
+        self.length = length
+
+    def reset(self) -> None:
+        """Forget everything; the memory stays."""
+        self.length = 0
+        self._real = None
+
+
+class LayerCache(NamedTuple):
+    """One layer's share of the cache during one forward."""
+
+    keys: Tensor  # (B, G, max, K)
+    values: Tensor  # (B, G, max, K)
+    length: int  # positions before this forward
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new (B, G, T, K); give all up to now (B, G, S, K), as views."""
+        n_new = k.size(2)
+        self.keys.narrow(2, self.length, n_new).copy_(k)
+        self.values.narrow(2, self.length, n_new).copy_(v)
+        end = self.length + n_new
+        return self.keys.narrow(2, 0, end), self.values.narrow(2, 0, end)
