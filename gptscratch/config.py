@@ -104,7 +104,8 @@ class DataConfig:
     glob: str = ""  # which files of a folder; empty: what looks like text
     column: str = ""  # of a jsonl, csv or tsv; empty: "text"
     separator: str = ""  # between documents of one file; empty: <|endoftext|> where it occurs
-    encoding: str = "utf-8"  # a byte-order mark wins over it
+    encoding: str = "utf-8"  # or "auto": guessed file by file; a byte-order mark wins over it
+    errors: str = "strict"  # bytes that the encoding does not know: "strict" stops, "replace" reads U+FFFD
     tokenizer: str = ""  # char, byte, word, bpe or a path; empty: chosen by the corpus's size
     vocab_size: int = 0  # wanted entries; 0: chosen by the tokenizer and the corpus's size
     lowercase: bool = False
@@ -114,6 +115,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         _require(self.vocab_size >= 0, f"vocab_size is {self.vocab_size}: it must be at least 1.")
         _require(self.min_frequency >= 0, f"min_frequency is {self.min_frequency}: it must not be negative.")
+        _require_choice("errors", self.errors, ("strict", "replace"))
         _require(0.0 < self.val_fraction < 1.0, f"val_fraction is {self.val_fraction}: it must be in (0, 1).")
 
 
@@ -142,7 +144,7 @@ class TrainConfig:
     log_interval: int = 0  # steps between logged losses
     eval_interval: int = 0  # steps between evaluations
     save_interval: int = 0  # steps between checkpoints
-    sample_interval: int = 0  # steps between sample texts; 0: with each evaluation
+    sample_interval: int = -1  # steps between sample texts; 0: none, -1: with each evaluation
     eval_tokens: int = 0  # of the validation split, evenly spread, in evaluations along the way; 0: chosen
     keep: int = 2  # newest checkpoints kept, beside the best
     patience: int = 0  # evaluations without a better loss before stopping; 0: never
@@ -160,7 +162,7 @@ class TrainConfig:
         )
         for name in ("steps", "epochs", "tokens", "minutes", "batch_size", "micro_batch", "learning_rate",
                      "adamw_learning_rate", "grad_clip", "log_interval", "eval_interval", "save_interval",
-                     "sample_interval", "eval_tokens", "patience"):  # fmt: skip
+                     "eval_tokens", "patience"):  # fmt: skip
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: it must not be negative.")
         for name in ("beta1", "beta2", "momentum", "decay_fraction", "final_fraction"):
             value = getattr(self, name)

@@ -1,0 +1,264 @@
+"""From the bytes of one file to pieces of documents: encodings, line ends, rows and separators.
+
+A document may be of any size, so it comes in pieces of about ``PIECE`` characters. They are cut before
+a space that follows a word: there GPT-2's pre-tokenisation cuts too, and the ids stay the same.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import csv
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from typing import IO, NamedTuple
+
+from gptscratch.config import DataConfig
+from gptscratch.data.sources import Source
+from gptscratch.errors import CorpusError
+
+PIECE = 1 << 17  # characters
+END_OF_TEXT = "<|endoftext|>"
+_CHUNK = 1 << 20  # bytes read at once
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as UTF-16's does: asked first
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_MAGIC = {b"%PDF": "a PDF", b"PK\x03\x04": "a zip archive (docx, epub and odt are)", b"\x89PNG": "an image",
+          b"\xff\xd8\xff": "an image", b"GIF8": "an image", b"\x28\xb5\x2f\xfd": "packed with zstd",
+          b"BZh": "packed with bzip2", b"\xfd7zXZ": "packed with xz", b"PAR1": "a parquet file"}  # fmt: skip
+
+
+class Piece(NamedTuple):
+    text: str
+    ends: bool  # a document with it
+
+
+class NotTextError(CorpusError):
+    """A binary file: a fault when it was named, passed over in a folder."""
+
+
+def read_pieces(source: Source, config: DataConfig, on_bytes: Callable[[int], None]) -> Iterator[Piece]:
+    """The documents of one file in pieces; documents of white space alone are left out.
+
+    Raises:
+        CorpusError: bytes that are no text, a missing column, a broken row.
+    """
+    chunks = _decoded(source, config, on_bytes)
+    if source.format == "text":
+        return _split(chunks, config.separator.replace("\\n", "\n").replace("\\t", "\t"))
+    rows = _json_texts if source.format == "jsonl" else _table_texts
+    return (piece for text in rows(source, chunks, config.column) if text.strip() for piece in _cut(text))
+
+
+def _decoded(source: Source, config: DataConfig, on_bytes: Callable[[int], None]) -> Iterator[str]:
+    """Text in chunks, with every line end a \\n, also where CR and LF fall into two chunks."""
+    with source.open() as (file, content):
+        chunk = _read(content, source.name)
+        encoding = _encoding_of(chunk, source.name, config.encoding)
+        decoder = codecs.getincrementaldecoder(encoding)(config.errors)
+        newlines = io.IncrementalNewlineDecoder(decoder, translate=True)
+        start = 0  # of the chunk, in the content
+        while True:
+            waiting = len(decoder.getstate()[0])
+            try:
+                text = newlines.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                raise _undecodable(source.name, error, start - waiting) from None
+            if text:
+                yield text
+            if not chunk:
+                return
+            start += len(chunk)
+            on_bytes(file.tell())
+            chunk = _read(content, source.name)
+
+
+def _read(content: IO[bytes], name: str) -> bytes:
+    try:
+        return content.read(_CHUNK)
+    except (EOFError, zlib.error, OSError) as error:
+        raise CorpusError(f"{name} cannot be read to its end: {error}.", "Is the file whole?") from None
+
+
+def _encoding_of(head: bytes, name: str, wanted: str) -> str:
+    marked = next((encoding for mark, encoding in _BOMS if head.startswith(mark)), None)
+    if marked:
+        return marked
+    encoding = wanted
+    if wanted == "auto":
+        encoding = "utf-8" if _decodes(head, "utf-8") else likely_encoding(head)
+    try:
+        known = codecs.lookup(encoding).name
+    except LookupError:
+        raise CorpusError(
+            f"there is no encoding {encoding!r}.", "Known are utf-8, latin-1, cp1252 ..."
+        ) from None
+    start = head[: 1 << 16]
+    zeros = start.count(0)
+    if zeros and not known.startswith(("utf-16", "utf-32")):
+        kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "binary")
+        wide = zeros > len(start) // 4 and likely_encoding(start)
+        hint = f"If it is text: --encoding {wide}" if wide else "Convert it to plain text first."
+        raise NotTextError(f"{name} is no text: it looks like {kind} data." if kind == "binary"
+                           else f"{name} is no text: it looks like {kind}.", hint)  # fmt: skip
+    return encoding
+
+
+def likely_encoding(data: bytes) -> str:
+    """A guess at the encoding of text that is not UTF-8: by charset-normalizer where it is installed."""
+    data = data[: 1 << 16]
+    for wide, zeros in (("utf-16-le", data[1::2]), ("utf-16-be", data[::2])):
+        if zeros.count(0) > len(zeros) // 2:
+            return wide
+    with contextlib.suppress(ImportError):
+        best = import_module("charset_normalizer").from_bytes(data).best()
+        if best is not None:
+            return str(best.encoding).replace("_", "-")
+    return "cp1252" if _decodes(data, "cp1252") else "latin-1"
+
+
+def _decodes(data: bytes, encoding: str) -> bool:
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(data)  # incremental: the last character may be cut
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _undecodable(name: str, error: UnicodeDecodeError, base: int) -> CorpusError:
+    data, at = error.object, error.start
+    magic = next((kind for magic, kind in _MAGIC.items() if base <= 0 and data.startswith(magic)), None)
+    if magic:
+        return NotTextError(f"{name} is no text: it looks like {magic}.", "Convert it to plain text first.")
+    around = data[max(0, at - (1 << 15)) :][: 1 << 16]
+    broken = around.decode("utf-8", "replace").count("\ufffd")
+    foreign = sum(byte > 127 for byte in around) or 1
+    if error.encoding == "utf-8" and broken < 0.2 * foreign:
+        hint = "Nearly all of it is UTF-8: --set errors=replace reads the damaged places as U+FFFD."
+    else:
+        hint = f"It is likely {likely_encoding(around)}: --encoding {likely_encoding(around)}"
+    shown = f"0x{data[at]:02x}"
+    return CorpusError(f"{name} is not {error.encoding}: byte {shown} at offset {base + at:,}.", hint)
+
+
+def _split(chunks: Iterable[str], separator: str) -> Iterator[Piece]:
+    """Plain text into documents at each separator, with a line end on either side of it taken along."""
+    mark = separator or END_OF_TEXT
+    trims = bool(mark.strip())
+    hold = len(mark) + 1  # a separator, and the line end before it, may lie across two chunks
+    rest, begun, fresh = "", False, False  # begun: pieces of this document are out; fresh: just separated
+    for chunk in chunks:
+        *done, rest = (rest + chunk).split(mark)
+        for text in done:
+            text = text.removeprefix("\n") if fresh and not begun else text
+            text = text.removesuffix("\n") if trims else text
+            if begun or text.strip():
+                yield from _cut(text)
+            begun, fresh = False, trims
+        while len(rest) > PIECE + hold:
+            if fresh and not begun:
+                rest = rest.removeprefix("\n")
+            at = _cut_place(rest)
+            if begun or rest[:at].strip():
+                yield Piece(rest[:at], False)
+                begun = True
+            rest = rest[at:]
+    rest = rest.removeprefix("\n") if fresh and not begun else rest
+    if begun or rest.strip():
+        yield from _cut(rest)
+
+
+def _cut(text: str) -> Iterator[Piece]:
+    """A whole document, or the rest of one."""
+    start = 0
+    while len(text) - start > PIECE:
+        at = start + _cut_place(text[start : start + PIECE + 1])
+        yield Piece(text[start:at], False)
+        start = at
+    yield Piece(text[start:] if start else text, True)
+
+
+def _cut_place(text: str) -> int:
+    """The last place in the second half of a piece that is before a space and after no space."""
+    for space in (" ", "\n", "\t"):
+        at = text.rfind(space, PIECE // 2, PIECE)
+        while at > 0:
+            if not text[at - 1].isspace():
+                return at
+            at = text.rfind(space, PIECE // 2, at)
+    return PIECE
+
+
+def _lines(chunks: Iterable[str]) -> Iterator[str]:
+    """Lines with their \\n; a list of parts, so that a line of a gigabyte is joined once."""
+    parts: list[str] = []
+    for chunk in chunks:
+        first, *others = chunk.split("\n")
+        parts.append(first)
+        for line in others:
+            yield "".join(parts) + "\n"
+            parts = [line]
+    if any(parts):
+        yield "".join(parts)
+
+
+def _json_texts(source: Source, chunks: Iterable[str], column: str) -> Iterator[str]:
+    column = column or "text"
+    for number, line in enumerate(_lines(chunks), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise CorpusError(f"{source.name}, line {number:,}: no JSON ({error}).") from None
+        if not isinstance(row, dict):
+            raise CorpusError(f"{source.name}, line {number:,}: a JSON object is expected on each line.")
+        if column not in row:
+            raise _no_column(f"{source.name}, line {number:,}", column, list(row))
+        text = row[column]
+        if text is None:
+            continue
+        if not isinstance(text, str):
+            raise CorpusError(f"{source.name}, line {number:,}: {column!r} is no text but {text!r:.40}.")
+        text = text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+        # An escaped half of a surrogate pair is no character, and no encoder takes it.
+        yield text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if "\\u" in line else text
+
+
+def _table_texts(source: Source, chunks: Iterable[str], column: str) -> Iterator[str]:
+    lines = _lines(chunks)
+    first = next(lines, "")
+    delimiter = "\t" if source.format == "tsv" else max(",;\t", key=first.count)
+    limit = csv.field_size_limit(2**31 - 1)  # the module's own is 128 kB; a C long is 32 bits on Windows
+    try:
+        rows = csv.reader(_chain(first, lines), delimiter=delimiter)
+        header = next(rows, [])
+        wanted = column or ("text" if len(header) != 1 else header[0])
+        if header and wanted not in header:
+            raise _no_column(source.name, wanted, header)
+        at = header.index(wanted) if header else 0
+        for row in rows:
+            if len(row) > at:
+                yield row[at]
+    except csv.Error as error:
+        raise CorpusError(f"{source.name}, line {rows.line_num:,}: {error}.") from None
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _chain(first: str, lines: Iterator[str]) -> Iterator[str]:
+    if first:
+        yield first
+        yield from lines
+
+
+def _no_column(where: str, column: str, columns: list[str]) -> CorpusError:
+    known = ", ".join(columns[:20])
+    return CorpusError(f"{where} has no column {column!r}.", f"Name one with --column. It has: {known}.")

@@ -1,0 +1,184 @@
+"""Token files: a folder with train.bin, val.bin, tokenizer.json and manifest.json.
+
+The .bin files are bare little-endian uint16 or uint32. The manifest is written last: a folder without
+one was never finished.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptscratch.errors import CorpusError, RunError
+
+FORMAT = 1
+SPLITS = ("train", "val")
+TokenArray = NDArray[np.unsignedinteger[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitCounts:
+    """What one side of the split holds."""
+
+    documents: int = 0
+    characters: int = 0
+    bytes: int = 0  # of the text in UTF-8
+    tokens: int = 0  # end-of-text tokens included
+    unknown: int = 0  # tokens that stand for what the vocabulary lacks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a folder of token files says of itself."""
+
+    format: int = FORMAT
+    dtype: str  # of the .bin files: uint16 or uint32
+    vocab_size: int
+    tokenizer_kind: str
+    tokenizer_hash: str
+    corpus_hash: str
+    recipe: str  # hash of corpus, split and how the tokenizer was asked for
+    sources: str  # hash of the files' names, sizes and times; empty: not to be trusted
+    end_of_text: int | None  # the token between documents
+    files: int
+    skipped: int  # files of folders that were no text
+    by_document: bool  # whole documents are held back; else the tail of the text
+    train: SplitCounts
+    val: SplitCounts
+
+    @property
+    def characters_per_token(self) -> float:
+        return (self.train.characters + self.val.characters) / max(1, self.train.tokens + self.val.tokens)
+
+    @property
+    def unknown_rate(self) -> float:
+        """The share of tokens that stand for something unknown."""
+        return (self.train.unknown + self.val.unknown) / max(1, self.train.tokens + self.val.tokens)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """An open folder: arrays of uint16 or uint32, mapped into memory rather than read."""
+
+    folder: Path
+    train: TokenArray  # (tokens of the training side,)
+    val: TokenArray
+    manifest: Manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder of token files.
+
+    Raises:
+        CorpusError: there is none, it is damaged, or of a newer format.
+    """
+    file = folder / "manifest.json"
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        newer = values["format"] > FORMAT
+        if not newer:
+            train, val = (SplitCounts(**values.pop(name)) for name in SPLITS)
+            return Manifest(**values, train=train, val=val)
+    except FileNotFoundError:
+        raise CorpusError(f"{folder} holds no token files: it has no manifest.json.") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise CorpusError(f"{file} is damaged.", f"Delete {folder}: it is made anew.") from None
+    raise CorpusError(f"{folder} was written by a newer gptscratch.", "Update: pip install -U gptscratch")
+
+
+def open_tokens(folder: str | Path) -> Tokens:
+    """Open token files for reading.
+
+    Raises:
+        CorpusError: as ``read_manifest``, or a file that is not as long as the manifest says.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    train = _map(folder / "train.bin", manifest.dtype, manifest.train.tokens)
+    val = _map(folder / "val.bin", manifest.dtype, manifest.val.tokens)
+    return Tokens(folder, train, val, manifest)
+
+
+def _map(file: Path, dtype: str, n_tokens: int) -> TokenArray:
+    little = np.dtype(dtype).newbyteorder("<")
+    size = file.stat().st_size if file.is_file() else -1
+    if size != n_tokens * little.itemsize:
+        state = "missing" if size < 0 else f"{size:,} bytes long, not {n_tokens * little.itemsize:,}"
+        raise CorpusError(f"{file} is damaged: it is {state}.", f"Delete {file.parent}: it is made anew.")
+    return np.memmap(file, little, mode="r") if n_tokens else np.zeros(0, little)
+
+
+class ShardWriter:
+    """Writes both sides as they come; ``finish`` makes them valid, and without it nothing is left.
+
+    with ShardWriter(folder, np.uint16) as writer:
+        writer.add("train", ids)
+        writer.finish(manifest, tokenizer_json)
+    """
+
+    def __init__(self, folder: Path, dtype: type[np.unsignedinteger[Any]]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._suffix = f".{os.getpid()}.tmp"
+        self._names = {side: folder / f"{side}.bin{self._suffix}" for side in SPLITS}
+        self._files = {side: name.open("wb") for side, name in self._names.items()}
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._files.values():
+            file.close()
+        for left in self._folder.glob(f"*{self._suffix}"):
+            left.unlink()
+
+    def add(self, side: str, ids: TokenArray) -> None:
+        try:
+            self._files[side].write(ids.astype(self._dtype, copy=False).data)
+        except OSError as error:
+            raise _unwritable(self._folder, error) from None
+
+    def finish(self, manifest: Manifest, tokenizer_json: str) -> None:
+        """Put both files, the tokenizer and, last, the manifest in their places.
+
+        Raises:
+            RunError: the disk is full, or the folder cannot be written.
+        """
+        texts = {"tokenizer.json": tokenizer_json, "manifest.json": manifest_json(manifest)}
+        try:
+            (self._folder / "manifest.json").unlink(missing_ok=True)  # while files change, none is valid
+            for side, file in self._files.items():
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()
+                self._names[side].replace(self._folder / f"{side}.bin")
+            for name, text in texts.items():
+                temporary = self._folder / f"{name}{self._suffix}"
+                with temporary.open("w", encoding="utf-8", newline="\n") as out:
+                    out.write(text)
+                    out.flush()
+                    os.fsync(out.fileno())
+                temporary.replace(self._folder / name)
+        except OSError as error:
+            raise _unwritable(self._folder, error) from None
+
+
+def manifest_json(manifest: Manifest) -> str:
+    return json.dumps(dataclasses.asdict(manifest), indent=1) + "\n"
+
+
+def _unwritable(folder: Path, error: OSError) -> RunError:
+    return RunError(
+        f"{folder} cannot be written: {error.strerror}.", "Is the disk full? --out puts it elsewhere."
+    )

@@ -1,0 +1,151 @@
+"""Which files a corpus is: files, folders, glob patterns, stdin, Python's own library. Nothing is decoded."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import gzip
+import os
+import shutil
+import stat
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import IO, cast
+
+from gptscratch.config import DataConfig
+from gptscratch.errors import CorpusError
+
+_FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+_IN_MEMORY = 64 << 20  # bytes of a stream that are kept without a temporary file
+_GZIP = b"\x1f\x8b"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of a corpus."""
+
+    name: str  # its path, for reading and for messages
+    format: str  # text, jsonl, csv or tsv
+    named: bool  # by the user: a fault stops; in a folder, what is no text is passed over
+    spooled: IO[bytes] | None = None  # a copy of a stream, which can be read only once
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+        """(file, its content): the file's own position tells how far reading is, also in a .gz."""
+        if self.spooled is not None:
+            self.spooled.seek(0)
+            yield self.spooled, _unpacked(self.spooled)
+            return
+        try:
+            file = Path(self.name).open("rb")  # noqa: SIM115 - what fails after this is the reader's to tell
+        except OSError as error:
+            raise CorpusError(f"{self.name} cannot be read: {error.strerror}.") from None
+        with file:
+            yield file, _unpacked(file)
+
+    def stamp(self) -> tuple[str, int, int] | None:
+        """(path, bytes, time of change in ns); None where there is no file to ask."""
+        if self.spooled is not None:
+            return None
+        try:
+            found = Path(self.name).stat()
+        except OSError:
+            return (self.name, -1, -1)
+        return (str(Path(self.name).absolute()), found.st_size, found.st_mtime_ns)
+
+
+def find_sources(config: DataConfig) -> list[Source]:
+    """Every file that ``config.corpus`` means, folders and patterns in sorted order.
+
+    Raises:
+        CorpusError: something named does not exist, or a folder or pattern holds no file.
+    """
+    if not config.corpus:
+        return _standard_library()
+    found: list[Source] = []
+    for item in config.corpus:
+        if item == "-":
+            found.append(Source("stdin", "text", True, _spool(sys.stdin.buffer)))
+            continue
+        path = Path(item).expanduser()
+        if path.is_dir():
+            inside = [Source(name, _format(name), False) for name in _files_below(path, config.glob)]
+            if not inside:
+                wanted = f" that matches {config.glob!r}" if config.glob else ""
+                raise CorpusError(f"the folder {item} holds no file{wanted}.")
+            found += inside
+        elif path.exists():
+            found.append(_named(path))
+        else:
+            matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - pathlib takes no absolute ones
+            if not matches:
+                raise _missing(item, path)
+            found += [_named(Path(match)) for match in matches if not Path(match).is_dir()]
+    return found
+
+
+def _named(path: Path) -> Source:
+    if stat.S_ISREG(path.stat().st_mode):
+        return Source(str(path), _format(str(path)), True)
+    try:
+        with path.open("rb") as pipe:  # a named pipe gives its bytes once, and two passes are made
+            return Source(str(path), _format(str(path)), True, _spool(pipe))
+    except OSError as error:
+        raise CorpusError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _format(name: str) -> str:
+    path = Path(name.lower())
+    return _FORMATS.get((path.with_suffix("") if path.suffix == ".gz" else path).suffix, "text")
+
+
+def _files_below(folder: Path, pattern: str) -> Iterator[str]:
+    """Files of a folder and its folders, hidden ones left out; strings, for there may be millions."""
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if name.startswith("."):
+                continue
+            path = os.path.join(root, name)  # noqa: PTH118 - a million Paths are a gigabyte
+            if not pattern or fnmatch(name, pattern) or fnmatch(os.path.relpath(path, folder), pattern):
+                yield path
+
+
+def _standard_library() -> list[Source]:
+    """The text that every machine with Python has: the library's own source, about ten megabytes."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    aside = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
+    names = [
+        name for name in _files_below(root, "*.py") if not aside & set(Path(name).relative_to(root).parts)
+    ]
+    if not names:
+        raise CorpusError(
+            "no corpus is given, and this Python has no library source to take instead.",
+            "Name a text: gptscratch train corpus.txt",
+        )
+    return [Source(name, "text", False) for name in names]
+
+
+def _spool(stream: IO[bytes]) -> IO[bytes]:
+    spool = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - lives as long as its Source
+    shutil.copyfileobj(stream, spool, 1 << 20)
+    return cast("IO[bytes]", spool)
+
+
+def _unpacked(file: IO[bytes]) -> IO[bytes]:
+    packed = file.read(2) == _GZIP
+    file.seek(0)
+    return cast("IO[bytes]", gzip.GzipFile(fileobj=file, mode="rb")) if packed else file
+
+
+def _missing(item: str, path: Path) -> CorpusError:
+    names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=1)
+    hint = f"Did you mean {path.parent / near[0]}?" if near else f"The current folder is {Path.cwd()}."
+    return CorpusError(f"{item} does not exist.", hint)

@@ -1,0 +1,23 @@
+"""Text to token ids and back: characters, bytes, words, byte-pair encoding, or any tokenizer.json.
+
+    tokenizer.py   Tokenizer: encode, decode, stream, save
+    build.py       the four kinds, made from a corpus
+    files.py       what a --tokenizer PATH can be
+    stream.py      DecodeStream: ids in, whole characters out
+
+All of them are objects of the `tokenizers` library, so that what is saved loads elsewhere.
+"""
+
+from gptscratch.tokenizer.build import KINDS, MIN_FREQUENCY, bpe_vocab_size, build_tokenizer, choose_tokenizer
+from gptscratch.tokenizer.stream import DecodeStream
+from gptscratch.tokenizer.tokenizer import Tokenizer
+
+__all__ = [
+    "KINDS",
+    "MIN_FREQUENCY",
+    "DecodeStream",
+    "Tokenizer",
+    "bpe_vocab_size",
+    "build_tokenizer",
+    "choose_tokenizer",
+]

@@ -1,0 +1,207 @@
+"""One tokenizer over the `tokenizers` library, with numpy tables where those are faster.
+
+Special tokens are never found in text by accident: a document that spells ``<|endoftext|>`` gets
+the ids of those thirteen characters. ``encode(text, specials=True)`` asks for them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from gptscratch.errors import TokenizerError
+from gptscratch.tokenizer.build import END_OF_TEXT, UNKNOWN, byte_letters
+from gptscratch.tokenizer.files import load_library_tokenizer
+from gptscratch.tokenizer.stream import DecodeStream
+
+Ids = NDArray[np.unsignedinteger[Any]]
+
+# What the makers of published tokenizers call the end of a document, ours first.
+_END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
+
+
+class Tokenizer:
+    """Encodes text to ids and decodes ids to text.
+
+    Attributes:
+        kind: ``char``, ``byte``, ``word``, ``bpe``, or the library's name of another model.
+        vocab_size: ids are below it.
+        eot_id: the id that ends a document, or None.
+        unk_id: the id of what the vocabulary lacks, or None where nothing can be unknown.
+        dtype: the smallest of uint16 and uint32 that holds every id.
+    """
+
+    def __init__(self, library: tokenizers.Tokenizer) -> None:
+        """Takes the tokenizer over: padding, truncation and added special tokens are switched off."""
+        library.no_truncation()
+        library.no_padding()
+        library.post_processor = None
+        library.encode_special_tokens = True
+        self.library = library
+        spec = json.loads(library.to_str())
+        self.kind = _kind(spec)
+        self.vocab_size = max(library.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.dtype: type[np.unsignedinteger[Any]] = np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
+        self._byte_level = '"ByteLevel"' in json.dumps(spec["pre_tokenizer"])
+        self.eot_id = next((i for i in map(library.token_to_id, _END_NAMES) if i is not None), None)
+        self.unk_id = None if self._byte_level else _unknown_id(library, spec["model"])
+        special = {token["content"]: token["id"] for token in spec["added_tokens"] if token["special"]}
+        self._special: dict[str, int] = special
+        self._table = _char_table(library, self.unk_id, self.dtype) if self.kind == "char" else None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Tokenizer:
+        """From a tokenizer.json, GPT-2's vocab.json + merges.txt, or a folder or run with either.
+
+        Raises:
+            TokenizerError: nothing is there, or it cannot be read.
+        """
+        return cls(load_library_tokenizer(path))
+
+    def save(self, path: str | Path) -> None:
+        """Write one tokenizer.json that the `tokenizers` library and transformers load."""
+        Path(path).write_text(self.library.to_str(pretty=True), encoding="utf-8", newline="\n")
+
+    @property
+    def hash(self) -> str:
+        """Of all that decides about ids and text."""
+        return hashlib.blake2b(self.library.to_str().encode(), digest_size=16).hexdigest()
+
+    def encode(self, text: str, *, specials: bool = False) -> list[int]:
+        """The ids of a text. With ``specials``, names of special tokens in it become those tokens."""
+        if not (specials and self._special):
+            return [int(i) for i in self.encode_array(text)]
+        names = "|".join(re.escape(name) for name in sorted(self._special, key=len, reverse=True))
+        ids: list[int] = []
+        for part in re.split(f"({names})", text):
+            ids.extend([self._special[part]] if part in self._special else self.encode(part))
+        return ids
+
+    def encode_array(self, text: str) -> Ids:
+        """The ids of a text as a numpy array of ``dtype``."""
+        return self.encode_arrays([text])[0]
+
+    def encode_arrays(self, texts: Sequence[str]) -> list[Ids]:
+        """The ids of many texts, one array each: the bulk path.
+
+        The library needs about 30 times a text's size while it works: give it a few megabytes at once.
+        """
+        if self.kind in ("char", "byte"):
+            return self._encode_by_table([self._normalized(text) for text in texts])
+        found = self.library.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=self.dtype) for encoding in found]
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+        """The text of ids; bytes that are no character come out as U+FFFD.
+
+        Raises:
+            TokenizerError: an id is outside the vocabulary.
+        """
+        ids = [int(i) for i in ids]
+        wrong = next((i for i in ids if not 0 <= i < self.vocab_size), None)
+        if wrong is not None:
+            raise TokenizerError(
+                f"{wrong} is no token: this tokenizer has the ids 0 to {self.vocab_size - 1}."
+            )
+        return self.library.decode(ids, skip_special_tokens=skip_special)
+
+    def stream(self, *, skip_special: bool = True) -> DecodeStream:
+        """A decoder to feed with one id after the other."""
+
+        def decode(ids: Sequence[int]) -> str:
+            return self.decode(ids, skip_special=skip_special)
+
+        return DecodeStream(decode, _word_restarts if self.kind == "word" else _always)
+
+    def unknown(self, text: str) -> list[str]:
+        """The characters or words of a text that the vocabulary lacks, each once, in order."""
+        if self.unk_id is None:
+            return []
+        encoding = self.library.encode(text, add_special_tokens=False)
+        spans = zip(encoding.ids, encoding.offsets, strict=True)
+        return list(dict.fromkeys(text[start:end] for i, (start, end) in spans if i == self.unk_id))
+
+    def pieces(self, text: str) -> list[tuple[str, int]]:
+        """(piece, id) of a text, for the eye; a token that is part of a character shows its bytes."""
+        encoding = self.library.encode(text, add_special_tokens=False)
+        if not self._byte_level:
+            spans = zip(encoding.offsets, encoding.ids, strict=True)
+            return [(text[start:end], i) for (start, end), i in spans]
+        values = {letter: value for value, letter in enumerate(byte_letters())}
+        shown = [bytes(values[letter] for letter in token) for token in encoding.tokens]
+        return [(b.decode("utf-8", "backslashreplace"), i) for b, i in zip(shown, encoding.ids, strict=True)]
+
+    def _normalized(self, text: str) -> str:
+        normalizer = self.library.normalizer
+        return text if normalizer is None else normalizer.normalize_str(text)
+
+    def _encode_by_table(self, texts: list[str]) -> list[Ids]:
+        if self._table is None:
+            encoded = [text.encode() for text in texts]
+            lengths = [len(part) for part in encoded]
+            ids: Ids = np.frombuffer(b"".join(encoded), np.uint8).astype(self.dtype)
+        else:
+            lengths = [len(text) for text in texts]
+            ids = _look_up(self._table, "".join(texts))
+        return list(np.split(ids, np.cumsum(lengths)[:-1])) if len(texts) != 1 else [ids]
+
+
+def _kind(spec: dict[str, Any]) -> str:
+    """Our four kinds are known by their shape, so that a tokenizer.json needs nothing beside it."""
+    model, before = spec["model"]["type"], spec["pre_tokenizer"]
+    if model == "WordLevel":
+        single = before and before["type"] == "Split" and before["pattern"] == {"Regex": r"[\s\S]"}
+        return "char" if single else "word"
+    if model == "BPE":
+        plain = before == {
+            **(before or {}),
+            "type": "ByteLevel",
+            "use_regex": False,
+            "add_prefix_space": False,
+        }
+        vocab: dict[str, int] = spec["model"]["vocab"]
+        in_order = all(vocab.get(letter) == value for value, letter in enumerate(byte_letters()))
+        return "byte" if plain and not spec["model"]["merges"] and in_order else "bpe"
+    return str(model).lower()
+
+
+def _unknown_id(library: tokenizers.Tokenizer, model: dict[str, Any]) -> int | None:
+    if model.get("unk_id") is not None:  # Unigram
+        return int(model["unk_id"])
+    return library.token_to_id(model.get("unk_token") or UNKNOWN)
+
+
+def _char_table(library: tokenizers.Tokenizer, unk_id: int | None, dtype: Any) -> Ids:
+    """Ids by code point, for ASCII and beyond, with one entry more: that of everything above the known."""
+    known = {ord(c): i for c, i in library.get_vocab(with_added_tokens=False).items() if len(c) == 1}
+    table = np.full(max(max(known, default=0) + 2, 129), unk_id or 0, dtype=dtype)
+    table[list(known)] = list(known.values())
+    return table
+
+
+def _look_up(table: Ids, text: str) -> Ids:
+    if not text.isascii():
+        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        return table[np.minimum(codes, len(table) - 1)]
+    data, row = text.encode("ascii"), table[:128]
+    if row.max() > 255:
+        return table[np.frombuffer(data, np.uint8)]
+    translated = data.translate(row.astype(np.uint8).tobytes() * 2)  # C's loop beats numpy's indexing by far
+    return np.frombuffer(translated, np.uint8).astype(table.dtype)
+
+
+def _always(_: str) -> bool:
+    return True
+
+
+def _word_restarts(text: str) -> bool:
+    """After a line's end, or after a word outside of quotes: see the decoder in build.py."""
+    return text.endswith("\n") or (text[-1:].isalnum() and text.count('"') % 2 == 0)
