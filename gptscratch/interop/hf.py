@@ -1,0 +1,128 @@
+"""Our models in Hugging Face's form, both ways: as Qwen3ForCausalLM or as GPT2LMHeadModel.
+
+The modern family is exactly the shape of the one, the gpt2 family of the other. Converting needs
+no transformers. What stays the same is the function computed: a model without biases becomes a
+GPT-2 whose biases are zero, fixed or absent positions become its table. Dropout goes along as far
+as the other side has a place for it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gptscratch.config import read_json
+from gptscratch.errors import CheckpointError, ConfigError
+from gptscratch.interop.hf_config import config_from_hf, config_to_hf
+from gptscratch.interop.hf_weights import from_gpt2, from_qwen3, to_gpt2, to_qwen3
+from gptscratch.model.gpt import GPT
+
+END_OF_TEXT = "<|endoftext|>"  # ends a text there, if the tokenizer has it
+
+
+def to_hf(model: GPT) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The model as (config.json, state dict); some tensors are the model's own memory.
+
+    Raises:
+        ConfigError: neither Qwen3 nor GPT-2 has this shape; names the options in the way.
+    """
+    values = config_to_hf(model.config)
+    with torch.no_grad():
+        return values, (to_gpt2 if values["model_type"] == "gpt2" else to_qwen3)(model)
+
+
+def from_hf(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> GPT:
+    """The model that (config, state dict) of Hugging Face's describe, in float32, a copy.
+
+    Raises:
+        ConfigError: a kind of model, or a feature of it, that ours has not.
+        CheckpointError: a tensor is missing, or has another shape than the config says.
+    """
+    config = config_from_hf(values)
+    try:
+        weights = (from_gpt2 if values["model_type"] == "gpt2" else from_qwen3)(config, state)
+    except KeyError as error:
+        raise CheckpointError(f"the weights lack {error.args[0]}.") from None
+    if config.tie_embeddings:
+        weights["lm_head.weight"] = weights["token_embedding.weight"]
+    model = GPT(config)
+    for name, parameter in model.named_parameters():
+        found, wanted = tuple(weights[name].shape), tuple(parameter.shape)
+        if found != wanted:
+            raise CheckpointError(f"{name} has the shape {found}; the config asks for {wanted}.")
+    model.load_state_dict(weights)
+    return model
+
+
+def load_hf(folder: str | Path) -> GPT:
+    """Read a folder of Hugging Face's: config.json and model.safetensors, whole or in parts.
+
+    Raises:
+        ConfigError, CheckpointError: as ``from_hf``, or a file that cannot be read.
+    """
+    folder = Path(folder)
+    values = read_json(folder / "config.json")
+    index = folder / "model.safetensors.index.json"
+    names = read_json(index)["weight_map"].values() if index.is_file() else ["model.safetensors"]
+    state: dict[str, Tensor] = {}
+    for name in sorted(set(names)):
+        try:
+            state |= load_file(folder / name)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{folder / name} cannot be read: {error}.") from None
+    return from_hf(values, state)
+
+
+def export_hf(model: GPT, tokenizer_json: str | Path, folder: str | Path) -> Path:
+    """Write a new folder that transformers' AutoModelForCausalLM and AutoTokenizer load as it is.
+
+    It appears whole or not at all.
+
+    Raises:
+        ConfigError: as ``to_hf``, or there is something at ``folder`` already.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise ConfigError(f"{folder} exists already.", "Name a new folder.")
+    values, state = to_hf(model)
+    if model.config.tie_embeddings:
+        state.pop("lm_head.weight", None)  # a file holds no tensor twice
+    end = _end_of_text(read_json(Path(tokenizer_json)))
+    values |= {"bos_token_id": end, "eos_token_id": end}
+
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+    shutil.copyfile(tokenizer_json, partial / "tokenizer.json")
+    _write_json(partial / "config.json", values)
+    _write_json(partial / "tokenizer_config.json", _tokenizer_config(end, model.config.context_length))
+    return partial.replace(folder)
+
+
+def _end_of_text(tokenizer: Mapping[str, Any]) -> int | None:
+    ids = {token["content"]: int(token["id"]) for token in tokenizer.get("added_tokens", [])}
+    return ids.get(END_OF_TEXT)
+
+
+def _tokenizer_config(end: int | None, context_length: int) -> dict[str, Any]:
+    return {
+        # Without a class named, transformers takes the model's own, which rebuilds parts of the file.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": context_length,
+        "clean_up_tokenization_spaces": False,
+        **({} if end is None else {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}),
+    }
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,219 @@
+"""How large and how dear a model is, from its config alone: parameters, FLOPs and memory.
+
+Arithmetic without torch, so that a plan or ``info gpt2-xl`` is instant. Bytes and FLOPs are plain
+integers. Shape letters in the formulas: B batch, T context, D d_model, H heads, G kv heads,
+K head_dim, F d_ff, V vocab, L layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from gptscratch.config import ModelConfig
+
+Shape = tuple[int, ...]
+
+DTYPE_BYTES: Mapping[str, int] = MappingProxyType({"float32": 4, "bfloat16": 2, "float16": 2})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterCounts:
+    """Parameters by part; a tied lm_head counts 0, for it is the token embedding."""
+
+    token_embedding: int
+    position_embedding: int
+    attention: int
+    mlp: int
+    norms: int  # all but those inside the heads, which belong to attention
+    lm_head: int
+
+    @property
+    def total(self) -> int:
+        return self.non_embedding + self.token_embedding + self.position_embedding + self.lm_head
+
+    @property
+    def non_embedding(self) -> int:
+        """The blocks and the final norm: what scaling laws count (Kaplan et al. 2020)."""
+        return self.attention + self.mlp + self.norms
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingMemory:
+    """Bytes that training holds at its fullest. ``activations`` is an estimate, the rest is exact."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingMemory:
+    """Bytes that sampling holds."""
+
+    weights: int
+    kv_cache: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv_cache
+
+
+def count_parameters(config: ModelConfig) -> ParameterCounts:
+    """The exact number of parameters, by formula."""
+    c = config.resolved()
+    bias = int(c.bias)
+    heads, kv_heads = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
+    projections = 2 * c.d_model * (heads + kv_heads) + bias * (heads + 2 * kv_heads + c.d_model)
+    matrices = 3 if c.activation == "swiglu" else 2
+    mlp = matrices * c.d_model * c.d_ff + bias * ((matrices - 1) * c.d_ff + c.d_model)
+    norm = c.d_model * (1 + (bias if c.norm == "layernorm" else 0))
+    return ParameterCounts(
+        token_embedding=c.vocab_size * c.d_model,
+        position_embedding=c.context_length * c.d_model if c.position == "learned" else 0,
+        attention=c.n_layer * (projections + (2 * c.head_dim if c.qk_norm else 0)),
+        mlp=c.n_layer * mlp,
+        norms=(2 * c.n_layer + 1) * norm,
+        lm_head=0 if c.tie_embeddings else c.vocab_size * c.d_model,
+    )
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, Shape]:
+    """Every parameter's name and shape, in the order of the torch model's ``named_parameters``."""
+    c = config.resolved()
+    norm = _norm_shapes(c)
+    shapes: dict[str, Shape] = {"token_embedding.weight": (c.vocab_size, c.d_model)}
+    if c.position == "learned":
+        shapes["position_embedding.weight"] = (c.context_length, c.d_model)
+    block = {
+        **_prefixed("norm_attention", norm),
+        **_prefixed("attention", _attention_shapes(c)),
+        **_prefixed("norm_mlp", norm),
+        **_prefixed("mlp", _mlp_shapes(c)),
+    }
+    for layer in range(c.n_layer):
+        shapes |= _prefixed(f"blocks.{layer}", block)
+    shapes |= _prefixed("final_norm", norm)
+    if not c.tie_embeddings:
+        shapes["lm_head.weight"] = (c.vocab_size, c.d_model)
+    return shapes
+
+
+def forward_flops_per_token(config: ModelConfig, context_length: int | None = None) -> int:
+    """FLOPs to compute one token's logits with a full context of T tokens: 2 N + 4 L H K T.
+
+    N counts the weights in matrix products, lm_head among them (tied or not); a multiplication and
+    an addition are two. The second term is q kᵀ and the weighted sum of v. That causality halves it
+    is left out, as is usual when utilisation is reported (Chowdhery et al. 2022, PaLM, appendix B).
+    """
+    c = config.resolved()
+    context = c.context_length if context_length is None else context_length
+    return 2 * _product_weights(c) + 4 * c.n_layer * c.n_head * c.head_dim * context
+
+
+def training_flops_per_token(config: ModelConfig, context_length: int | None = None) -> int:
+    """Forward and backward: 6 N + 12 L H K T. The backward pass makes two products for each one."""
+    return 3 * forward_flops_per_token(config, context_length)
+
+
+def memory_to_train(
+    config: ModelConfig,
+    *,
+    micro_batch: int = 1,
+    optimizer: str = "muon",
+    dtype: str = "float32",
+) -> TrainingMemory:
+    """Memory to train with ``micro_batch`` sequences of full length at a time.
+
+    Weights, gradients and the optimizer's moments are float32; ``dtype`` is that of the
+    activations. Muon keeps one moment for the blocks' matrices, AdamW two for everything else.
+    """
+    shapes = parameter_shapes(config)
+    total = sum(math.prod(shape) for shape in shapes.values())
+    matrices = sum(
+        math.prod(shape) for name, shape in shapes.items() if name.startswith("blocks.") and len(shape) == 2
+    )
+    moments = 2 * total - (matrices if optimizer == "muon" else 0)
+    return TrainingMemory(
+        weights=4 * total,
+        gradients=4 * total,
+        optimizer=4 * moments,
+        activations=_activation_bytes(config.resolved(), micro_batch, DTYPE_BYTES[dtype]),
+    )
+
+
+def memory_to_sample(config: ModelConfig, *, batch_size: int = 1, dtype: str = "float32") -> SamplingMemory:
+    """Memory to sample ``batch_size`` texts at once, each up to the context length."""
+    c = config.resolved()
+    size = DTYPE_BYTES[dtype]
+    per_token = 2 * c.n_layer * c.n_kv_head * c.head_dim
+    return SamplingMemory(
+        weights=size * count_parameters(c).total,
+        kv_cache=size * batch_size * c.context_length * per_token,
+    )
+
+
+def _activation_bytes(c: ModelConfig, micro_batch: int, size: int) -> int:
+    """What one forward keeps for the backward pass, without checkpointing, by our own count.
+
+    Per token and layer: each norm its input and output; q, k, v before and after what is done to
+    them; attention's output; the MLP's wide tensors. Fused attention keeps no (T, T) weights.
+    Then the logits: as they are, as float32 log-probabilities, and their gradient. Under autocast
+    the residual stream, norms and rotations stay float32, and the weights have a narrow copy.
+    """
+    all_heads = (c.n_head + c.n_kv_head) * c.head_dim
+    turned = int(c.qk_norm) + 2 * int(c.position == "rope")
+    wide = (4 if c.activation == "swiglu" else 2) * c.d_ff
+    per_layer = 4 * (4 * c.d_model + turned * all_heads) + size * (2 * all_heads + wide)
+    tokens = micro_batch * c.context_length
+    logits = c.vocab_size * (size + 4 + 4)
+    narrow_weights = size * _product_weights(c) if size < 4 else 0
+    return tokens * (c.n_layer * per_layer + 4 * 2 * c.d_model + logits) + narrow_weights
+
+
+def _product_weights(c: ModelConfig) -> int:
+    shapes = parameter_shapes(c)
+    tables = ("token_embedding.weight", "position_embedding.weight", "lm_head.weight")
+    blocks = sum(math.prod(s) for name, s in shapes.items() if len(s) == 2 and name not in tables)
+    return blocks + c.vocab_size * c.d_model
+
+
+def _attention_shapes(c: ModelConfig) -> dict[str, Shape]:
+    heads, kv_heads = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
+    shapes = {f"{name}.weight": (c.head_dim,) for name in ("norm_q", "norm_k") if c.qk_norm}
+    return {
+        **_linear_shapes("q", heads, c.d_model, c.bias),
+        **_linear_shapes("k", kv_heads, c.d_model, c.bias),
+        **_linear_shapes("v", kv_heads, c.d_model, c.bias),
+        **shapes,
+        **_linear_shapes("out", c.d_model, heads, c.bias),
+    }
+
+
+def _mlp_shapes(c: ModelConfig) -> dict[str, Shape]:
+    wide = ("up", "gate") if c.activation == "swiglu" else ("up",)
+    shapes: dict[str, Shape] = {}
+    for name in wide:
+        shapes |= _linear_shapes(name, c.d_ff, c.d_model, c.bias)
+    return shapes | _linear_shapes("down", c.d_model, c.d_ff, c.bias)
+
+
+def _norm_shapes(c: ModelConfig) -> dict[str, Shape]:
+    names = ("weight", "bias") if c.norm == "layernorm" and c.bias else ("weight",)
+    return dict.fromkeys(names, (c.d_model,))
+
+
+def _linear_shapes(name: str, n_out: int, n_in: int, bias: bool) -> dict[str, Shape]:
+    weight: dict[str, Shape] = {f"{name}.weight": (n_out, n_in)}
+    return weight | ({f"{name}.bias": (n_out,)} if bias else {})
+
+
+def _prefixed(prefix: str, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    return {f"{prefix}.{name}": shape for name, shape in shapes.items()}

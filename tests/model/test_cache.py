@@ -1,0 +1,136 @@
+"""The KV cache: remembering changes no logit."""
+
+import pytest
+import torch
+
+from gptscratch.config import POSITIONS, ModelConfig
+from gptscratch.model.cache import KVCache
+from gptscratch.model.gpt import GPT
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+    with torch.no_grad():
+        yield
+
+
+def lively(position="rope", **changes):
+    config = ModelConfig(
+        vocab_size=31, context_length=16, n_layer=2, n_head=4, n_kv_head=2, d_model=32, position=position
+    )
+    model = GPT(config, **changes)
+    for parameter in model.parameters():
+        parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def tokens(batch, length):
+    return torch.randint(31, (batch, length))
+
+
+def in_pieces(model, token_ids, cache, lengths):
+    return torch.cat([model(piece, cache=cache) for piece in token_ids.split(lengths, dim=1)], dim=1)
+
+
+@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize("position", POSITIONS)
+def test_cached_logits_equal_uncached(position, reference):
+    model, token_ids = lively(position, reference=reference), tokens(2, 16)
+    whole = model(token_ids)
+    for lengths in ([16], [1] * 16, [5, 1, 1, 1, 4, 3, 1]):
+        cache = KVCache(model.config, 2)
+        torch.testing.assert_close(in_pieces(model, token_ids, cache, lengths), whole, **CLOSE)
+        assert cache.length == 16
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("position", POSITIONS)
+def test_padded_prompts_go_on_as_if_alone(position, side):
+    model, short, long = lively(position), tokens(1, 10), tokens(1, 14)
+    pads = torch.full((1, 4), 3)
+    prompt = torch.cat((pads, short[:, :3]) if side == "left" else (short[:, :3], pads), dim=1)
+    mask = torch.ones(2, 7, dtype=torch.bool)
+    mask[0, : 4 if side == "left" else None] = False
+    mask[0, 4:] = side == "left"
+    mask[0, :3] = side == "right"
+    cache = KVCache(model.config, 2)
+    model(torch.cat((prompt, long[:, :7])), mask=mask, cache=cache)
+    rest = torch.cat((short[:, 3:], long[:, 7:]))
+    found = in_pieces(model, rest, cache, [1, 1, 3, 2])
+    torch.testing.assert_close(found[:1], model(short)[:, 3:], **CLOSE)
+    torch.testing.assert_close(found[1:], model(long)[:, 7:], **CLOSE)
+
+
+def test_a_mask_may_come_after_unpadded_tokens():
+    model, token_ids = lively(), tokens(1, 9)
+    cache = KVCache(model.config, 1)
+    model(token_ids[:, :4], cache=cache)
+    model(tokens(1, 3), mask=torch.zeros(1, 3, dtype=torch.bool), cache=cache)
+    found = model(token_ids[:, 4:], cache=cache)
+    torch.testing.assert_close(found, model(token_ids)[:, 4:], **CLOSE)
+
+
+def test_rolling_back_forgets_the_tail_and_its_padding():
+    model, token_ids = lively(), tokens(1, 12)
+    cache = KVCache(model.config, 1)
+    model(token_ids[:, :6], cache=cache)
+    model(tokens(1, 5), mask=torch.tensor([[True, False, True, False, True]]), cache=cache)
+    cache.roll_back(6)
+    torch.testing.assert_close(model(token_ids[:, 6:], cache=cache), model(token_ids)[:, 6:], **CLOSE)
+    with pytest.raises(ValueError, match="holds 12 positions"):
+        cache.roll_back(13)
+
+
+def test_a_reset_cache_is_like_new():
+    model, token_ids = lively(), tokens(1, 8)
+    cache = KVCache(model.config, 1)
+    model(tokens(1, 5), mask=torch.tensor([[False, True, True, False, True]]), cache=cache)
+    cache.reset()
+    assert cache.length == 0
+    torch.testing.assert_close(model(token_ids, cache=cache), model(token_ids), **CLOSE)
+
+
+def test_more_tokens_than_the_cache_has_room_for_are_refused_whole():
+    model, cache = lively(), KVCache(lively().config, 1, max_length=5)
+    model(tokens(1, 4), cache=cache)
+    with pytest.raises(ValueError, match="2 tokens after 4 exceed the cache's max_length of 5"):
+        model(tokens(1, 2), cache=cache)
+    assert cache.length == 4
+    model(tokens(1, 1), cache=cache)
+
+
+def test_a_cache_may_be_longer_than_the_context_unless_positions_are_learned():
+    model, token_ids = lively(), tokens(1, 30)
+    found = in_pieces(model, token_ids, KVCache(model.config, 1, max_length=30), [20, 10])
+    torch.testing.assert_close(found, model(token_ids), **CLOSE)
+    with pytest.raises(ValueError, match="16 learned positions"):
+        KVCache(lively("learned").config, 1, max_length=17)
+
+
+def test_an_interrupted_forward_leaves_the_cache_as_it_was():
+    model, token_ids = lively(), tokens(1, 9)
+    cache = KVCache(model.config, 1)
+    model(token_ids[:, :5], cache=cache)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    hook = model.blocks[1].register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model(tokens(1, 3), cache=cache)
+    hook.remove()
+    torch.testing.assert_close(model(token_ids[:, 5:], cache=cache), model(token_ids)[:, 5:], **CLOSE)
+
+
+def test_decoding_makes_no_memory_of_the_caches_size():
+    model = lively()
+    cache = KVCache(model.config, 1)
+    before = [tensor.data_ptr() for layer in cache.layers(0) for tensor in layer[:2]]
+    in_pieces(model, tokens(1, 16), cache, [4, *[1] * 12])
+    layer = cache.layers(0)[0]
+    k, v = (torch.zeros(1, 2, 0, 8) for _ in range(2))
+    assert layer.append(k, v)[0].data_ptr() == before[0]
+    assert [tensor.data_ptr() for layer in cache.layers(0) for tensor in layer[:2]] == before

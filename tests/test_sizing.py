@@ -1,0 +1,165 @@
+"""Closed forms against the real model, and the description that is built on them."""
+
+import dataclasses
+import itertools
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from gptscratch.config import ACTIVATIONS, NORMS, POSITIONS, ModelConfig
+from gptscratch.describe import architecture, describe_model
+from gptscratch.model.cache import KVCache
+from gptscratch.model.gpt import GPT
+from gptscratch.presets import PRESETS
+from gptscratch.sizing import (
+    count_parameters,
+    forward_flops_per_token,
+    memory_to_sample,
+    memory_to_train,
+    parameter_shapes,
+    training_flops_per_token,
+)
+
+SHAPES = [
+    {"n_layer": 1, "n_head": 2, "d_model": 16, "vocab_size": 11, "context_length": 8},
+    {"n_layer": 3, "n_head": 4, "n_kv_head": 2, "d_model": 32, "head_dim": 10, "d_ff": 50},
+]
+SWITCHES = list(itertools.product((False, True), repeat=3))
+CONFIGS = [
+    ModelConfig(position=p, norm=n, activation=a, qk_norm=q, bias=b, tie_embeddings=t, **shape)
+    for p, n, a, (q, b, t), shape in itertools.product(POSITIONS, NORMS, ACTIVATIONS, SWITCHES, SHAPES)
+]
+
+
+def on_meta(config):
+    with torch.device("meta"):
+        return GPT(config)
+
+
+def leaves(part, prefix=""):
+    name = f"{prefix}.{part.name}".lstrip(".")
+    if part.shape is not None:
+        return [(name, part.shape)]
+    return [leaf for child in part.children for leaf in leaves(child, name)]
+
+
+def test_closed_form_counts_what_the_shapes_hold_for_every_option():
+    for config in CONFIGS:
+        shapes = parameter_shapes(config)
+        assert count_parameters(config).total == sum(torch.Size(s).numel() for s in shapes.values())
+
+
+def test_shapes_are_those_of_the_model_for_every_option():
+    for config in [*CONFIGS[::7], *PRESETS.values()]:
+        wanted = [(name, tuple(p.shape)) for name, p in on_meta(config).named_parameters()]
+        assert list(parameter_shapes(config).items()) == wanted
+
+
+def test_gpt2_presets_have_the_published_sizes():
+    published = {"gpt2": 124_439_808, "gpt2-medium": 354_823_168,
+                 "gpt2-large": 774_030_080, "gpt2-xl": 1_557_611_200}  # fmt: skip
+    assert {name: count_parameters(PRESETS[name]).total for name in published} == published
+
+
+def test_each_part_is_counted_under_its_name():
+    counts = count_parameters(PRESETS["gpt2"])
+    parts = {"attention": 0, "mlp": 0, "norm": 0}
+    for name, parameter in on_meta(PRESETS["gpt2"]).named_parameters():
+        kind = next((k for k in parts if f".{k}." in name), "norm")
+        if "embedding" not in name:
+            parts[kind] += parameter.numel()
+    assert (counts.attention, counts.mlp, counts.norms) == tuple(parts.values())
+    assert counts.non_embedding == sum(parts.values())
+    assert (counts.token_embedding, counts.position_embedding, counts.lm_head) == (38_597_376, 786_432, 0)
+
+
+@pytest.mark.parametrize("changes", [{}, {"n_kv_head": 2, "tie_embeddings": True}, {"activation": "gelu"}])
+def test_flops_are_those_a_counter_sees(changes):
+    config = dataclasses.replace(PRESETS["mini"], context_length=32, **changes)
+    with torch.device("meta"):
+        model, token_ids = GPT(config, reference=True), torch.zeros(3, 32, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        logits = model(token_ids)
+    assert counter.get_total_flops() == 3 * 32 * forward_flops_per_token(config)
+    with FlopCounterMode(display=False) as counter:
+        logits.sum().backward()
+    backward = training_flops_per_token(config) - forward_flops_per_token(config)
+    assert counter.get_total_flops() == 3 * 32 * backward
+
+
+def test_kv_cache_bytes_are_those_of_the_cache():
+    config = dataclasses.replace(PRESETS["mini"], n_kv_head=2)
+    cache = KVCache(config, 3, dtype=torch.bfloat16)
+    found = sum(tensor.nbytes for layer in cache.layers(0) for tensor in layer[:2])
+    memory = memory_to_sample(config, batch_size=3, dtype="bfloat16")
+    assert memory.kv_cache == found
+    assert memory.weights == 2 * count_parameters(config).total
+    assert memory.total == memory.kv_cache + memory.weights
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_optimizer_bytes_are_those_of_the_optimizers_moments(optimizer):
+    config = PRESETS["nano"]
+    model = GPT(config)
+    named = list(model.named_parameters())
+    matrices = [p for name, p in named if name.startswith("blocks.") and p.dim() == 2]
+    muon = matrices if optimizer == "muon" else []
+    rest = [p for _, p in named if not any(p is m for m in muon)]
+    optimizers = [torch.optim.AdamW(rest)] + ([torch.optim.Muon(muon)] if muon else [])
+    model(torch.zeros(1, 4, dtype=torch.long)).sum().backward()
+    held = 0
+    for each in optimizers:
+        each.step()
+        held += sum(t.nbytes for state in each.state.values() for t in state.values() if t.dim())
+    memory = memory_to_train(config, optimizer=optimizer)
+    assert memory.optimizer == held
+    assert memory.weights == memory.gradients == 4 * count_parameters(config).total
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("preset", ["mini", "gpt2"])
+def test_activation_bytes_are_near_what_autograd_saves(preset, dtype):
+    config = dataclasses.replace(PRESETS[preset], n_layer=2, context_length=64, vocab_size=500)
+    model = GPT(config)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    token_ids = torch.randint(500, (4, 64))
+    narrow = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        with narrow:
+            logits = model(token_ids)
+        loss = F.cross_entropy(logits.float().flatten(0, 1), token_ids.flatten())
+    found = sum(saved.values()) + 4 * logits.numel()  # the logits' gradient comes on top
+    assert loss.isfinite()
+    assert memory_to_train(config, micro_batch=4, dtype=dtype).activations == pytest.approx(found, rel=0.2)
+
+
+def test_the_described_tree_is_the_models_parameters():
+    for config in (PRESETS["mini"], PRESETS["gpt2"], ModelConfig(position="alibi", norm="layernorm")):
+        wanted = [(name, tuple(p.shape)) for name, p in on_meta(config).named_parameters()]
+        tree = architecture(config)
+        assert leaves(tree) == wanted
+        assert tree.parameters == count_parameters(config).total
+        blocks = next(child for child in tree.children if child.name == "blocks")
+        assert len(blocks.children) == config.n_layer
+        assert blocks.parameters == sum(child.parameters for child in blocks.children)
+
+
+def test_a_description_becomes_json():
+    description = describe_model(PRESETS["gpt2-xl"], micro_batch=4)
+    values = json.loads(json.dumps(dataclasses.asdict(description)))
+    assert values["parameters"] == 1_557_611_200
+    assert values["config"]["d_ff"] == 6400
+    assert values["training_memory_bytes"] == sum(values["training_memory"].values())
+    assert values["sampling_memory_bytes"] == sum(values["sampling_memory"].values())
+    assert values["training_flops_per_token"] == 3 * values["forward_flops_per_token"]
