@@ -63,6 +63,15 @@ class Corpus:
         self._stamps = [source.stamp() for source in self.sources]
         self.total_bytes = sum(stamp[1] for stamp in self._stamps if stamp)
 
+    def __enter__(self) -> Corpus:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Gives up the copies of streams."""
+        for source in self.sources:
+            if source.spooled is not None:
+                source.spooled.close()
+
     @property
     def newest_change(self) -> float:
         """Seconds since the epoch; infinite where a part of the corpus is no file."""
@@ -120,7 +129,8 @@ class Corpus:
                 kept = kept if characters <= _KEPT else None
         if not characters:
             names = ", ".join(self.config.corpus) or "the standard library"
-            raise CorpusError(f"the corpus is empty: there is no text in {names}.")
+            skipped = f" ({self.skipped:,} files are no text)" if self.skipped else ""
+            raise CorpusError(f"the corpus is empty: there is no text in {names}{skipped}.")
         self._kept = kept
         cut = int(characters * (1 - self.config.val_fraction))
         return Scan(

@@ -62,9 +62,16 @@ def prepare(config: DataConfig, *, on_progress: Progress | None = None, out: Pat
         RunError: the token files cannot be written.
     """
     loaded = Tokenizer.load(config.tokenizer) if config.tokenizer not in ("", *KINDS) else None
-    corpus = Corpus(config)
     if out is not None:
         _require_ours(out)
+    with Corpus(config) as corpus:
+        return _prepared(corpus, loaded, on_progress, out)
+
+
+def _prepared(
+    corpus: Corpus, loaded: Tokenizer | None, on_progress: Progress | None, out: Path | None
+) -> Prepared:
+    config = corpus.config
     sources = _sources_key(corpus, loaded)
     known = _find(out, sources=sources) if sources else None
     if known:

@@ -102,10 +102,10 @@ def _encoding_of(head: bytes, name: str, wanted: str) -> str:
         ) from None
     start = head[: 1 << 16]
     zeros = start.count(0)
-    if zeros and not known.startswith(("utf-16", "utf-32")):
+    if zeros > len(start) // 512 and not known.startswith(("utf-16", "utf-32")):
         kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "binary")
-        wide = zeros > len(start) // 4 and likely_encoding(start)
-        hint = f"If it is text: --encoding {wide}" if wide else "Convert it to plain text first."
+        wide = likely_encoding(start) if zeros > len(start) // 4 else ""
+        hint = f"If it is text: --encoding {wide}" if "16" in wide else "Convert it to plain text first."
         raise NotTextError(f"{name} is no text: it looks like {kind} data." if kind == "binary"
                            else f"{name} is no text: it looks like {kind}.", hint)  # fmt: skip
     return encoding
@@ -118,9 +118,11 @@ def likely_encoding(data: bytes) -> str:
         if zeros.count(0) > len(zeros) // 2:
             return wide
     with contextlib.suppress(ImportError):
-        best = import_module("charset_normalizer").from_bytes(data).best()
-        if best is not None:
-            return str(best.encoding).replace("_", "-")
+        found = list(import_module("charset_normalizer").from_bytes(data))  # best first
+        best = [m for m in found if (m.chaos, m.coherence) == (found[0].chaos, found[0].coherence)]
+        alike = [name for match in best for name in (match.encoding, *match.could_be_from_charset)]
+        if alike:  # of code pages that read it equally well, the Western one is the likeliest
+            return str("cp1252" if "cp1252" in alike else alike[0])
     return "cp1252" if _decodes(data, "cp1252") else "latin-1"
 
 
@@ -138,12 +140,12 @@ def _undecodable(name: str, error: UnicodeDecodeError, base: int) -> CorpusError
     if magic:
         return NotTextError(f"{name} is no text: it looks like {magic}.", "Convert it to plain text first.")
     around = data[max(0, at - (1 << 15)) :][: 1 << 16]
-    broken = around.decode("utf-8", "replace").count("\ufffd")
-    foreign = sum(byte > 127 for byte in around) or 1
-    if error.encoding == "utf-8" and broken < 0.2 * foreign:
-        hint = "Nearly all of it is UTF-8: --set errors=replace reads the damaged places as U+FFFD."
+    before = data[:at].decode(error.encoding, "replace")
+    if error.encoding == "utf-8" and sum(letter > "\x7f" for letter in before) > 2:
+        hint = "What stands before is UTF-8: --set errors=replace reads damaged places as U+FFFD."
     else:
-        hint = f"It is likely {likely_encoding(around)}: --encoding {likely_encoding(around)}"
+        likely = likely_encoding(around)
+        hint = f"It is likely {likely}: --encoding {likely}"
     shown = f"0x{data[at]:02x}"
     return CorpusError(f"{name} is not {error.encoding}: byte {shown} at offset {base + at:,}.", hint)
 

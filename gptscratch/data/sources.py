@@ -145,6 +145,8 @@ def _unpacked(file: IO[bytes]) -> IO[bytes]:
 
 
 def _missing(item: str, path: Path) -> CorpusError:
+    if glob.has_magic(item):
+        return CorpusError(f"no file matches {item}.", f"The current folder is {Path.cwd()}.")
     names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=1)
     hint = f"Did you mean {path.parent / near[0]}?" if near else f"The current folder is {Path.cwd()}."

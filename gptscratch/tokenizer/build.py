@@ -32,8 +32,8 @@ _NO_SPACE = (
     r"(?<=[^ \n]) (?=[.,;:!?)\]}%'’”»…、。！？，；：」』）])",  # before closing signs
     r"(?<=[(\[{“«$£€#@「『（、。！？，；：」』）]) ",  # after opening ones
     rf"(?<=[{_SPACELESS}]) (?=[{_SPACELESS}「『（])",
-    r"(?<=[^ \n]) (?=[-/](?: |$))",  # around a hyphen inside a word, first before
-    r"(?<=[^ \n][-/]) ",  # then behind it
+    r"(?<=[^ \n]) (?=-(?!-)|/(?!/))",  # around a hyphen inside a word, first before
+    r"(?<=[^ \n/-][-/]) ",  # then behind it
 )
 
 
@@ -45,13 +45,17 @@ def choose_tokenizer(n_characters: int, n_distinct: int = 0) -> tuple[str, int]:
     """
     if n_characters < 4_000_000 and n_distinct <= 256:
         return "char", 0
-    return "bpe", bpe_vocab_size(n_characters)
+    return "bpe", bpe_vocab_size(n_characters, n_distinct)
 
 
-def bpe_vocab_size(n_characters: int) -> int:
-    """Grows with about the square root of the corpus, in powers of two from 1,024 to 16,384."""
+def bpe_vocab_size(n_characters: int, n_distinct: int = 0) -> int:
+    """Grows with about the square root of the corpus, in powers of two from 1,024 to 16,384.
+
+    A large alphabet wants more, so that its characters need not be told byte by byte.
+    """
     steps = ((1_000_000, 1024), (4_000_000, 2048), (16_000_000, 4096), (256_000_000, 8192))
-    return next((size for limit, size in steps if n_characters < limit), 16_384)
+    size = next((size for limit, size in steps if n_characters < limit), 16_384)
+    return min(16_384, max(size, 1 << (n_distinct + 256).bit_length()))
 
 
 def build_tokenizer(
@@ -101,7 +105,7 @@ def build_tokenizer(
     elif kind == "bpe":
         _require_size(kind, vocab_size, 257, "256 bytes and one special token")
         bpe = trainers.BpeTrainer(
-            vocab_size=vocab_size or bpe_vocab_size(n_characters),
+            vocab_size=vocab_size or bpe_vocab_size(n_characters, len(alphabet)),
             min_frequency=2,
             special_tokens=[END_OF_TEXT],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

@@ -204,4 +204,5 @@ def _always(_: str) -> bool:
 
 def _word_restarts(text: str) -> bool:
     """After a line's end, or after a word outside of quotes: see the decoder in build.py."""
-    return text.endswith("\n") or (text[-1:].isalnum() and text.count('"') % 2 == 0)
+    line = text[text.rfind("\n") + 1 :]
+    return not line or (line[-1].isalnum() and line.count('"') % 2 == 0)

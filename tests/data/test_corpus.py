@@ -1,0 +1,228 @@
+"""Reading a corpus: files, formats, encodings, documents, pieces, and what is said of bad input."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import random
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from gptscratch.config import DataConfig
+from gptscratch.data import reading
+from gptscratch.data.corpus import Corpus, Scan
+from gptscratch.errors import CorpusError
+from gptscratch.tokenizer import Tokenizer, build_tokenizer
+
+
+def documents(*corpus: Path | str, **settings: object) -> list[str]:
+    found, parts = [], []
+    with Corpus(DataConfig(corpus=tuple(map(str, corpus)), **settings)) as opened:  # type: ignore[arg-type]
+        for piece in opened.pieces():
+            parts.append(piece.text)
+            if piece.ends:
+                found.append("".join(parts))
+                parts = []
+    assert not parts
+    return found
+
+
+def scanned(*corpus: Path | str, **settings: object) -> Scan:
+    return Corpus(DataConfig(corpus=tuple(map(str, corpus)), **settings)).scan()  # type: ignore[arg-type]
+
+
+def written(path: Path, data: bytes | str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+def test_a_plain_file_is_one_document(tmp_path: Path) -> None:
+    assert documents(written(tmp_path / "a.weird", "one\ntwo\n")) == ["one\ntwo\n"]
+
+
+def test_each_file_of_a_folder_is_a_document_in_sorted_order(tmp_path: Path) -> None:
+    for name, data in {
+        "b.txt": "b",
+        "a/z.md": "z",
+        ".hidden": "h",
+        ".git/x": "x",
+        "c.bin": b"\0\1" * 99,
+    }.items():
+        written(tmp_path / name, data)
+    written(tmp_path / "empty.txt", "")
+    assert documents(tmp_path) == ["b", "z"]
+    assert documents(tmp_path, glob="*.md") == ["z"]
+    assert documents(tmp_path / "*.txt") == ["b"]
+    assert scanned(tmp_path).skipped == 1
+
+
+def test_separators_split_and_take_one_line_end_along(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.txt", "one\n<|endoftext|>\ntwo\n\n<|endoftext|>\n\n<|endoftext|>")
+    assert documents(file) == ["one", "two\n"]
+    file = written(tmp_path / "b.txt", "one\n\ntwo\nlines\n\n\nthree")
+    assert documents(file, separator="\\n\\n") == ["one", "two\nlines", "\nthree"]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64])
+def test_chunk_borders_change_nothing(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "a\r\n\r\rb é😀\n\r<|endoftext|>\r\nc <|endoftext|d\r"
+    file = written(tmp_path / "a.txt", text)
+    monkeypatch.setattr(reading, "_CHUNK", chunk)
+    assert documents(file) == ["a\n\n\nb é😀\n", "c <|endoftext|d\n"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pieces_join_to_the_documents(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(seed)
+    texts = ["".join(rng.choices("ab \n\t.", k=rng.randrange(1, 400))) + "." for _ in range(20)]
+    file = written(tmp_path / "a.txt", "<|endoftext|>".join(texts))
+    expected = documents(file)
+    monkeypatch.setattr(reading, "PIECE", 16)
+    monkeypatch.setattr(reading, "_CHUNK", 50)
+    assert documents(file) == expected
+    assert max(len(piece.text) for piece in Corpus(DataConfig(corpus=(str(file),))).pieces()) < 100
+
+
+def test_pieces_have_the_ids_of_the_whole_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "The  cat's\n\n  mat, 123 456!\n\tfoo -- bar\r\n   end. Привет, мир 👍🏽 x\n" * 20
+    library = build_tokenizer("bpe", lambda: [text], alphabet="", n_characters=len(text), vocab_size=400)
+    tokenizer = Tokenizer(library)
+    monkeypatch.setattr(reading, "PIECE", 32)
+    file = written(tmp_path / "a.txt", text)
+    pieces = [piece.text for piece in Corpus(DataConfig(corpus=(str(file),))).pieces()]
+    assert len(pieces) > 10
+    ids = [int(i) for part in tokenizer.encode_arrays(pieces) for i in part]
+    assert ids == tokenizer.encode(text.replace("\r\n", "\n"))
+
+
+def test_text_without_any_space_is_cut_anyway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "PIECE", 32)
+    file = written(tmp_path / "a.txt", "x" * 1000)
+    assert max(len(piece.text) for piece in Corpus(DataConfig(corpus=(str(file),))).pieces()) <= 64
+
+
+ENCODED = ["utf-8-sig", "utf-16", "utf-32"]
+
+
+@pytest.mark.parametrize("encoding", ENCODED)
+def test_byte_order_marks_win_over_the_encoding(encoding: str, tmp_path: Path) -> None:
+    file = written(tmp_path / "a.txt", "schön\r\nж😀".encode(encoding))
+    assert documents(file, encoding="latin-1") == ["schön\nж😀"]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "shift_jis", "utf-16-be"])
+def test_an_encoding_is_used_where_it_is_named(encoding: str, tmp_path: Path) -> None:
+    text = "吾輩は猫" if encoding == "shift_jis" else "schön"
+    assert documents(written(tmp_path / "a.txt", text.encode(encoding)), encoding=encoding) == [text]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv", "a.txt", "a.jsonl.gz", "a.csv.gz", "a.txt.gz"])
+def test_formats_and_their_gzip(name: str, tmp_path: Path) -> None:
+    rows = ["one, two", 'a "quoted"\nline', "té"]
+    out = io.StringIO()
+    if "jsonl" in name:
+        out.write("\n".join(json.dumps({"n": 1, "text": row}) for row in rows))
+    elif "txt" in name:
+        out.write("<|endoftext|>".join(rows))
+    else:
+        writer = csv.writer(out, delimiter="\t" if "tsv" in name else ",")
+        writer.writerows([["n", "text"], *([1, row] for row in rows)])
+    data = out.getvalue().encode()
+    file = written(tmp_path / name, gzip.compress(data) if name.endswith("gz") else data)
+    assert documents(file) == rows
+
+
+def test_a_csv_field_may_have_any_size(tmp_path: Path) -> None:
+    limit = csv.field_size_limit()
+    long = "word " * 100_000
+    assert documents(written(tmp_path / "a.csv", f'x,text\n1,"{long}"\n')) == [long]
+    assert csv.field_size_limit() == limit
+
+
+def test_half_a_surrogate_pair_in_json_is_replaced(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.jsonl", r'{"text": "a\ud800b \ud83d\ude00"}')
+    assert documents(file) == ["a\ufffdb 😀"]
+
+
+def test_stdin_and_pipes_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("von außen".encode())))
+    with Corpus(DataConfig(corpus=("-",))) as corpus:
+        assert [[piece.text for piece in corpus.pieces()] for _ in range(2)] == [["von außen"]] * 2
+    os.mkfifo(tmp_path / "pipe")
+    thread = threading.Thread(target=(tmp_path / "pipe").write_text, args=("through",))
+    thread.start()
+    assert documents(tmp_path / "pipe") == ["through"]
+    thread.join()
+
+
+def test_without_a_corpus_the_standard_library_is_read() -> None:
+    names = [source.name for source in Corpus(DataConfig()).sources]
+    assert any(name.endswith("argparse.py") for name in names)
+    assert not any("site-packages" in name or f"{os.sep}test{os.sep}" in name for name in names)
+
+
+def test_scan_counts_and_hashes_the_text(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.txt", "añb\r\na")
+    found = scanned(file)
+    assert (found.documents, found.characters, found.bytes, found.alphabet) == (1, 5, 6, "\nabñ")
+    assert found.hash == scanned(written(tmp_path / "b.txt", "añb\na")).hash
+    assert found.hash != scanned(written(tmp_path / "c.txt", "añ<|endoftext|>b\na")).hash
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "expected"),
+    [
+        ("a.txt", b"", "the corpus is empty"),
+        ("a.txt", b" \n\t ", "the corpus is empty"),
+        ("a.txt", b"abc\xff\xfe def", "not utf-8: byte 0xff at offset 3"),
+        ("a.txt", b"x" * (1 << 20) + b"yz\xe9 caf\xe9", "offset 1,048,578"),
+        ("a.txt", "schöne Grüße an alle Bären ".encode("latin-1") * 20, "--encoding cp1252"),
+        ("a.txt", "é ö ü ".encode() + b"\xff", "errors=replace"),
+        ("a.txt", bytes(range(256)) * 8, "looks like binary data"),
+        ("a.txt", "plain text ".encode("utf-16-le"), "--encoding utf-16-le"),
+        ("a.pdf", b"%PDF-1.7\n\xe2\xe3\xcf\xd3", "looks like a PDF"),
+        ("a.csv", "review,label\ngood,1\n", "It has: review, label"),
+        ("a.jsonl", '{"body": "x"}\n', "It has: body"),
+        ("a.jsonl", '{"text": "x"}\n{"text": \n', "line 2: no JSON"),
+        ("a.jsonl", '{"text": 5}\n', "line 1: 'text' is no text"),
+        ("a.jsonl", "[1]\n", "line 1: a JSON object is expected"),
+        ("a.txt.gz", gzip.compress(b"abc" * 999)[:-9], "cannot be read to its end"),
+    ],
+)
+def test_bad_input_is_named(name: str, data: bytes | str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=expected) as raised:
+        scanned(written(tmp_path / name, data))
+    assert str(raised.value).count("\n") == 0
+
+
+def test_a_missing_file_gets_a_near_match(tmp_path: Path) -> None:
+    written(tmp_path / "corpus.txt", "x")
+    with pytest.raises(CorpusError, match=r"does not exist. Did you mean .*corpus\.txt"):
+        scanned(tmp_path / "copus.txt")
+    with pytest.raises(CorpusError, match="no file matches"):
+        scanned(tmp_path / "*.md")
+    with pytest.raises(CorpusError, match="holds no file"):
+        scanned(tmp_path, glob="*.md")
+
+
+def test_damaged_bytes_are_replaced_by_request(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.txt", b"a\xffb")
+    assert documents(file, errors="replace") == ["a\ufffdb"]
+
+
+def test_encoding_auto_guesses_file_by_file(tmp_path: Path) -> None:
+    written(tmp_path / "a.txt", "schön")
+    written(tmp_path / "b.txt", "schöne Grüße an alle Bären. ".encode("latin-1"))
+    assert documents(tmp_path, encoding="auto") == ["schön", "schöne Grüße an alle Bären. "]
+
+
+def test_an_unknown_encoding_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="no encoding 'klingon'"):
+        scanned(written(tmp_path / "a.txt", "x"), encoding="klingon")

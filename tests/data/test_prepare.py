@@ -1,0 +1,195 @@
+"""From a corpus to token files: the split, the files on disk, and finding them again."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gptscratch.config import DataConfig
+from gptscratch.data import prepare as job
+from gptscratch.data.prepare import Prepared, prepare
+from gptscratch.data.shards import open_tokens
+from gptscratch.errors import CorpusError
+from gptscratch.tokenizer import KINDS, Tokenizer
+
+TEXT = "The cat sat on the mat, and the dog didn't.\nNobody minded at all!\n" * 40
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GPTSCRATCH_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def prepared(tmp_path: Path, text: str = TEXT, **settings: object) -> Prepared:
+    file = tmp_path / "corpus.txt"
+    file.write_text(text, encoding="utf-8", newline="")
+    return prepare(DataConfig(corpus=(str(file),), **settings))  # type: ignore[arg-type]
+
+
+def test_one_text_is_split_as_nanogpt_splits_it(tmp_path: Path) -> None:
+    found = prepared(tmp_path, tokenizer="char")
+    cut = int(len(TEXT) * 0.9)
+    assert found.tokenizer.decode(found.tokens.train) == TEXT[:cut]
+    assert found.tokenizer.decode(found.tokens.val) == TEXT[cut:]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_token_files_are_the_encoded_text(kind: str, tmp_path: Path) -> None:
+    size = 300 if kind == "bpe" else 0
+    found = prepared(tmp_path, tokenizer=kind, vocab_size=size)
+    cut = int(len(TEXT) * 0.9)
+    assert found.tokens.train.tolist() == found.tokenizer.encode(TEXT[:cut])
+    assert found.tokens.val.tolist() == found.tokenizer.encode(TEXT[cut:])
+    assert Tokenizer.load(found.folder).hash == found.manifest.tokenizer_hash
+
+
+def test_counts_are_those_of_the_text(tmp_path: Path) -> None:
+    found = prepared(tmp_path, "é" + TEXT, tokenizer="byte")
+    train, val = found.manifest.train, found.manifest.val
+    assert train.characters + val.characters == len(TEXT) + 1
+    assert train.bytes + val.bytes == train.tokens + val.tokens == len(TEXT) + 2
+    assert found.manifest.characters_per_token == (len(TEXT) + 1) / (len(TEXT) + 2)
+
+
+def test_unknown_words_are_counted(tmp_path: Path) -> None:
+    found = prepared(tmp_path, TEXT + "It is unheard of.", tokenizer="word")
+    unknown = found.tokenizer.unk_id
+    assert found.manifest.val.unknown == found.tokens.val.tolist().count(unknown) >= 4
+    assert found.manifest.train.unknown == found.tokens.train.tolist().count(unknown)
+
+
+def test_each_of_several_documents_ends_with_the_end_token(tmp_path: Path) -> None:
+    found = prepared(tmp_path, "one\n<|endoftext|>\ntwo\n<|endoftext|>\n", tokenizer="char")
+    end = found.tokenizer.eot_id
+    shown = found.tokenizer.decode([*found.tokens.train, *found.tokens.val], skip_special=False)
+    assert shown == "one<|endoftext|>tw<|endoftext|>o<|endoftext|>"  # the tail begins inside of "two"
+    assert found.manifest.end_of_text == end
+
+
+def test_one_document_has_no_end_token(tmp_path: Path) -> None:
+    found = prepared(tmp_path, tokenizer="char")
+    assert found.tokenizer.eot_id not in found.tokens.train
+    assert found.manifest.end_of_text is None
+
+
+def test_equal_documents_stand_on_one_side(tmp_path: Path) -> None:
+    texts = [f"story number {i % 50} " * 3 for i in range(200)]
+    found = prepared(tmp_path, "<|endoftext|>".join(texts), tokenizer="char")
+    sides = []
+    for ids in (found.tokens.train, found.tokens.val):
+        shown = found.tokenizer.decode(ids, skip_special=False)
+        sides.append(set(shown.split("<|endoftext|>")) - {""})
+    assert not sides[0] & sides[1]
+    assert sides[0] | sides[1] == set(texts)
+    assert 0.05 < found.manifest.val.characters / found.manifest.train.characters < 0.2
+    assert found.manifest.by_document
+
+
+def test_second_call_finds_the_files_and_a_change_is_noticed(tmp_path: Path) -> None:
+    first, again = prepared(tmp_path), prepared(tmp_path)
+    assert (first.reused, again.reused) == (False, True)
+    assert first.folder == again.folder
+    changed = prepared(tmp_path, TEXT.replace("cat", "cow"))
+    assert not changed.reused
+    assert changed.folder != first.folder
+
+
+def test_a_large_corpus_is_found_by_its_files_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "_STAMPED", 10)
+    file = tmp_path / "corpus.txt"
+    file.write_text(TEXT, encoding="utf-8")
+    os.utime(file, (1e9, 1e9))
+    config = DataConfig(corpus=(str(file),))
+    assert prepare(config).scan is not None
+    assert prepare(config).scan is None
+    os.utime(file, (1e9, 1e9 + 5))
+    assert prepare(config).scan is not None
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "manifest"])
+def test_damaged_files_are_noticed_and_made_anew(damage: str, tmp_path: Path) -> None:
+    first = prepared(tmp_path, tokenizer="char")
+    whole = first.tokens.train.tolist()
+    file = first.folder / ("manifest.json" if damage == "manifest" else "train.bin")
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-7])
+    with pytest.raises(CorpusError, match="damaged"):
+        open_tokens(first.folder)
+    again = prepared(tmp_path, tokenizer="char")
+    assert not again.reused
+    assert again.tokens.train.tolist() == whole
+
+
+def test_nothing_is_left_of_a_run_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Tokenizer, "encode_arrays", fails)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(tmp_path, tokenizer="char")
+    assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
+
+
+def test_out_takes_an_empty_folder_and_spares_a_full_one(tmp_path: Path) -> None:
+    file = tmp_path / "corpus.txt"
+    file.write_text(TEXT, encoding="utf-8")
+    config = DataConfig(corpus=(str(file),))
+    assert prepare(config, out=tmp_path / "made").folder == tmp_path / "made"
+    assert prepare(config, out=tmp_path / "made").reused
+    with pytest.raises(CorpusError, match="other files"):
+        prepare(config, out=tmp_path)
+
+
+def test_a_loaded_tokenizer_is_applied(tmp_path: Path) -> None:
+    made = prepared(tmp_path, tokenizer="bpe", vocab_size=300)
+    found = prepared(tmp_path, "Nobody sat.", tokenizer=str(made.folder))
+    assert found.tokenizer.hash == made.tokenizer.hash
+    assert found.tokenizer.decode([*found.tokens.train, *found.tokens.val]) == "Nobody sat."
+
+
+def test_corpus_larger_than_what_is_kept_gives_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepared(tmp_path, tokenizer="bpe", vocab_size=300)
+    monkeypatch.setattr("gptscratch.data.corpus._KEPT", 10)
+    monkeypatch.setenv("GPTSCRATCH_HOME", str(tmp_path / "other"))
+    second = prepared(tmp_path, tokenizer="bpe", vocab_size=300)
+    assert second.manifest == dataclasses.replace(first.manifest)
+    np.testing.assert_array_equal(first.tokens.train, second.tokens.train)
+
+
+def test_a_file_changed_between_the_passes_is_noticed(
+    tmp_path: Path,
+) -> None:
+    def progress(stage: str, *_: int) -> None:
+        if stage == "reading":
+            os.utime(tmp_path / "corpus.txt", (5, 5))
+
+    file = tmp_path / "corpus.txt"
+    file.write_text(TEXT, encoding="utf-8")
+    with pytest.raises(CorpusError, match="changed"):
+        prepare(DataConfig(corpus=(str(file),)), on_progress=progress)
+
+
+def test_progress_names_its_stages(tmp_path: Path) -> None:
+    seen: dict[str, tuple[int, int]] = {}
+    file = tmp_path / "corpus.txt"
+    file.write_text(TEXT, encoding="utf-8")
+    config = DataConfig(corpus=(str(file),), tokenizer="bpe", vocab_size=300)
+    prepare(config, on_progress=lambda stage, done, total: seen.update({stage: (done, total)}))
+    whole = (len(TEXT), len(TEXT))
+    assert seen == {"reading": whole, "training tokenizer": (0, 0), "tokenizing": whole}
+
+
+def test_no_torch_is_imported() -> None:
+    code = "import sys, gptscratch.data.prepare, gptscratch.data.batches; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

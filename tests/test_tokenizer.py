@@ -1,0 +1,214 @@
+"""Tokenizers: the same ids and text as the library and transformers, from every kind and file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+
+from gptscratch.errors import TokenizerError
+from gptscratch.tokenizer import KINDS, Tokenizer, bpe_vocab_size, build_tokenizer, choose_tokenizer
+
+TEXT = (
+    "He said, \"This is my ball. Go away!\" It's a well-known (old) fact - and/or so... Isn't it?\n\n"
+    '- item "two" -- or a // b\n'
+    "Привет, мир! Ünïcödé naïve. 吾輩は猫である。名前はまだ無い。\n"
+    "👍🏽 👨‍👩‍👧 costs $5 (50%).\t«Ça va?»\n"
+) * 3
+
+
+def made(kind: str, text: str = TEXT, **options: object) -> Tokenizer:
+    size = 400 if kind == "bpe" else 0
+    options = {"vocab_size": size, "alphabet": text, "n_characters": len(text), **options}
+    return Tokenizer(build_tokenizer(kind, lambda: [text], **options))  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=KINDS)
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    return made(request.param)
+
+
+def test_ids_are_the_librarys(tokenizer: Tokenizer) -> None:
+    for text in (TEXT, "", "a", "Zürich ✈ <|endoftext|> <unk>"):
+        assert tokenizer.encode(text) == tokenizer.library.encode(text, add_special_tokens=False).ids
+
+
+def test_bulk_ids_are_those_of_each_text(tokenizer: Tokenizer) -> None:
+    texts = ["He said", "", TEXT, "👍🏽", "é"]
+    arrays = tokenizer.encode_arrays(texts)
+    assert [list(array) for array in arrays] == [tokenizer.encode(text) for text in texts]
+    assert {array.dtype for array in arrays} == {np.dtype(np.uint16)}
+
+
+@pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
+def test_text_comes_back_unchanged(kind: str) -> None:
+    tokenizer = made(kind)
+    assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
+
+
+def test_words_come_back_with_spaces_where_they_belong() -> None:
+    tokenizer = made("word")
+    text = TEXT.replace("👨‍👩‍👧 ", "").replace("👍🏽 ", "").replace(".\t", ". ").replace(" 吾", " 吾")
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_streamed_text_is_the_decoded_text(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode(TEXT)
+    stream = tokenizer.stream()
+    assert "".join(map(stream.feed, ids)) + stream.finish() == tokenizer.decode(ids)
+
+
+def test_streamed_random_ids_are_the_decoded_ids(tokenizer: Tokenizer) -> None:
+    ids = np.random.default_rng(7).integers(tokenizer.vocab_size, size=2000)
+    stream = tokenizer.stream()
+    assert "".join(map(stream.feed, ids)) + stream.finish() == tokenizer.decode(ids)
+
+
+def test_stream_gives_no_half_characters() -> None:
+    tokenizer = made("byte")
+    stream = tokenizer.stream()
+    assert [stream.feed(i) for i in "é😀!".encode()] == ["", "é", "", "", "", "😀", "!"]
+    assert stream.feed(0xF0) == ""
+    assert stream.finish() == "\ufffd"
+
+
+def test_saved_file_gives_the_same_in_the_library_and_in_transformers(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    file = tmp_path / "tokenizer.json"
+    tokenizer.save(file)
+    ids = tokenizer.encode(TEXT)
+    library = tokenizers.Tokenizer.from_file(str(file))
+    assert library.encode(TEXT).ids == ids
+    assert library.decode(ids) == tokenizer.decode(ids)
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(file))
+    assert theirs(TEXT)["input_ids"] == ids
+    assert theirs.decode(ids, clean_up_tokenization_spaces=False) == tokenizer.decode(ids)
+
+
+def test_loaded_tokenizer_is_the_saved_one(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path / "tokenizer.json")
+    for path in (tmp_path, tmp_path / "tokenizer.json"):
+        loaded = Tokenizer.load(path)
+        assert (loaded.kind, loaded.hash) == (tokenizer.kind, tokenizer.hash)
+        assert (loaded.vocab_size, loaded.eot_id, loaded.unk_id) == (
+            tokenizer.vocab_size,
+            tokenizer.eot_id,
+            tokenizer.unk_id,
+        )
+
+
+def test_special_tokens_are_found_only_when_asked_for(tokenizer: Tokenizer) -> None:
+    text = "He<|endoftext|>said"
+    assert tokenizer.eot_id not in tokenizer.encode(text)
+    ids = tokenizer.encode(text, specials=True)
+    assert ids.count(tokenizer.eot_id) == 1  # type: ignore[arg-type]
+    assert "<|endoftext|>" in tokenizer.decode(ids, skip_special=False)
+    assert "<|endoftext|>" not in tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lowercase_is_part_of_the_file(kind: str, tmp_path: Path) -> None:
+    made(kind, lowercase=True).save(tmp_path / "tokenizer.json")
+    tokenizer = Tokenizer.load(tmp_path)
+    text = "HE SAID ΜΌΣΧΟΣ İ"
+    assert tokenizer.encode(text) == tokenizer.library.encode(text).ids
+    assert tokenizer.decode(tokenizer.encode("HE SAID")) == "he said"
+
+
+def test_char_ids_follow_the_sorted_characters() -> None:
+    tokenizer = made("char", "banana")
+    assert tokenizer.encode("abn") == [0, 1, 2]
+    assert (tokenizer.eot_id, tokenizer.unk_id, tokenizer.vocab_size) == (3, 4, 5)
+
+
+def test_byte_ids_are_the_byte_values() -> None:
+    assert made("byte").encode("é😀") == list("é😀".encode())
+
+
+def test_rare_words_are_unknown_and_frequent_ones_come_first() -> None:
+    tokenizer = made("word", "b b b a a c", min_frequency=2)
+    assert [tokenizer.library.id_to_token(i) for i in range(tokenizer.vocab_size)] == [
+        "<|endoftext|>",
+        "<unk>",
+        "b",
+        "a",
+    ]
+    assert made("word", "b b b a a c c", vocab_size=3).encode("b a") == [2, 1]
+
+
+def test_training_twice_gives_the_same_tokenizer() -> None:
+    for kind in ("word", "bpe"):
+        assert made(kind).hash == made(kind).hash
+
+
+def test_unknown_names_what_the_vocabulary_lacks() -> None:
+    assert made("char", "abc").unknown("axbyx") == ["x", "y"]
+    assert made("word", "one one two two").unknown("one three two four") == ["three", "four"]
+    assert made("byte").unknown("whatever ✈") == []
+
+
+def test_pieces_show_bytes_of_split_characters() -> None:
+    assert made("byte").pieces("aé") == [("a", 97), ("\\xc3", 0xC3), ("\\xa9", 0xA9)]
+    assert made("char", "ab").pieces("ax") == [("a", 0), ("x", 3)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "needed"), [("char", 4, "5"), ("byte", 256, "257"), ("bpe", 256, "257")]
+)
+def test_too_small_a_vocabulary_says_what_is_needed(kind: str, size: int, needed: str) -> None:
+    with pytest.raises(TokenizerError, match=f"needs {needed}"):
+        made(kind, "abc", vocab_size=size)
+
+
+def test_unknown_name_gets_a_near_match() -> None:
+    with pytest.raises(TokenizerError, match="Did you mean byte"):
+        Tokenizer.load("bytes")
+
+
+def test_truncation_padding_and_added_tokens_of_a_file_are_off(tmp_path: Path) -> None:
+    library = made("bpe").library
+    library.enable_truncation(4)
+    library.enable_padding(length=8)
+    library.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
+    library.save(str(tmp_path / "tokenizer.json"))
+    assert Tokenizer.load(tmp_path).encode(TEXT) == made("bpe").encode(TEXT)
+
+
+@pytest.mark.parametrize("header", ["#version: 0.2\n", ""])
+def test_gpt2_files_load_with_and_without_the_version_line(header: str, tmp_path: Path) -> None:
+    tokenizer = made("bpe")
+    model = json.loads(tokenizer.library.to_str())["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
+    merges = "".join(f"{left} {right}\n" for left, right in model["merges"])
+    (tmp_path / "merges.txt").write_text(header + merges, encoding="utf-8")
+    for path in (tmp_path, tmp_path / "vocab.json", tmp_path / "merges.txt"):
+        loaded = Tokenizer.load(path)
+        assert loaded.encode(TEXT) == tokenizer.encode(TEXT)
+        assert loaded.eot_id == tokenizer.eot_id
+
+
+@pytest.mark.parametrize("content", ["", "{}", "no json"])
+def test_broken_file_is_a_clear_error(content: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
+    with pytest.raises(TokenizerError, match="no tokenizer that can be read"):
+        Tokenizer.load(tmp_path)
+
+
+def test_an_id_outside_the_vocabulary_is_a_clear_error() -> None:
+    with pytest.raises(TokenizerError, match="300 is no token"):
+        made("byte").decode([300])
+
+
+def test_choice_follows_size_and_alphabet() -> None:
+    assert choose_tokenizer(1_000_000, 65) == ("char", 0)
+    assert choose_tokenizer(1_000_000, 3000)[0] == "bpe"
+    sizes = [bpe_vocab_size(10**n) for n in range(4, 11)]
+    assert sizes == sorted(sizes)
+    assert (sizes[0], sizes[-1]) == (1024, 16_384)
