@@ -22,7 +22,7 @@ from gptscratch.errors import CorpusError
 
 PIECE = 1 << 17  # characters
 END_OF_TEXT = "<|endoftext|>"
-_CHUNK = 1 << 20  # bytes read at once
+_CHUNK = 1 << 18  # bytes read at once: with 1 << 20 the C heap frays to ten times what is used
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # begins as UTF-16's does: asked first
