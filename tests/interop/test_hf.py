@@ -143,6 +143,15 @@ def test_their_features_that_we_lack_are_refused_by_name(changes, named):
         config_from_hf(config_to_hf(tiny()) | changes)
 
 
+def test_configs_from_before_transformers_5_are_read():
+    config = tiny(rope_theta=5e5).resolved()
+    values = config_to_hf(config)
+    del values["rope_parameters"]
+    assert config_from_hf(values) == config
+    with pytest.raises(ConfigError, match="rope_scaling"):
+        config_from_hf(values | {"rope_scaling": {"type": "linear", "factor": 2.0}})
+
+
 def test_missing_and_misshapen_weights_are_named():
     values, state = to_hf(GPT(tiny()))
     short = {name: tensor for name, tensor in state.items() if name != "model.norm.weight"}

@@ -90,6 +90,7 @@ def test_a_reset_cache_is_like_new():
     model(tokens(1, 5), mask=torch.tensor([[False, True, True, False, True]]), cache=cache)
     cache.reset()
     assert cache.length == 0
+    assert cache.remember(None, 8) is None
     torch.testing.assert_close(model(token_ids, cache=cache), model(token_ids), **CLOSE)
 
 

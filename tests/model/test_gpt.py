@@ -100,6 +100,16 @@ def test_pads_change_no_logit_of_a_real_token(position, side):
     torch.testing.assert_close(logits[1:], model(long), rtol=1e-5, atol=1e-5)
 
 
+def test_alibi_weights_fall_off_by_the_slope_of_their_head():
+    model = GPT(tiny(position="alibi", n_head=2, n_layer=1))
+    with torch.no_grad():
+        model.blocks[0].attention.q.weight.zero_()
+    (weights,) = attention_weights(model, tokens(1, 6))
+    for head, slope in enumerate((2**-4, 2**-8)):
+        steps = weights[0, head, -1].log().diff()
+        torch.testing.assert_close(steps, torch.full((5,), slope), rtol=1e-3, atol=1e-6)
+
+
 def test_a_tied_head_is_the_embedding():
     model = GPT(tiny(tie_embeddings=True))
     assert model.lm_head.weight is model.token_embedding.weight
@@ -168,6 +178,21 @@ def test_dropout_follows_the_global_generator_and_training_mode():
         assert not torch.equal(model(token_ids), first)
 
 
+def test_dropout_falls_on_embedding_attention_weights_and_both_branches():
+    model, x = lively(tiny(dropout=0.2)).train(), torch.randn(2, 8, 32)
+    block, shares = model.blocks[0], []
+    inner = block.attention.attend
+    block.attention.attend = lambda q, k, v, bias, p: shares.append(p) or inner(q, k, v, bias, 0.0)
+    for branch in (lambda: block.attention(x, None, None, None), lambda: block.mlp(x)):
+        assert (branch() == 0).double().mean().item() == pytest.approx(0.2, abs=0.06)
+    model.eval()
+    block.attention(x, None, None, None)
+    assert shares == [0.2, 0.0]
+    model.train().blocks = torch.nn.ModuleList()
+    model.final_norm = torch.nn.Identity()
+    assert (model.hidden(tokens(2, 8)) == 0).double().mean().item() == pytest.approx(0.2, abs=0.06)
+
+
 def test_a_large_preset_costs_no_memory_on_the_meta_device():
     with torch.device("meta"):
         model = GPT(PRESETS["gpt2-xl"])
@@ -188,7 +213,13 @@ def test_half_precision_and_autocast_stay_near_float32(family):
         wanted = model(token_ids, mask=given)
         with torch.autocast("cpu", torch.bfloat16):
             mixed = model(token_ids, mask=given)
-        for found in (mixed, half(token_ids, mask=given)):
+        biases = []
+        hook = half.blocks[0].register_forward_pre_hook(lambda _, args: biases.append(args[2]))  # noqa: B023
+        answers = (mixed, half(token_ids, mask=given))
+        hook.remove()
+        # A float32 bias on bfloat16 queries passes on a CPU and nowhere else.
+        assert biases[0] is None or biases[0].dtype in (torch.bool, torch.bfloat16)
+        for found in answers:
             assert found.dtype == torch.bfloat16
             torch.testing.assert_close(found.float(), wanted, rtol=0.05, atol=0.02)
 
