@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,9 @@ class ModelConfig:
         _require_choice("position", self.position, POSITIONS)
         _require_choice("norm", self.norm, NORMS)
         _require_choice("activation", self.activation, ACTIVATIONS)
+        for name in ("norm_eps", "rope_theta"):
+            value = getattr(self, name)
+            _require(0.0 < value < math.inf, f"{name} is {value}: it must be above 0.")
         _require(0.0 <= self.dropout < 1.0, f"dropout is {self.dropout}: it must be in [0, 1).")
         _require(
             self.head_dim > 0 or self.d_model % self.n_head == 0,
@@ -163,10 +167,19 @@ class TrainConfig:
         for name in ("steps", "epochs", "tokens", "minutes", "batch_size", "micro_batch", "learning_rate",
                      "adamw_learning_rate", "grad_clip", "log_interval", "eval_interval", "save_interval",
                      "eval_tokens", "patience"):  # fmt: skip
-            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: it must not be negative.")
-        for name in ("beta1", "beta2", "momentum", "decay_fraction", "final_fraction"):
+            value = getattr(self, name)
+            _require(value >= 0, f"{name} is {value}: it must not be negative.")
+            _require(value < math.inf, f"{name} is {value}: it must be finite.")
+        for name in ("weight_decay", "warmup", "sample_interval"):
+            value = getattr(self, name)
+            _require(value == -1 or 0 <= value < math.inf, f"{name} is {value}: it must not be negative.")
+        for name in ("beta1", "beta2", "momentum"):
+            value = getattr(self, name)
+            _require(0.0 <= value < 1.0, f"{name} is {value}: it must be in [0, 1).")
+        for name in ("decay_fraction", "final_fraction"):
             value = getattr(self, name)
             _require(0.0 <= value <= 1.0, f"{name} is {value}: it must be in [0, 1].")
+        _require_seed(self.seed)
         _require(self.keep >= 1, f"keep is {self.keep}: at least one checkpoint must be kept.")
         _require(
             not self.micro_batch or not self.batch_size or self.batch_size % self.micro_batch == 0,
@@ -218,6 +231,7 @@ class SampleConfig:
         )
         _require(self.num_samples >= 1, f"num_samples is {self.num_samples}: it must be at least 1.")
         _require(all(self.stop), "a stop text is empty.")
+        _require_seed(self.seed or 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,6 +316,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return dict(values)
 
 
+def is_setting(key: str) -> bool:
+    """Whether some section has a field of this name, bare or with its section."""
+    section, _, name = key.rpartition(".")
+    return key == "name" or any(name in _field_names(c) and section in ("", s) for s, c in SECTIONS.items())
+
+
 def _locate(key: str) -> tuple[str, str]:
     """``"n_layer"`` or ``"model.n_layer"`` -> ``("model", "n_layer")``; the run's own name has no section."""
     if key == "name":
@@ -348,6 +368,10 @@ def _nearest_multiple(value: int, factor: int) -> int:
 def _require(condition: bool, message: str, hint: str = "") -> None:
     if not condition:
         raise ConfigError(message, hint)
+
+
+def _require_seed(seed: int) -> None:
+    _require(0 <= seed < 2**63, f"seed is {seed}: it must be from 0 to 2^63 - 1.")
 
 
 def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from gptscratch import sizing
-from gptscratch.config import ModelConfig
+from gptscratch import paths, sizing
+from gptscratch.config import ModelConfig, RunConfig, read_json
+from gptscratch.data.shards import Manifest, read_manifest
+from gptscratch.errors import CheckpointError, ConfigError
+from gptscratch.presets import PRESETS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,3 +83,98 @@ def _part(name: str, shapes: Mapping[str, tuple[int, ...]]) -> Part:
     return Part(
         name=name, shape=None, parameters=sum(child.parameters for child in children), children=children
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """A line of the list of runs."""
+
+    name: str
+    folder: str
+    parameters: int
+    step: int  # of the last checkpoint; 0: none yet
+    tokens: int  # seen in training
+    seconds: float  # of training
+    best_val_loss: float | None  # nats per token
+    best_step: int | None
+    size_bytes: int  # on disk
+    changed: float  # seconds since 1970
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDescription:
+    """A run: its results, its configuration, its model."""
+
+    summary: RunSummary
+    val_accuracy: float | None
+    val_bits_per_byte: float | None
+    checkpoints: tuple[int, ...]  # steps
+    config: dict[str, Any]
+    model: ModelDescription
+
+
+def describe(what: str) -> RunDescription | ModelDescription | Manifest:
+    """All about a preset, a folder of token files, or a run by name, folder or checkpoint folder.
+
+    Raises:
+        UserError: there is no such thing, or it is damaged.
+    """
+    if what in PRESETS:
+        return describe_model(PRESETS[what])
+    if (Path(what) / "manifest.json").is_file():
+        return read_manifest(Path(what))
+    if (paths.tokens_dir() / what / "manifest.json").is_file():
+        return read_manifest(paths.tokens_dir() / what)
+    try:
+        run, _ = paths.find_checkpoint(what)
+    except CheckpointError:
+        run = paths.find_run(what)  # one without a checkpoint yet is still a run
+    return describe_run(run)
+
+
+def describe_run(run: Path) -> RunDescription:
+    """Raises CheckpointError or ConfigError where its files are damaged."""
+    values = read_json(run / "config.json")
+    best = _read(run / "best.json")
+    config = RunConfig.from_dict({name: values.get(name, {}) for name in ("model", "data", "train")})
+    return RunDescription(
+        summary=summarise(run),
+        val_accuracy=best.get("val_accuracy"),
+        val_bits_per_byte=best.get("val_bits_per_byte"),
+        checkpoints=tuple(step for step, _ in paths.checkpoints(run)),
+        config=values,
+        model=describe_model(config.model, micro_batch=config.train.micro_batch or 1),
+    )
+
+
+def list_runs() -> list[RunSummary]:
+    """Every run in the cache directory that can be read, newest first."""
+    found = []
+    for run in paths.list_runs():
+        with contextlib.suppress(ConfigError):
+            found.append(summarise(run))
+    return found
+
+
+def summarise(run: Path) -> RunSummary:
+    config, best = read_json(run / "config.json"), _read(run / "best.json")
+    saved = paths.checkpoints(run)
+    state = _read(saved[-1][1] / "state.json") if saved else {}
+    files = [file.stat() for file in run.rglob("*") if file.is_file()]
+    return RunSummary(
+        name=run.resolve().name,
+        folder=str(run),
+        parameters=config.get("parameters", 0),
+        step=state.get("step", 0),
+        tokens=state.get("tokens", 0),
+        seconds=state.get("seconds", 0.0),
+        best_val_loss=best.get("val_loss"),
+        best_step=best.get("step"),
+        size_bytes=sum(file.st_size for file in files),
+        changed=max((file.st_mtime for file in files), default=0.0),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A small JSON file that may not be there yet."""
+    return read_json(path) if path.is_file() else {}

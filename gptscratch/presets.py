@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import MappingProxyType
+from typing import Any
 
 from gptscratch.config import ModelConfig
+from gptscratch.errors import ConfigError
 
 # The published shape: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
 _GPT2 = ModelConfig(
@@ -38,3 +40,15 @@ PRESETS: Mapping[str, ModelConfig] = MappingProxyType(
         "gpt2-xl": replace(_GPT2, n_layer=48, n_head=25, d_model=1600),
     }
 )
+
+
+def preset_settings(name: str) -> dict[str, Any]:
+    """A preset as settings of a run; the vocabulary's size is left to the tokenizer.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"There is no preset {name!r}.", f"The presets: {', '.join(PRESETS)}.")
+    fields = asdict(PRESETS[name])
+    return {f"model.{key}": value for key, value in fields.items() if key != "vocab_size"}

@@ -1,0 +1,230 @@
+"""Runs and checkpoints on disk: whole or not at all, safetensors and JSON, never a pickle.
+
+Everything is written under a temporary name in the same folder, flushed to the disk, and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import gptscratch
+from gptscratch import paths
+from gptscratch.config import FORMAT, RunConfig
+from gptscratch.device import pick_device, pick_dtype
+from gptscratch.errors import CheckpointError, ConfigError, RunError
+from gptscratch.generate import TrainedGPT
+from gptscratch.model.gpt import GPT
+from gptscratch.tokenizer import Tokenizer
+from gptscratch.training.state import TrainState
+
+_OWN = ("corpus_hash", "tokens", "end_of_text", "parameters")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run's config.json holds."""
+
+    config: RunConfig
+    corpus_hash: str
+    tokens: str  # the folder of its token files
+    end_of_text: int | None  # the id between documents
+    parameters: int
+
+    def to_dict(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in _OWN}
+        return {"format": FORMAT, "version": gptscratch.__version__, **self.config.to_dict(), **own}
+
+
+def create_run(run: Path, record: RunRecord, tokenizer: Tokenizer, *, replace: bool = False) -> None:
+    """Make the run's folder with its config.json and tokenizer.json.
+
+    Raises:
+        ConfigError: a run is there already and ``replace`` is false, or the folder holds something else.
+    """
+    if (run / "config.json").exists():
+        if not replace:
+            raise ConfigError(
+                f"The run {run.name} exists already, in {run}.",
+                "Take another --name, go on with --resume, or replace it with --force.",
+            )
+        shutil.rmtree(run)
+    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise ConfigError(f"{run} exists and is not a run.", "Name an empty or a new folder.")
+    with _disk_errors(f"making the run's folder {run}"):
+        run.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(run / "tokenizer.json")
+        write_json(run / "config.json", record.to_dict())
+
+
+def read_run(run: Path) -> RunRecord:
+    """Raises CheckpointError where config.json is damaged or of a newer format."""
+    try:
+        values = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        version = values.pop("format")
+        if version > FORMAT:
+            raise CheckpointError(
+                f"The run {run.name} has format {version}; this gptscratch reads up to {FORMAT}.",
+                "Run: pip install --upgrade gptscratch",
+            )
+        values.pop("version")
+        own = {name: values.pop(name) for name in _OWN}
+        return RunRecord(config=RunConfig.from_dict(values), **own)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise CheckpointError(f"{run / 'config.json'} is damaged: {error}.") from None
+
+
+def save_checkpoint(run: Path, state: TrainState, model: GPT, optimizer_state: Mapping[str, Tensor]) -> Path:
+    """Write the checkpoint of ``state.step`` and point last.json to it.
+
+    Raises:
+        RunError: the disk is full or refuses; what was saved before is untouched.
+    """
+    folder = paths.checkpoint_dir(run, state.step)
+    if folder.exists():
+        return folder
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    with _disk_errors(f"saving step {state.step}", clean_up=temporary):
+        temporary.mkdir(parents=True)
+        save_tensors(temporary / "model.safetensors", dict(model.named_parameters()))
+        save_tensors(temporary / "optimizer.safetensors", optimizer_state)
+        write_json(temporary / "state.json", {"format": FORMAT, **state.to_dict()})
+        temporary.rename(folder)
+        _sync(folder.parent)
+        point(run, "last", state.step)
+    return folder
+
+
+def point(run: Path, which: str, step: int, **facts: Any) -> None:
+    """Write best.json or last.json."""
+    write_json(run / f"{which}.json", {"checkpoint": f"step-{step:08d}", "step": step, **facts})
+
+
+def prune(run: Path, *, keep: int, best_step: int) -> None:
+    """Delete all but the ``keep`` newest checkpoints and the best one, and what a crash left half-written."""
+    saved = paths.checkpoints(run)
+    for step, folder in saved[: max(0, len(saved) - keep)]:
+        if step != best_step:
+            shutil.rmtree(folder, ignore_errors=True)
+    for leftover in (run / "checkpoints").glob(".step-*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def load_state(checkpoint: Path) -> TrainState:
+    """Raises CheckpointError where state.json is damaged or of a newer format."""
+    try:
+        values = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint / 'state.json'} cannot be read: {error}.") from None
+    if values.get("format", FORMAT + 1) > FORMAT:
+        raise CheckpointError(f"{checkpoint} is of a newer format.", "Run: pip install --upgrade gptscratch")
+    return TrainState.from_dict(values)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Raises CheckpointError where the file is missing, cut short or no safetensors file."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or missing ({error}).", "Take another checkpoint of the run, or train again."
+        ) from None
+
+
+def load_parameters(model: GPT, checkpoint: Path) -> None:
+    """Copy a checkpoint's parameters into a model of the same shape.
+
+    Raises:
+        CheckpointError: the file is damaged, or a name or shape differs.
+    """
+    tensors = load_tensors(checkpoint / "model.safetensors")
+    wanted = dict(model.named_parameters())
+    for name in sorted(wanted.keys() ^ tensors.keys()):
+        side = "lacks" if name in wanted else "has an unknown"
+        raise CheckpointError(f"{checkpoint} does not fit its run's config.json: it {side} {name}.")
+    for name, parameter in wanted.items():
+        if parameter.shape != tensors[name].shape:
+            found, expected = tuple(tensors[name].shape), tuple(parameter.shape)
+            raise CheckpointError(
+                f"{checkpoint} does not fit its run's config.json: {name} is {found}, not {expected}."
+            )
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(tensors[name])
+
+
+def load(
+    name_or_path: str | Path | None = None, *, device: str = "auto", dtype: str = "float32"
+) -> TrainedGPT:
+    """A trained model with its tokenizer, by run name, run folder or checkpoint folder; None: the newest.
+
+    A run's best checkpoint is taken. ``load("my-run").generate("Once", max_tokens=50)`` gives text.
+
+    Raises:
+        CheckpointError: it is missing, damaged or of a newer format.
+    """
+    run, checkpoint = paths.find_checkpoint(name_or_path)
+    record = read_run(run)
+    with torch.device("meta"):
+        model = GPT(record.config.model)
+    place = pick_device(device)
+    model = model.to_empty(device=place)
+    load_parameters(model, checkpoint)
+    model = model.to(dtype=pick_dtype(dtype, place))
+    tokenizer = Tokenizer.load(run)
+    if tokenizer.vocab_size > record.config.model.vocab_size:
+        raise CheckpointError(f"{run / 'tokenizer.json'} has more entries than the model's vocabulary.")
+    return TrainedGPT(
+        model=model.eval(),
+        tokenizer=tokenizer,
+        end_of_text=record.end_of_text,
+        run=run,
+        checkpoint=checkpoint,
+    )
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    save_file({n: t.detach().contiguous() for n, t in tensors.items()}, path, metadata={"format": "pt"})
+    _sync(path)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Replace a small JSON file in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    _sync(temporary)
+    temporary.replace(path)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or a folder's names, to the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _disk_errors(doing: str, clean_up: Path | None = None) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if clean_up is not None:
+            shutil.rmtree(clean_up, ignore_errors=True)
+        raise RunError(
+            f"The disk refused while {doing}: {error}.", "What was saved before is intact."
+        ) from None

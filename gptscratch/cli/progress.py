@@ -1,0 +1,144 @@
+"""What moves while something runs, on stderr; plain lines where that is no terminal."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Group
+from rich.live import Live
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from gptscratch.cli.render import err, notice, plan_lines
+from gptscratch.cli.units import count, duration
+from gptscratch.training.events import (
+    Evaluated,
+    Event,
+    Logged,
+    Notice,
+    Planned,
+    Sampled,
+    Started,
+    Working,
+)
+
+_REFRESH = 0.1  # seconds, at least, between drawings
+
+
+class TrainView:
+    """A listener that shows a run: the plan, a line per evaluation, a bar, the newest sample."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+        self.live = Live(console=err, auto_refresh=False, transient=True)
+        self.bar = Text()
+        self.sample = ""
+        self.train_loss = ""
+        self.drawn = 0.0
+        self.first_step = 0
+
+    def __enter__(self) -> TrainView:
+        if not self.quiet and err.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.live.stop()
+
+    def __call__(self, event: Event) -> None:
+        if self.quiet:
+            return
+        if isinstance(event, Notice):
+            notice(event.text)
+        elif isinstance(event, Working):
+            self._draw(_work(event))
+        elif isinstance(event, Planned):
+            for label, text in plan_lines(event.plan, event.manifest):
+                err.print(f"[bold]{label:<11}[/] {escape(text)}")
+        elif isinstance(event, Started):
+            err.print(f"[bold]{'run':<11}[/] {escape(str(event.run.resolve()))}")
+            if event.step:
+                err.print(f"[bold]{'resumed':<11}[/] at step {event.step:,}")
+            err.print(
+                f"\n[dim]{'step':>9} {'train loss':>11} {'val loss':>9} {'bits/byte':>10} {'accuracy':>9}[/]"
+            )
+        elif isinstance(event, Logged):
+            self.train_loss = f"{event.train_loss:.4f}"
+            if time.monotonic() - self.drawn > _REFRESH:
+                self._draw(self._running(event))
+        elif isinstance(event, Evaluated):
+            err.print(
+                f"{event.step:>9,} {self.train_loss:>11} {event.val_loss:>9.4f} "
+                f"{event.val_bits_per_byte:>10.4f} {event.val_accuracy:>9.1%}"
+            )
+        elif isinstance(event, Sampled):
+            self.sample = event.text
+            if not err.is_terminal:
+                return
+
+    def _running(self, event: Logged) -> Group:
+        left = event.seconds * (1 - event.progress) / max(event.progress, 1e-9)
+        line = Table.grid(padding=(0, 1))
+        line.add_row(
+            ProgressBar(total=1.0, completed=event.progress, width=30),
+            f"{event.progress:4.0%}",
+            f"[dim]step[/] {event.step:,}",
+            f"[dim]loss[/] {event.train_loss:.4f}",
+            f"[dim]rate[/] {event.learning_rate:.3g}",
+            f"{count(event.tokens_per_second)} tokens/s",
+            f"[dim]{duration(left)} left[/]",
+        )
+        parts: list[Table | Panel] = [line]
+        if self.sample:
+            text = Text(_lines(self.sample, 8))
+            parts.append(Panel(text, title="a sample", title_align="left", border_style="dim"))
+        return Group(*parts)
+
+    def _draw(self, what: Group | Table) -> None:
+        if self.live.is_started:
+            self.live.update(what, refresh=True)
+            self.drawn = time.monotonic()
+
+
+class WorkView:
+    """Shows the stages of preparing a corpus; call it as ``prepare`` calls ``on_progress``."""
+
+    def __init__(self) -> None:
+        self.live = Live(console=err, auto_refresh=False, transient=True)
+        self.drawn = 0.0
+
+    def __enter__(self) -> WorkView:
+        if err.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.live.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if self.live.is_started and time.monotonic() - self.drawn > _REFRESH:
+            self.live.update(_work(Working(stage, done, total)), refresh=True)
+            self.drawn = time.monotonic()
+
+
+def _work(event: Working) -> Table:
+    line = Table.grid(padding=(0, 1))
+    if event.total:
+        share = min(1.0, event.done / event.total)
+        line.add_row(event.stage, ProgressBar(total=1.0, completed=share, width=30), f"{share:4.0%}")
+    else:
+        line.add_row(f"{event.stage} ...")
+    return line
+
+
+def _lines(text: str, limit: int) -> str:
+    lines = text.strip("\n").split("\n")
+    return "\n".join(lines[:limit])

@@ -1,0 +1,139 @@
+"""What the user reads: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json as json_
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gptscratch.cli.units import count, duration, size
+from gptscratch.errors import UserError
+
+if TYPE_CHECKING:
+    from gptscratch.data.shards import Manifest
+    from gptscratch.tokenizer import Tokenizer
+    from gptscratch.training.planner import Plan
+    from gptscratch.training.trainer import TrainResult
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def error(problem: UserError) -> None:
+    err.print(f"[bold red]error:[/] {escape(problem.message)}")
+    if problem.hint:
+        err.print(f"       {escape(problem.hint)}", style="dim")
+
+
+def notice(text: str) -> None:
+    err.print(f"[yellow]note:[/] {escape(text)}")
+
+
+def print_json(value: Any) -> None:
+    """Any mix of dataclasses, paths and what JSON knows."""
+
+    def plain(part: Any) -> Any:
+        return dataclasses.asdict(part) if hasattr(part, "__dataclass_fields__") else str(part)
+
+    print(json_.dumps(value, default=plain, indent=2))
+
+
+def stream(prompt: str, pieces: Iterable[str]) -> None:
+    """The prompt and its continuation, each piece at once."""
+    for piece in itertools.chain((prompt,), pieces):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+
+
+def samples(prompt: str, texts: Sequence[str], *, run: Path, json: bool) -> None:
+    if json:
+        print_json({"run": run.name, "prompt": prompt, "samples": list(texts)})
+        return
+    print("\n---\n".join(prompt + text for text in texts))
+
+
+def plan_lines(plan: Plan, manifest: Manifest) -> list[tuple[str, str]]:
+    model, train = plan.config.model, plan.config.train
+    tokens = plan.tokens_per_step
+    text = size(manifest.train.bytes + manifest.val.bytes)
+    if manifest.by_document:
+        text += f" in {count(manifest.train.documents + manifest.val.documents)} documents"
+    split = f"{count(manifest.train.tokens)} tokens to train, {count(manifest.val.tokens)} to validate"
+    shape = f"{model.n_layer} layers, {model.d_model} wide, {model.n_head} heads"
+    if model.n_kv_head and model.n_kv_head != model.n_head:
+        shape += f" on {model.n_kv_head} key-value heads"
+    steps = f"{'' if train.steps else 'about '}{plan.steps:,} steps of {count(tokens)} tokens"
+    return [
+        ("corpus", f"{text}: {split}"),
+        ("tokenizer", f"{manifest.tokenizer_kind} with {manifest.vocab_size:,} entries, "
+                      f"{manifest.characters_per_token:.2f} characters a token"),
+        ("model", f"{count(plan.parameters)} parameters: {shape}, context {model.context_length}"),
+        ("training", f"{steps}: {count(plan.tokens)} tokens, {plan.epochs:.3g} epochs"),
+        ("rates", f"{train.optimizer} {train.learning_rate:.3g}, {train.schedule}, dropout {model.dropout:g}"),
+        ("cost", f"about {duration(plan.seconds)} and {size(plan.memory_bytes)} of memory"),
+    ]  # fmt: skip
+
+
+def plan(plan: Plan, manifest: Manifest, *, json: bool) -> None:
+    if json:
+        print_json(plan.to_dict())
+        return
+    facts(out, plan_lines(plan, manifest))
+
+
+def result(result: TrainResult, *, json: bool, quiet: bool) -> None:
+    best, name = result.evaluation, _shown(result.run)
+    if json:
+        facts_ = dataclasses.asdict(result) | {"run": result.run.name, "folder": str(result.run.resolve())}
+        print_json({**facts_, **(facts_.pop("evaluation") or {}), "step": result.step})
+        return
+    if quiet:
+        return
+    lines = []
+    if best is not None:
+        lines = [
+            ("result", f"validation loss {best.val_loss:.4f} nats a token, "
+                       f"{best.val_bits_per_byte:.4f} bits a byte, accuracy {best.val_accuracy:.1%}"),
+            ("best", f"step {best.step:,}, scored on {best.val_tokens:,} tokens"),
+        ]  # fmt: skip
+    done = f"{result.step:,} steps, {count(result.tokens)} tokens, {duration(result.seconds)}"
+    lines += [("trained", done), ("run", str(result.run.resolve()))]
+    if result.interrupted:
+        lines.append(("next", f"saved at step {result.step:,}; go on with: gptscratch train --resume {name}"))
+    else:
+        lines.append(("next", f"gptscratch sample {name}"))
+    facts(out, lines)
+
+
+def pieces(text: str, tokenizer: Tokenizer, *, json: bool) -> None:
+    cut = tokenizer.pieces(text)
+    if json:
+        print_json({"text": text, "pieces": [{"piece": piece, "id": i} for piece, i in cut]})
+        return
+    table = Table("piece", "id", box=None, pad_edge=False)
+    for piece, i in cut:
+        table.add_row(escape(repr(piece)), str(i))
+    out.print(table)
+    out.print(f"{len(cut)} tokens for {len(text)} characters", style="dim")
+
+
+def facts(console: Console, lines: Iterable[tuple[str, str]]) -> None:
+    for label, text in lines:
+        console.print(f"[bold]{label:<11}[/] {escape(text)}")
+
+
+def _shown(run: Path) -> str:
+    """What to type to name the run."""
+    from gptscratch import paths
+
+    return run.name if run.resolve().parent == paths.runs_dir().resolve() else str(run)

@@ -1,0 +1,141 @@
+"""What ``info`` and ``tokenize`` show: runs, models and token files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+from rich.tree import Tree
+
+from gptscratch.cli.render import facts, notice, out, print_json
+from gptscratch.cli.units import count, duration, size, when
+
+if TYPE_CHECKING:
+    from gptscratch.data.prepare import Prepared
+    from gptscratch.data.shards import Manifest
+    from gptscratch.describe import ModelDescription, Part, RunDescription, RunSummary
+
+
+def prepared(prepared: Prepared, *, json: bool) -> None:
+    if json:
+        print_json({"folder": str(prepared.folder), **_manifest_facts(prepared.manifest)})
+        return
+    token_files(prepared.manifest, json=False)
+    facts(out, [("folder", f"{prepared.folder}{' (was there already)' * prepared.reused}")])
+
+
+def token_files(manifest: Manifest, *, json: bool) -> None:
+    both = _manifest_facts(manifest)
+    if json:
+        print_json(both)
+        return
+    split = f"{manifest.train.tokens:,} to train, {manifest.val.tokens:,} to validate"
+    lines = [
+        ("tokenizer", f"{manifest.tokenizer_kind} with {manifest.vocab_size:,} entries"),
+        ("documents", f"{both['documents']:,} in {manifest.files:,} files"),
+        ("characters", f"{both['characters']:,}"),
+        ("tokens", f"{both['tokens']:,}: {split}"),
+        ("per token", f"{manifest.characters_per_token:.3f} characters"),
+        ("unknown", f"{manifest.unknown_rate:.3%} of the tokens"),
+    ]
+    facts(out, lines)
+
+
+def runs(found: Sequence[RunSummary], *, json: bool) -> None:
+    if json:
+        print_json([dataclasses.asdict(run) for run in found])
+        return
+    if not found:
+        notice("There are no runs yet. Make one: gptscratch train corpus.txt")
+        return
+    table = Table("run", "parameters", "val loss", "tokens seen", "size", "when", box=None, pad_edge=False)
+    for run in found:
+        loss = "-" if run.best_val_loss is None else f"{run.best_val_loss:.4f}"
+        table.add_row(
+            escape(run.name),
+            count(run.parameters),
+            loss,
+            count(run.tokens),
+            size(run.size_bytes),
+            when(run.changed),
+        )
+    out.print(table)
+
+
+def run(described: RunDescription, *, json: bool) -> None:
+    if json:
+        print_json(described)
+        return
+    summary = described.summary
+    loss = "-" if summary.best_val_loss is None else f"{summary.best_val_loss:.4f} nats a token"
+    if described.val_bits_per_byte is not None and described.val_accuracy is not None:
+        loss += f", {described.val_bits_per_byte:.4f} bits a byte, accuracy {described.val_accuracy:.1%}"
+    facts(
+        out,
+        [
+            ("run", f"{summary.name}, {when(summary.changed)}"),
+            ("folder", summary.folder),
+            ("val loss", loss + (f" (step {summary.best_step:,})" if summary.best_step is not None else "")),
+            (
+                "trained",
+                f"{summary.step:,} steps, {count(summary.tokens)} tokens, {duration(summary.seconds)}",
+            ),
+            ("checkpoints", ", ".join(f"{step:,}" for step in described.checkpoints) or "none yet"),
+        ],
+    )
+    for section in ("data", "train"):
+        values = described.config.get(section, {})
+        shown = [f"{key}={value}" for key, value in values.items() if value not in ("", [], None)]
+        out.print(f"[bold]{section}[/]  {escape('  '.join(shown))}")
+    model(described.model, title=summary.name, json=False)
+
+
+def model(described: ModelDescription, *, title: str, json: bool) -> None:
+    if json:
+        print_json(described)
+        return
+    tree = Tree(f"[bold]{escape(title)}[/]  {described.parameters:,} parameters", guide_style="dim")
+    _grow(tree, described.architecture.children)
+    out.print(tree)
+    flops, training = described.forward_flops_per_token, described.training_flops_per_token
+    rows = f"{described.micro_batch} x {described.config.context_length} tokens at once"
+    to_train, to_sample = described.training_memory_bytes, described.sampling_memory_bytes
+    lines = [
+        ("FLOPs", f"{count(flops)} a token, {count(training)} in training"),
+        ("memory", f"{size(to_train)} to train ({rows}), {size(to_sample)} to sample"),
+    ]
+    facts(out, lines)
+
+
+def _grow(tree: Tree, parts: Sequence[Part]) -> None:
+    """Add parts to the tree; of blocks, which are alike, the first stands for all."""
+    for part in parts:
+        if part.shape is not None:
+            tree.add(f"{part.name}  [cyan]{' x '.join(map(str, part.shape))}[/]  [dim]{part.parameters:,}[/]")
+        elif part.name == "blocks":
+            branch = tree.add(f"blocks  [cyan]{len(part.children)} alike[/]  [dim]{part.parameters:,}[/]")
+            _grow(branch, part.children[:1])
+        elif len(part.children) == 1 and part.children[0].shape is not None:
+            shape = " x ".join(map(str, part.children[0].shape))
+            tree.add(f"{part.name}  [cyan]{shape}[/]  [dim]{part.parameters:,}[/]")
+        else:
+            _grow(tree.add(f"{part.name}  [dim]{part.parameters:,}[/]"), part.children)
+
+
+def _manifest_facts(manifest: Manifest) -> dict[str, Any]:
+    both = {
+        name: getattr(manifest.train, name) + getattr(manifest.val, name)
+        for name in ("documents", "characters", "bytes", "tokens", "unknown")
+    }
+    return {
+        "tokenizer": manifest.tokenizer_kind,
+        "vocab_size": manifest.vocab_size,
+        **both,
+        "characters_per_token": manifest.characters_per_token,
+        "unknown_rate": manifest.unknown_rate,
+        "train": dataclasses.asdict(manifest.train),
+        "val": dataclasses.asdict(manifest.val),
+    }

@@ -1,0 +1,98 @@
+"""``gptscratch sample``: text from a trained model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gptscratch.cli import options as o
+from gptscratch.config import SampleConfig
+from gptscratch.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gptscratch.generate import TrainedGPT
+
+
+def sample(
+    checkpoint: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[CKPT]", help="Run name, run folder or checkpoint folder; none: the newest run."
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option("-p", "--prompt", help="What to go on from; else stdin.")
+    ] = None,
+    prompt_file: Annotated[str | None, typer.Option(help="A file with the prompt.", metavar="FILE")] = None,
+    max_tokens: Annotated[int, typer.Option(help="New tokens.")] = SampleConfig.max_tokens,
+    temperature: Annotated[
+        float, typer.Option("-t", "--temperature", help="0: greedy.")
+    ] = SampleConfig.temperature,
+    top_k: Annotated[int | None, typer.Option("-k", "--top-k", help="Keep the k likeliest.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Keep the likeliest that together reach p.")] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Keep those at least p times as likely as the likeliest.")
+    ] = None,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Above 1: tokens already seen become less likely.")
+    ] = SampleConfig.repetition_penalty,
+    stop: Annotated[list[str] | None, typer.Option(help="A text that ends it (repeatable).")] = None,
+    num_samples: Annotated[
+        int, typer.Option("-n", "--num-samples", help="How many.")
+    ] = SampleConfig.num_samples,
+    seed: Annotated[int | None, typer.Option("-s", "--seed", help="The same seed, the same text.")] = None,
+    interactive: Annotated[bool, typer.Option("-i", "--interactive", help="A prompt at a time.")] = False,
+    no_stream: Annotated[bool, typer.Option("--no-stream", help="Print when all is done.")] = False,
+    json: o.Json = False,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+) -> None:
+    """Sample text from a trained model.
+
+    Filters apply in this order: repetition penalty, temperature, top-k, top-p, min-p. The prompt and
+    its continuation go to stdout, all else to stderr.
+    """
+    knobs = SampleConfig(
+        max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+        repetition_penalty=repetition_penalty, stop=tuple(stop or ()), num_samples=num_samples, seed=seed,
+    )  # fmt: skip
+    text = "" if interactive else _prompt(prompt, prompt_file)
+    from gptscratch.checkpoint import load
+    from gptscratch.cli import chat, render
+
+    gpt = load(checkpoint, device=device or "auto", dtype=dtype or "float32")
+    if interactive:
+        chat.run(gpt, knobs)
+        return
+    warn_of_unknown(gpt, text)
+    if num_samples == 1 and not (json or no_stream):
+        render.stream(text, gpt.stream(text, knobs))
+    else:
+        render.samples(text, gpt.samples(text, knobs), run=gpt.run, json=json)
+
+
+def _prompt(prompt: str | None, file: str | None) -> str:
+    if prompt is not None and file is not None:
+        raise ConfigError("--prompt and --prompt-file are both given.", "Take one of them.")
+    if file is not None:
+        try:
+            return Path(file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"The prompt file {file} cannot be read: {error}.") from None
+    if prompt is None and not sys.stdin.isatty():
+        try:
+            return sys.stdin.read()
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"The prompt on stdin is no UTF-8 text: {error}.") from None
+    return prompt or ""
+
+
+def warn_of_unknown(gpt: TrainedGPT, text: str) -> None:
+    from gptscratch.cli import render
+
+    if unknown := gpt.tokenizer.unknown(text):
+        shown = " ".join(repr(piece) for piece in unknown[:10])
+        render.notice(f"The model never saw {shown}: left out of the prompt.")

@@ -1,0 +1,139 @@
+"""``gptscratch train``: from text to a model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from gptscratch.cli import options as o
+from gptscratch.errors import ConfigError
+
+
+class TrainCommand(TyperCommand):
+    """Lets ``--resume`` stand alone: it then means the newest run."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        following = [*args[1:], "-"]
+        for i, (arg, after) in enumerate(zip(args, following, strict=True)):
+            if arg == "--resume" and after.startswith("-"):
+                args = [*args[:i], "--resume=", *args[i + 1 :]]
+        return super().parse_args(ctx, args)
+
+
+def train(
+    corpus: o.Corpus = None,
+    name: Annotated[
+        str | None, typer.Option(help="Of the run.", rich_help_panel=o.RUN, show_default=False)
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="The run's folder, instead of one in the cache directory.",
+            rich_help_panel=o.RUN,
+            metavar="DIR",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            help="Go on with a run; without RUN, the newest.",
+            rich_help_panel=o.RUN,
+            metavar="[RUN]",
+            show_default=False,
+        ),
+    ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            help="Start from a checkpoint's parameters and tokenizer.",
+            rich_help_panel=o.RUN,
+            metavar="CKPT",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a run of that name.", rich_help_panel=o.RUN)
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and stop.", rich_help_panel=o.RUN)
+    ] = False,
+    steps: o.Steps = None,
+    epochs: o.Epochs = None,
+    tokens: o.Tokens = None,
+    minutes: o.Minutes = None,
+    preset: o.Preset = None,
+    n_layer: o.Layers = None,
+    n_head: o.Heads = None,
+    n_kv_head: o.KvHeads = None,
+    d_model: o.DModel = None,
+    d_ff: o.DFf = None,
+    context_length: o.ContextLength = None,
+    dropout: o.Dropout = None,
+    position: o.Position = None,
+    norm: o.Norm = None,
+    activation: o.Activation = None,
+    qk_norm: o.QkNorm = None,
+    bias: o.Bias = None,
+    tie_embeddings: o.TieEmbeddings = None,
+    tokenizer: o.TokenizerKind = None,
+    vocab_size: o.VocabSize = None,
+    lowercase: o.Lowercase = None,
+    min_frequency: o.MinFrequency = None,
+    glob: o.Glob = None,
+    column: o.Column = None,
+    separator: o.Separator = None,
+    encoding: o.Encoding = None,
+    errors: o.Errors = None,
+    batch_size: o.BatchSize = None,
+    micro_batch: o.MicroBatch = None,
+    learning_rate: o.LearningRate = None,
+    weight_decay: o.WeightDecay = None,
+    grad_clip: o.GradClip = None,
+    warmup: o.Warmup = None,
+    optimizer: o.OptimizerName = None,
+    schedule: o.ScheduleName = None,
+    eval_interval: o.EvalInterval = None,
+    save_interval: o.SaveInterval = None,
+    sample_interval: o.SampleInterval = None,
+    keep: o.Keep = None,
+    patience: o.Patience = None,
+    seed: o.Seed = None,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+    compile: o.Compile = None,
+    config: o.ConfigFile = None,
+    set_: o.Set = None,
+    json: o.Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, errors only.")] = False,
+) -> None:
+    """Train a GPT on your text.
+
+    Every size, rate and interval that you leave out is chosen for your corpus and the time you give;
+    Ctrl-C saves and stops, and --resume goes on as if nothing had happened.
+    """
+    settings = o.settings_of(locals(), preset=preset, config=config, pairs=set_ or ())
+    if resume is not None and (corpus or init_from or out or dry_run):
+        raise ConfigError("--resume goes on with a run as it was.", "Leave out CORPUS, --init-from, --out.")
+    from gptscratch.cli import app, render
+    from gptscratch.cli.progress import TrainView
+    from gptscratch.training import trainer
+
+    view = TrainView(quiet=quiet or json or dry_run)
+    if dry_run:
+        plan, prepared = trainer.plan_run(settings, init_from=init_from, listen=view)
+        render.plan(plan, prepared.manifest, json=json)
+        return
+    with view:
+        if resume is not None:
+            result = trainer.resume(resume or None, listen=view, started=app.STARTED, **settings)
+        else:
+            result = trainer.train(
+                (), out=out, init_from=init_from, replace_run=force, listen=view,
+                started=app.STARTED, **settings,
+            )  # fmt: skip
+    render.result(result, json=json, quiet=quiet)
+    if result.interrupted:
+        raise typer.Exit(130)

@@ -1,0 +1,69 @@
+"""Which device and which number format, seeding, and the threads' settings."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from gptscratch.errors import ConfigError
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        ConfigError: a device that is asked for and is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, is_there in there.items() if is_there)
+    elif not there.get(name):
+        raise ConfigError(f"This torch sees no {name} device.", "Leave --device out, or take --device cpu.")
+    return torch.device(name)
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The type of the matrix products; ``auto`` is bfloat16 where the hardware multiplies it natively.
+
+    Raises:
+        ConfigError: float16 on a CPU, which has no fast float16 products.
+    """
+    if name == "auto":
+        return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+    if name == "float16" and device.type == "cpu":
+        raise ConfigError("float16 is slow on a CPU and overflows.", "Take --dtype bfloat16 or float32.")
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return False
+
+
+def set_up(device: torch.device) -> None:
+    """Settings of this process for speed that change no result that matters."""
+    if device.type == "cpu":
+        torch.set_flush_denormal(True)  # Adam's second moments underflow, and denormals are slow
+    elif device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
+
+
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Make the randomness of a step (dropout) a function of the step, so that a resumed run has the same."""
+    torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + rank) % 2**63)
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOPs per second of a large matrix product, measured for some tens of milliseconds."""
+    size = 4096 if device.type == "cuda" else 512
+    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    times = []
+    for _ in range(6):
+        started = time.perf_counter()
+        (a @ b)[0, 0].item()  # waits for the device
+        times.append(time.perf_counter() - started)
+    return 2 * size**3 / min(times)

@@ -1,0 +1,42 @@
+"""Where measurements go: metrics.jsonl, one flat object a line, always on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gptscratch.training.events import Evaluated, Event, Logged
+
+
+class MetricsFile:
+    """A listener that appends each ``Logged`` and ``Evaluated`` record to a file, and flushes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Logged | Evaluated):
+            record = {name: value for name, value in asdict(event).items() if name != "progress"}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record, allow_nan=False) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl; a last line cut short by a crash is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def rewind_metrics(path: Path, step: int) -> None:
+    """Forget what a resumed run will report again: steps after ``step``, and evaluations from it on."""
+    kept = [r for r in read_metrics(path) if r["step"] < step or (r["step"] == step and "train_loss" in r)]
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,63 @@
+"""The loss over the validation split, or over a fixed part of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gptscratch.model.gpt import GPT
+from gptscratch.training.loss import IGNORE, SLICE_ELEMENTS
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over the tokens predicted."""
+
+    loss: float  # nats per token
+    accuracy: float  # share of tokens that were the likeliest
+    bits_per_byte: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(self.loss, 700.0))  # beyond is no double, and JSON has no infinity
+
+
+@torch.no_grad()
+def evaluate(
+    model: GPT, windows: Iterable[tuple[np.ndarray, np.ndarray]], *, bytes_per_token: float
+) -> Evaluation:
+    """Score each target of the windows once; the model is put back into the mode it was in.
+
+    Args:
+        windows: (inputs, targets) pairs of (B, T) token ids; a target of ``IGNORE`` is not counted.
+        bytes_per_token: of the text that the windows stand for, in UTF-8.
+    """
+    was_training = model.training
+    model.eval()
+    device = model.lm_head.weight.device
+    rows = max(1, SLICE_ELEMENTS // model.config.vocab_size)  # positions whose logits are held at once
+    losses, hits, tokens = [], [], 0  # of each slice; added up at the end, where there is float64
+    for inputs, targets in windows:
+        wanted = torch.from_numpy(targets).to(device).flatten()
+        hidden = model.hidden(torch.from_numpy(inputs).to(device)).flatten(0, 1)  # (B T, D)
+        for start in range(0, len(wanted), rows):
+            t = wanted[start : start + rows]
+            logits = model.lm_head(hidden[start : start + rows]).float()  # (rows, V)
+            counts = t != IGNORE
+            own = logits.gather(1, t.clamp(min=0)[:, None]).squeeze(1)
+            losses.append(((logits.logsumexp(-1) - own) * counts).sum())
+            hits.append(((logits.argmax(-1) == t) & counts).sum())
+        tokens += int((targets != IGNORE).sum())
+    model.train(was_training)
+    mean = torch.stack(losses).cpu().double().sum().item() / tokens
+    return Evaluation(
+        loss=mean,
+        accuracy=torch.stack(hits).sum().item() / tokens,
+        bits_per_byte=mean / math.log(2) / bytes_per_token,
+        tokens=tokens,
+    )

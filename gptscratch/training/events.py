@@ -1,0 +1,88 @@
+"""What a run reports as it goes: small frozen records, handed to whoever listens.
+
+The fields of ``Logged`` and ``Evaluated`` are the lines of metrics.jsonl; their names are a contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gptscratch.config import RunConfig
+from gptscratch.data.shards import Manifest
+from gptscratch.training.planner import Plan
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the user should know, in one line."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Working:
+    """The corpus is being prepared; a total of 0 is unknown."""
+
+    stage: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Planned:
+    plan: Plan
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Started:
+    """The plan is made and training begins (or goes on, at a step above 0)."""
+
+    run: Path
+    config: RunConfig
+    step: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Logged:
+    """Means over the steps since the last one, all micro-batches and ranks."""
+
+    step: int
+    tokens: int  # seen so far
+    seconds: float  # of the whole run so far
+    train_loss: float  # nats per token
+    learning_rate: float
+    grad_norm: float  # before clipping, of the newest step
+    tokens_per_second: float  # of training alone: evaluations, saves and samples are left out
+    progress: float  # of the horizon, 0 to 1
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The validation split, or the fixed part of it that ``val_tokens`` counts."""
+
+    step: int
+    val_loss: float  # nats per token
+    val_accuracy: float
+    val_perplexity: float
+    val_bits_per_byte: float
+    val_tokens: int
+
+
+@dataclass(frozen=True)
+class Sampled:
+    step: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Saved:
+    step: int
+    folder: Path
+
+
+Event = Notice | Working | Planned | Started | Logged | Evaluated | Sampled | Saved
+Listener = Callable[[Event], None]

@@ -1,0 +1,264 @@
+"""Fills in what the user left open: sizes, rates and intervals that suit the corpus and the time.
+
+What is given is kept, and only the rest is chosen. A plan is arithmetic on a few facts: it reads no
+text and runs no model. The rules come from the sweeps in docs/decisions/planner.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gptscratch import sizing
+from gptscratch.config import DataConfig, ModelConfig, RunConfig, qualified
+from gptscratch.errors import ConfigError
+from gptscratch.training.horizon import horizon_steps
+
+DEFAULT_MINUTES = 5.0
+EVALUATIONS = 10  # along a run
+EVALUATION_SHARE = 0.02  # of the run's training work, at most
+START_UP_SECONDS = 3.0  # imports, reading the corpus, making the model
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the plan is made from."""
+
+    train_tokens: int
+    val_tokens: int
+    vocab_size: int
+    device: str  # cpu, cuda, mps
+    dtype: str  # of the matrix products
+    flops_per_second: float  # of large matrix products in that type
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole configuration and what it will come to; steps are an expectation if the horizon is a time."""
+
+    config: RunConfig
+    parameters: int
+    steps: int
+    tokens: int
+    epochs: float
+    seconds: float
+    memory_bytes: int  # at the peak
+    notices: tuple[str, ...]
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.config.train.batch_size * self.config.model.context_length
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "config": self.config.to_dict()}
+
+
+def make_plan(settings: Mapping[str, Any], data: DataConfig, facts: Facts) -> Plan:
+    """Choose every setting that ``settings`` leaves open.
+
+    Args:
+        settings: what the user gave, by name as in ``RunConfig.with_settings``.
+        data: the corpus's part of the configuration, resolved.
+        facts: about the corpus's tokens and this machine.
+
+    Raises:
+        ConfigError: the given settings contradict one another.
+    """
+    given = qualified(settings)
+    if not any(f"train.{unit}" in given for unit in ("steps", "epochs", "tokens", "minutes")):
+        given["train.minutes"] = DEFAULT_MINUTES
+    given["model.vocab_size"] = facts.vocab_size
+    notices: list[str] = []
+    config = RunConfig(data=data).with_settings({k: v for k, v in given.items() if not k.startswith("data.")})
+    config = config.with_settings(_open(given, _model_settings(config, given, facts)))
+    config = config.with_settings(_shortened(config.model, facts, notices))
+    config = config.with_settings(_open(given, _batch_settings(config, given, facts)))
+    steps = _steps(config, facts)
+    config = config.with_settings(_open(given, _rate_settings(config, steps)))
+    config = config.with_settings(_open(given, _interval_settings(config, steps, facts)))
+    notices += _ineffective(config, given)
+    tokens = steps * config.train.batch_size * config.model.context_length
+    seconds = 60 * config.train.minutes or START_UP_SECONDS + tokens / tokens_per_second(config.model, facts)
+    return Plan(
+        config=config.with_settings({"n_kv_head": config.model.resolved().n_kv_head}),
+        parameters=sizing.count_parameters(config.model).total,
+        steps=steps,
+        tokens=tokens,
+        epochs=tokens / max(1, facts.train_tokens),
+        seconds=seconds,
+        memory_bytes=_memory(config, facts),
+        notices=tuple(notices),
+    )
+
+
+def tokens_per_second(model: ModelConfig, facts: Facts) -> float:
+    """Training speed to expect: narrow models reach only a part of the rate of large products."""
+    share = 0.75 * model.d_model / (model.d_model + 250)
+    return share * facts.flops_per_second / sizing.training_flops_per_token(model)
+
+
+def _model_settings(config: RunConfig, given: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
+    """Width and depth for the work that the horizon allows, if the user named neither."""
+    sizes = ("model.n_layer", "model.d_model", "model.n_head")
+    if all(size not in given for size in sizes):
+        shape = _shape_for(config, facts)
+        return {"model.n_layer": shape[0], "model.d_model": shape[1], "model.n_head": shape[2]}
+    if "model.d_model" in given or "model.n_head" in given:
+        width = config.model.d_model
+        heads = config.model.n_head
+        if "model.d_model" not in given:
+            return {"model.d_model": 32 * heads}
+        if "model.n_head" not in given:
+            return {"model.n_head": _heads(width)}
+        return {}
+    width = 32 * max(2, config.model.n_layer)
+    return {"model.d_model": width, "model.n_head": _heads(width)}
+
+
+SHAPES = ((2, 64), (3, 96), (4, 128), (4, 192), (5, 256), (6, 320), (6, 384), (8, 512), (10, 640), (12, 768))
+TOKENS_PER_PARAMETER = 3.0  # of the blocks; below it a smaller model ends better
+
+
+def _shape_for(config: RunConfig, facts: Facts) -> tuple[int, int, int]:
+    """The largest of ``SHAPES`` that the horizon trains for long enough and the corpus feeds."""
+    best = SHAPES[0]
+    for n_layer, d_model in SHAPES:
+        model = (
+            RunConfig(model=config.model)
+            .with_settings({"n_layer": n_layer, "d_model": d_model, "n_head": _heads(d_model)})
+            .model
+        )
+        tokens = _horizon_tokens(config, model, facts)
+        blocks = sizing.count_parameters(model).non_embedding
+        if tokens >= TOKENS_PER_PARAMETER * blocks and blocks <= 8 * facts.train_tokens:
+            best = (n_layer, d_model)
+    return (*best, _heads(best[1]))
+
+
+def _horizon_tokens(config: RunConfig, model: ModelConfig, facts: Facts) -> float:
+    train = config.train
+    if train.minutes:
+        return max(1.0, 60 * train.minutes - START_UP_SECONDS) * tokens_per_second(model, facts)
+    if train.tokens or train.epochs:
+        return train.tokens or train.epochs * facts.train_tokens
+    return float(train.steps * (train.batch_size or 32) * model.context_length)
+
+
+def _heads(width: int) -> int:
+    """Heads 64 wide, or as near to it as divides the width into an even number."""
+    return min(
+        (n for n in range(1, width + 1) if width % n == 0 and width // n % 2 == 0),
+        key=lambda n: (abs(math.log(width / n / 48)), n),
+        default=1,
+    )
+
+
+def _shortened(model: ModelConfig, facts: Facts, notices: list[str]) -> dict[str, Any]:
+    """A context that fits into the corpus."""
+    room = min(facts.train_tokens, facts.val_tokens) - 1
+    if room < 1:
+        raise ConfigError(
+            f"The corpus is too short: {facts.train_tokens} tokens to train, {facts.val_tokens} to validate.",
+            "Give more text, or hold back less with --set val_fraction=0.05.",
+        )
+    if model.context_length <= room:
+        return {}
+    notices.append(f"The corpus is short: the context is {room} tokens instead of {model.context_length}.")
+    return {"model.context_length": room}
+
+
+def _batch_settings(config: RunConfig, given: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
+    context = config.model.context_length
+    wanted = 1536 if config.model.d_model <= 128 else 4096  # tokens per step
+    if facts.device == "cuda":
+        wanted = 32768
+    micro = config.train.micro_batch
+    if micro and "train.batch_size" not in given:
+        return {"train.batch_size": micro * max(1, round(wanted / context / micro))}
+    batch = config.train.batch_size or max(1, min(wanted, facts.train_tokens) // context)
+    fits = max(1, _micro_tokens(config, facts) // context)
+    return {
+        "train.batch_size": batch,
+        "train.micro_batch": next(n for n in range(min(batch, fits), 0, -1) if batch % n == 0),
+    }
+
+
+def _micro_tokens(config: RunConfig, facts: Facts) -> int:
+    """Tokens of one forward and backward pass whose activations stay below some 2 GiB (CPU) or 16 GiB."""
+    one = sizing.memory_to_train(config.model, micro_batch=1, dtype=facts.dtype).activations
+    room = (16 if facts.device == "cuda" else 2) << 30
+    return max(1, room // max(1, one)) * config.model.context_length
+
+
+def _steps(config: RunConfig, facts: Facts) -> int:
+    if not config.train.minutes:
+        return horizon_steps(config.train, facts.train_tokens, config.model.context_length)
+    tokens = _horizon_tokens(config, config.model, facts)
+    return max(1, round(tokens / (config.train.batch_size * config.model.context_length)))
+
+
+def _rate_settings(config: RunConfig, steps: int) -> dict[str, Any]:
+    width = config.model.d_model
+    if config.train.optimizer == "adamw":
+        peak = 3e-3 * (128 / width) ** 0.5 if width <= 512 else 6e-4
+        rates = {"train.learning_rate": peak, "train.weight_decay": 0.1}
+    else:
+        rates = {
+            "train.learning_rate": 0.05 if width <= 128 else 0.03,
+            "train.adamw_learning_rate": 0.01 * (128 / max(128, width)) ** 0.5,
+            "train.weight_decay": 0.01,
+        }
+    return {**rates, "train.warmup": min(100, steps // 20)}
+
+
+def _interval_settings(config: RunConfig, steps: int, facts: Facts) -> dict[str, Any]:
+    every = _round(steps / EVALUATIONS)
+    tokens = steps * config.train.batch_size * config.model.context_length
+    # Scoring a token costs about two thirds of training on it: a third of the work, in float32.
+    affordable = int(EVALUATION_SHARE * tokens / EVALUATIONS * 1.5)
+    context = config.model.context_length
+    part = max(affordable, 4 * context)
+    return {
+        "train.log_interval": _round(steps / 200),
+        "train.eval_interval": every,
+        "train.save_interval": config.train.eval_interval or every,
+        "train.eval_tokens": min(part, facts.val_tokens),
+    }
+
+
+def _round(value: float) -> int:
+    """The nearest of 1, 2, 5, 10, 20, 50 ..., at least 1."""
+    if value <= 1:
+        return 1
+    power = 10 ** math.floor(math.log10(value))
+    return int(min((1, 2, 5, 10), key=lambda n: abs(math.log(n * power / value))) * power)
+
+
+def _ineffective(config: RunConfig, given: Mapping[str, Any]) -> list[str]:
+    """Options that do nothing together with the others."""
+    model, train = config.model, config.train
+    cases = (
+        ("model.rope_theta", model.position != "rope", f"--position {model.position}"),
+        ("train.warmup", train.schedule == "onecycle", "--schedule onecycle, which has its own rise"),
+        ("train.decay_fraction", train.schedule != "wsd", f"--schedule {train.schedule}"),
+        ("train.final_fraction", train.schedule in ("constant", "onecycle"), f"--schedule {train.schedule}"),
+        ("train.adamw_learning_rate", train.optimizer == "adamw", "--optimizer adamw"),
+        ("train.momentum", train.optimizer == "adamw", "--optimizer adamw"),
+    )
+    idle = [(key.partition(".")[2], why) for key, off, why in cases if off and key in given]
+    return [f"{name} has no effect with {why}." for name, why in idle]
+
+
+def _memory(config: RunConfig, facts: Facts) -> int:
+    return sizing.memory_to_train(
+        config.model,
+        micro_batch=config.train.micro_batch,
+        optimizer=config.train.optimizer,
+        dtype=facts.dtype,
+    ).total
+
+
+def _open(given: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in chosen.items() if key not in given}

@@ -1,0 +1,108 @@
+"""One optimizer step: forward and backward over the micro-batches, clipping, the update."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gptscratch.model.gpt import GPT
+from gptscratch.training.loss import IGNORE, linear_cross_entropy
+from gptscratch.training.optimizer import Optimizer
+
+
+@dataclass(frozen=True)
+class StepResult:
+    loss: Tensor  # mean over all tokens of the step, in nats
+    grad_norm: Tensor  # global, before clipping
+
+
+class Worker:
+    """Runs forward and backward in one number format while the parameters stay in float32.
+
+    In half precision a copy of the model does the work: its weights are cast once a step, not once an
+    operation, and activations move half the bytes. Gradients add up in float32 in the model itself.
+    They are of the summed loss and divided last: those of the mean would vanish in float16.
+    """
+
+    def __init__(self, model: GPT, dtype: torch.dtype, *, compile: bool = False) -> None:
+        self.parameters: list[Tensor] = list(model.parameters())
+        self.copy = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+        self.copies: list[Tensor] = list(self.copy.parameters())
+        self.is_copy = self.copy is not model
+        self.hidden: Callable[[Tensor], Tensor] = self.copy.hidden
+        if compile:
+            self.hidden = torch.compile(self.copy.hidden)
+
+    def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The summed loss of (B, T) inputs against (B, T) targets, in nats."""
+        hidden = self.hidden(inputs)  # (B, T, D)
+        return linear_cross_entropy(hidden.flatten(0, 1), self.copy.lm_head.weight, targets.flatten())
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take over the model's current parameters."""
+        if self.is_copy:
+            torch._foreach_copy_(self.copies, self.parameters)
+
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Add the copy's gradients to the model's."""
+        if not self.is_copy:
+            return
+        for parameter, own in zip(self.parameters, self.copies, strict=True):
+            if own.grad is not None and parameter.grad is not None:
+                parameter.grad += own.grad
+            elif own.grad is not None:
+                parameter.grad = own.grad.float()
+            own.grad = None
+
+
+def take_step(
+    worker: Worker,
+    optimizer: Optimizer,
+    inputs: np.ndarray,
+    targets: np.ndarray,
+    *,
+    micro_batch: int,
+    grad_clip: float,
+    scale: float,
+) -> StepResult:
+    """Update the parameters once, from (B, T) token ids and their targets.
+
+    Args:
+        micro_batch: rows at a time; the result does not depend on it, but for rounding.
+        grad_clip: largest norm of the gradient; 0 leaves it alone.
+        scale: of the peak learning rate.
+    """
+    device = worker.parameters[0].device
+    counted = int((targets != IGNORE).sum())
+    total = torch.zeros((), device=device)
+    worker.refresh()
+    for start in range(0, len(inputs), micro_batch):
+        x = torch.from_numpy(inputs[start : start + micro_batch]).to(device, non_blocking=True)
+        y = torch.from_numpy(targets[start : start + micro_batch]).to(device, non_blocking=True)
+        loss = worker.loss(x, y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+        worker.collect()
+    torch._foreach_div_([p.grad for p in worker.parameters if p.grad is not None], counted)
+    norm = clip(worker.parameters, grad_clip)
+    optimizer.step(scale)
+    for parameter in worker.parameters:
+        parameter.grad = None
+    return StepResult(loss=total / counted, grad_norm=norm)
+
+
+@torch.no_grad()
+def clip(parameters: list[Tensor], limit: float) -> Tensor:
+    """Scale the gradients down to a global norm of ``limit`` where they exceed it; returns their norm."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    if limit > 0:
+        torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
+    return norm

@@ -1,0 +1,366 @@
+"""The job: from a corpus to a trained model. ``run_loop`` is the training loop; the rest sets it up."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from gptscratch import checkpoint, paths
+from gptscratch.config import RunConfig, flattened, qualified
+from gptscratch.data.batches import Batches, windows
+from gptscratch.data.prepare import Prepared, prepare
+from gptscratch.data.shards import open_tokens
+from gptscratch.device import matmul_rate, pick_device, pick_dtype, seed_step, set_up
+from gptscratch.errors import CheckpointError, ConfigError
+from gptscratch.generate import TrainedGPT
+from gptscratch.metrics import MetricsFile, rewind_metrics
+from gptscratch.model.gpt import GPT
+from gptscratch.tokenizer import Tokenizer
+from gptscratch.training.evaluate import Evaluation, evaluate
+from gptscratch.training.events import Evaluated, Event, Listener, Notice, Planned, Started, Working
+from gptscratch.training.hooks import HOOKS, Session, best_facts, evaluated
+from gptscratch.training.hooks import evaluate as evaluate_hook
+from gptscratch.training.horizon import make_horizon
+from gptscratch.training.optimizer import make_optimizer
+from gptscratch.training.planner import Facts, Plan, make_plan
+from gptscratch.training.schedule import Schedule, make_schedule
+from gptscratch.training.state import TrainState
+from gptscratch.training.step import Worker, take_step
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a call of ``train`` ended."""
+
+    run: Path
+    step: int
+    tokens: int
+    seconds: float
+    best_step: int
+    evaluation: Evaluated | None  # of the best checkpoint, on the whole validation split; None: interrupted
+    interrupted: bool
+
+
+def ignore(event: Event) -> None:
+    """A listener for those who want none."""
+
+
+def train(
+    corpus: str | Path | Sequence[str | Path] = (),
+    *,
+    out: str | Path | None = None,
+    init_from: str | Path | None = None,
+    replace_run: bool = False,
+    listen: Listener = ignore,
+    started: float | None = None,
+    **settings: Any,
+) -> TrainResult:
+    """Train a GPT on text: ``train("corpus.txt", n_layer=4, steps=2000)``.
+
+    Args:
+        corpus: files, folders or glob patterns; none: Python's own standard-library source.
+        out: the run's folder; None: one with the run's name in the cache directory.
+        init_from: a checkpoint whose parameters, shape and tokenizer the run starts from.
+        replace_run: allow a run that stands there to be replaced.
+        listen: is told what happens (``training.events``).
+        started: ``time.perf_counter()`` when the user's time began to count; None: now.
+        **settings: fields of ``RunConfig`` by name, as in ``RunConfig.with_settings``.
+
+    Raises:
+        UserError: what the user can mend; nothing is half-written.
+    """
+    started = time.perf_counter() if started is None else started
+    names = [corpus] if isinstance(corpus, str | Path) else list(corpus)
+    if names:
+        settings["corpus"] = tuple(str(name) for name in names)
+    plan, prepared = plan_run(settings, init_from=init_from, listen=listen)
+    run = _run_folder(plan.config, out)
+    record = checkpoint.RunRecord(
+        config=replace(plan.config, name=run.name),
+        corpus_hash=prepared.manifest.corpus_hash,
+        tokens=str(prepared.folder),
+        end_of_text=prepared.manifest.end_of_text,
+        parameters=plan.parameters,
+    )
+    checkpoint.create_run(run, record, prepared.tokenizer, replace=replace_run)
+    return _train(run, record, prepared, TrainState(), listen, started, init_from=init_from)
+
+
+def resume(
+    name_or_path: str | Path | None = None,
+    *,
+    listen: Listener = ignore,
+    started: float | None = None,
+    **settings: Any,
+) -> TrainResult:
+    """Go on with a run from its last checkpoint, as if it had never stopped; None: the newest run.
+
+    ``settings`` may change the trainer's part, so as to extend the run: ``resume("tales", steps=4000)``.
+
+    Raises:
+        UserError: the run, its checkpoint or its corpus is not as it was.
+    """
+    started = time.perf_counter() if started is None else started
+    run, folder = paths.find_checkpoint(name_or_path, which="last")
+    record = checkpoint.read_run(run)
+    record = replace(record, config=_extended(record.config, settings))
+    prepared = _same_tokens(run, record)
+    if prepared.manifest.corpus_hash != record.corpus_hash:
+        raise CheckpointError(
+            f"The corpus of {run.name} has changed since the run began.",
+            "Start anew from its weights: gptscratch train CORPUS --init-from " + run.name,
+        )
+    state = checkpoint.load_state(folder)
+    rewind_metrics(run / "metrics.jsonl", state.step)
+    checkpoint.write_json(run / "config.json", record.to_dict())
+    return _train(run, record, prepared, state, listen, started - state.seconds, resume_from=folder)
+
+
+def plan_run(
+    settings: dict[str, Any], *, init_from: str | Path | None = None, listen: Listener = ignore
+) -> tuple[Plan, Prepared]:
+    """Read the corpus and make the plan, without training: what ``--dry-run`` shows."""
+    settings = qualified(settings)
+    if init_from is not None:
+        settings = _like(init_from, settings)
+    config = RunConfig().with_settings(settings)  # checks all that was given, before any work
+    device = pick_device(config.train.device)
+    dtype = pick_dtype(config.train.dtype, device)
+    prepared = prepare(config.data, on_progress=lambda *facts: listen(Working(*facts)))
+    manifest = prepared.manifest
+    facts = Facts(
+        train_tokens=manifest.train.tokens,
+        val_tokens=manifest.val.tokens,
+        vocab_size=prepared.tokenizer.vocab_size,
+        device=device.type,
+        dtype=str(dtype).removeprefix("torch."),
+        flops_per_second=matmul_rate(device, dtype),
+    )
+    kind = config.data.tokenizer or prepared.tokenizer.kind
+    plan = make_plan(settings, replace(config.data, tokenizer=kind), facts)
+    listen(Planned(plan, manifest))
+    for notice in plan.notices:
+        listen(Notice(notice))
+    return plan, prepared
+
+
+def _train(
+    run: Path,
+    record: checkpoint.RunRecord,
+    prepared: Prepared,
+    state: TrainState,
+    listen: Listener,
+    started: float,
+    *,
+    init_from: str | Path | None = None,
+    resume_from: Path | None = None,
+) -> TrainResult:
+    """Set up what the loop needs, run it, and score the best checkpoint."""
+    config = record.config
+    device = pick_device(config.train.device)
+    dtype = pick_dtype(config.train.dtype, device)
+    set_up(device)
+    torch.manual_seed(config.train.seed)
+    model = GPT(config.model).to(device)
+    optimizer = make_optimizer(
+        model,
+        optimizer=config.train.optimizer,
+        learning_rate=config.train.learning_rate,
+        adamw_learning_rate=config.train.adamw_learning_rate,
+        weight_decay=config.train.weight_decay,
+        betas=(config.train.beta1, config.train.beta2),
+        momentum=config.train.momentum,
+    )
+    if init_from is not None:
+        checkpoint.load_parameters(model, paths.find_checkpoint(init_from)[1])
+    if resume_from is not None:
+        checkpoint.load_parameters(model, resume_from)
+        optimizer.load(checkpoint.load_tensors(resume_from / "optimizer.safetensors"))
+
+    scorer = Scorer(model, prepared)
+    metrics = MetricsFile(run / "metrics.jsonl")
+
+    def tell(event: Event) -> None:
+        metrics(event)
+        listen(event)
+
+    session = Session(
+        run=run,
+        config=config.train,
+        model=model,
+        optimizer=optimizer,
+        horizon=make_horizon(config.train, prepared.manifest.train.tokens, config.model.context_length),
+        state=state,
+        listen=tell,
+        evaluate=lambda: scorer(config.train.eval_tokens),
+        sample=TrainedGPT(
+            model=model, tokenizer=prepared.tokenizer, end_of_text=record.end_of_text, run=run
+        ).excerpt,
+        started=started,
+    )
+    tell(Started(run=run, config=config, step=state.step, parameters=record.parameters))
+    schedule = make_schedule(
+        config.train.schedule,
+        warmup=config.train.warmup,
+        decay_fraction=config.train.decay_fraction,
+        final_fraction=config.train.final_fraction,
+    )
+    batches = Batches(
+        prepared.tokens.train, config.model.context_length, config.train.batch_size, config.train.seed
+    )
+    worker = Worker(model, dtype, compile=bool(config.train.compile))
+    session.over = session.horizon.is_over(state)
+    if resume_from is not None:
+        evaluate_hook(session)  # if it was due: the checkpoint was saved just before it
+    interrupted = run_loop(session, worker, batches, schedule)
+    evaluation = None if interrupted else _score_best(session, scorer)
+    return TrainResult(
+        run=run,
+        step=state.step,
+        tokens=state.tokens,
+        seconds=time.perf_counter() - started,
+        best_step=state.best_step,
+        evaluation=evaluation,
+        interrupted=interrupted,
+    )
+
+
+def run_loop(session: Session, worker: Worker, batches: Batches, schedule: Schedule) -> bool:
+    """Step until the horizon is reached; True if the user interrupted it (and the run is saved)."""
+    state, config = session.state, session.config
+    with interrupts() as interrupted:
+        while not session.over and not interrupted.is_set():
+            started = time.perf_counter()
+            seed_step(config.seed, state.step)
+            inputs, targets = batches.batch(state.step)
+            session.scale = schedule(state.step, session.horizon.progress(state))
+            result = take_step(
+                worker,
+                session.optimizer,
+                inputs,
+                targets,
+                micro_batch=config.micro_batch,
+                grad_clip=config.grad_clip,
+                scale=session.scale,
+            )
+            session.count(result, inputs.size, time.perf_counter() - started)
+            for hook in HOOKS:
+                hook(session)
+        if interrupted.is_set() and not session.over:
+            session.save()
+            return True
+    return False
+
+
+@contextmanager
+def interrupts() -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets; the second one acts as ever."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # only the main thread may handle signals
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        event.set()
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield event
+    finally:
+        restore()
+
+
+class Scorer:
+    """Evaluates a model on the validation split."""
+
+    def __init__(self, model: GPT, prepared: Prepared) -> None:
+        self.model = model
+        self.tokens = prepared.tokens.val
+        self.bytes_per_token = prepared.manifest.val.bytes / max(1, prepared.manifest.val.tokens)
+
+    def __call__(self, limit: int | None = None) -> Evaluation:
+        """Over about ``limit`` tokens, evenly spread and always the same; None: all."""
+        context = self.model.config.context_length
+        rows = max(1, 8192 // context)
+        parts = windows(self.tokens, context, rows, limit=limit)
+        return evaluate(self.model, parts, bytes_per_token=self.bytes_per_token)
+
+
+def _score_best(session: Session, scorer: Scorer) -> Evaluated:
+    """The best checkpoint on the whole validation split, which replaces its entry in best.json."""
+    state = session.state
+    if state.best_step != state.step:
+        checkpoint.load_parameters(session.model, paths.checkpoint_dir(session.run, state.best_step))
+    evaluation = scorer()
+    record = evaluated(state.best_step, evaluation)
+    if evaluation.tokens > session.config.eval_tokens:
+        session.listen(record)  # the first on the whole split
+    checkpoint.point(session.run, "best", state.best_step, **best_facts(evaluation))
+    return record
+
+
+def _run_folder(config: RunConfig, out: str | Path | None) -> Path:
+    """Where a new run goes; a name that was not given is made from the corpus's and never taken twice."""
+    if out is not None:
+        return Path(out).expanduser()
+    if config.name:
+        return paths.run_dir(config.name)
+    first = config.data.corpus[0] if config.data.corpus else "python"
+    stem = "stdin" if first == "-" else Path(first).resolve().name.split(".")[0].strip("*?[] ") or "run"
+    name, number = stem, 2
+    while paths.run_dir(name).exists():
+        name, number = f"{stem}-{number}", number + 1
+    return paths.run_dir(name)
+
+
+def _same_tokens(run: Path, record: checkpoint.RunRecord) -> Prepared:
+    """The run's token files, made again from its corpus if they are gone."""
+    folder = Path(record.tokens)
+    if (folder / "manifest.json").is_file():
+        tokens = open_tokens(folder)
+        return Prepared(folder, Tokenizer.load(folder), tokens, tokens.manifest, None, True)
+    return prepare(replace(record.config.data, tokenizer=str(run / "tokenizer.json")))
+
+
+def _like(init_from: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, completed with the shape and the tokenizer of a checkpoint.
+
+    Raises:
+        ConfigError: one of them differs from the checkpoint's.
+    """
+    run, _ = paths.find_checkpoint(init_from)
+    theirs = flattened({"model": checkpoint.read_run(run).config.to_dict()["model"]})
+    free = ("model.dropout",)
+    for key, value in settings.items():
+        if key.startswith("model.") and key not in free and theirs[key] != value:
+            raise ConfigError(f"{key} is {value}, but in {run.name} it is {theirs[key]}.", "Leave it out.")
+    if settings.get("data.tokenizer"):
+        raise ConfigError("--init-from brings its own tokenizer.", "Leave --tokenizer out.")
+    theirs.pop("model.vocab_size")
+    return {**theirs, **settings, "data.tokenizer": str(run / "tokenizer.json")}
+
+
+def _extended(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
+    """A run's config with changes that a resumed run may have: the trainer's."""
+    changes = qualified(settings)
+    fixed = [key for key in changes if not key.startswith("train.")]
+    if fixed:
+        raise ConfigError(f"A resumed run keeps its {', '.join(fixed)}.", "Start a new run to change it.")
+    horizons = {f"train.{unit}": 0 for unit in ("steps", "epochs", "tokens", "minutes")}
+    return config.with_settings({**(horizons if horizons.keys() & changes.keys() else {}), **changes})
