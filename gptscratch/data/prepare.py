@@ -6,6 +6,7 @@ Token files are named by what they come from: asked for again, they are there.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import time
@@ -52,6 +53,8 @@ class Prepared:
 def prepare(config: DataConfig, *, on_progress: Progress | None = None, out: Path | None = None) -> Prepared:
     """Token files for a corpus, in the cache directory or in ``out``.
 
+    A folder of token files as the only corpus is used as it is.
+
     Args:
         on_progress: called with (stage, done, total); stages are "reading" and "tokenizing", in
             bytes of the files or characters, and "training tokenizer", with a total of 0.
@@ -62,10 +65,48 @@ def prepare(config: DataConfig, *, on_progress: Progress | None = None, out: Pat
         RunError: the token files cannot be written.
     """
     loaded = Tokenizer.load(config.tokenizer) if config.tokenizer not in ("", *KINDS) else None
+    folder = token_folder(config)
+    if folder is not None:
+        return _as_it_is(folder, config, loaded, out)
     if out is not None:
         _require_ours(out)
     with Corpus(config) as corpus:
         return _prepared(corpus, loaded, on_progress, out)
+
+
+def token_folder(config: DataConfig) -> Path | None:
+    """The folder of token files that is the whole corpus, if that is what it is."""
+    folders = [Path(item).expanduser() for item in config.corpus]
+    ours = [f for f in folders if (f / "manifest.json").is_file() and any(f.glob("*.bin"))]
+    if ours and len(folders) > 1:
+        raise CorpusError(
+            f"{ours[0]} holds token files, which cannot be joined with other corpora.", "Name it alone."
+        )
+    return ours[0] if ours else None
+
+
+def _as_it_is(folder: Path, config: DataConfig, loaded: Tokenizer | None, out: Path | None) -> Prepared:
+    """Raises CorpusError where something is asked for that was decided when the tokens were made."""
+    hint = "Leave it out, or name the text that the tokens came from."
+    if out is not None and out.resolve() != folder.resolve():
+        raise CorpusError(f"{folder} holds token files already: there is nothing to tokenize.", hint)
+    if not (folder / "tokenizer.json").is_file():
+        raise CorpusError(f"{folder} is damaged: it has no tokenizer.json.")
+    found = _reused(open_tokens(folder), None)
+    if found.tokenizer.hash != found.manifest.tokenizer_hash:
+        raise CorpusError(
+            f"{folder} is damaged: its tokenizer.json is not the one its tokens were made with."
+        )
+    same = loaded is not None and loaded.hash == found.manifest.tokenizer_hash
+    settled = {"corpus", "tokenizer"} if same else {"corpus"}
+    asked = [
+        f"{field.name} = {getattr(config, field.name)!r}"
+        for field in dataclasses.fields(config)
+        if field.name not in settled and getattr(config, field.name) != field.default
+    ]
+    if asked:
+        raise CorpusError(f"{folder} holds tokens, made already: {', '.join(asked)} has no effect.", hint)
+    return found
 
 
 def _prepared(

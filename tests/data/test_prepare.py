@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,6 +155,34 @@ def test_a_loaded_tokenizer_is_applied(tmp_path: Path) -> None:
     found = prepared(tmp_path, "Nobody sat.", tokenizer=str(made.folder))
     assert found.tokenizer.hash == made.tokenizer.hash
     assert found.tokenizer.decode([*found.tokens.train, *found.tokens.val]) == "Nobody sat."
+
+
+def test_a_folder_of_token_files_is_used_as_it_is(tmp_path: Path) -> None:
+    made = prepared(tmp_path, tokenizer="bpe", vocab_size=300)
+    found = prepare(DataConfig(corpus=(str(made.folder),)))
+    assert (found.folder, found.reused) == (made.folder, True)
+    assert found.tokenizer.hash == made.tokenizer.hash
+    np.testing.assert_array_equal(found.tokens.train, made.tokens.train)
+    same = DataConfig(corpus=(str(made.folder),), tokenizer=str(made.folder))
+    assert prepare(same, out=made.folder).manifest == made.manifest
+
+
+@pytest.mark.parametrize("asked", [{"tokenizer": "char"}, {"vocab_size": 99}, {"val_fraction": 0.5}])
+def test_what_was_decided_with_the_tokens_cannot_be_asked_for(asked: dict[str, Any], tmp_path: Path) -> None:
+    folder = str(prepared(tmp_path, tokenizer="byte").folder)
+    with pytest.raises(CorpusError, match=f"{next(iter(asked))} = .* no effect"):
+        prepare(DataConfig(corpus=(folder,), **asked))
+
+
+def test_token_files_stand_alone_and_whole(tmp_path: Path) -> None:
+    folder = prepared(tmp_path, tokenizer="byte").folder
+    with pytest.raises(CorpusError, match="cannot be joined"):
+        prepare(DataConfig(corpus=(str(folder), str(tmp_path / "corpus.txt"))))
+    with pytest.raises(CorpusError, match="already"):
+        prepare(DataConfig(corpus=(str(folder),)), out=tmp_path / "other")
+    prepared(tmp_path, tokenizer="char").tokenizer.save(folder / "tokenizer.json")
+    with pytest.raises(CorpusError, match="not the one"):
+        prepare(DataConfig(corpus=(str(folder),)))
 
 
 def test_corpus_larger_than_what_is_kept_gives_the_same_files(
