@@ -3,6 +3,8 @@
     tokenizer.py   Tokenizer: encode, decode, stream, save
     build.py       the four kinds, made from a corpus
     files.py       what a --tokenizer PATH can be
+    cut.py         where a pre-tokenizer cuts, by numpy
+    memo.py        Memo: the bulk path, which encodes each distinct piece once
     stream.py      DecodeStream: ids in, whole characters out
 
 All of them are objects of the `tokenizers` library, so that what is saved loads elsewhere.

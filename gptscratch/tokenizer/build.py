@@ -21,7 +21,7 @@ BPE_SAMPLE = 32_000_000  # characters a BPE is trained on at most: more changes 
 
 # One letter of a script without spaces; a word with its apostrophes; a run of one sign; a line's end.
 _SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}"
-_WORD = (
+WORD = (
     rf"[{_SPACELESS}]|[\w&&[^{_SPACELESS}]]+(?:['’][\w&&[^{_SPACELESS}]]+)*"
     r"| -(?=\s)|([^\w\s])\1*\p{M}*|\n"
 )
@@ -141,7 +141,7 @@ def _byte(vocab_size: int) -> Tokenizer:
 
 def _word() -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), "removed", invert=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), "removed", invert=True)
     rules: list[decoders.Decoder] = [decoders.Replace(Regex(rule), "") for rule in _NO_SPACE[1:]]
     tokenizer.decoder = decoders.Sequence(
         [

@@ -18,11 +18,15 @@ import tokenizers
 from numpy.typing import NDArray
 
 from gptscratch.errors import TokenizerError
-from gptscratch.tokenizer.build import END_OF_TEXT, UNKNOWN, byte_letters
+from gptscratch.tokenizer.build import END_OF_TEXT, UNKNOWN, WORD, byte_letters
+from gptscratch.tokenizer.cut import cutter_for
 from gptscratch.tokenizer.files import load_library_tokenizer
+from gptscratch.tokenizer.memo import Memo
 from gptscratch.tokenizer.stream import DecodeStream
 
 Ids = NDArray[np.unsignedinteger[Any]]
+
+_BULK = 1 << 14  # characters, from which on remembering pieces pays
 
 # What the makers of published tokenizers call the end of a document, ours first.
 _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
@@ -56,6 +60,8 @@ class Tokenizer:
         special = {token["content"]: token["id"] for token in spec["added_tokens"] if token["special"]}
         self._special: dict[str, int] = special
         self._table = _char_table(library, self.unk_id, self.dtype) if self.kind == "char" else None
+        cutter = None if self.kind in ("char", "byte") else cutter_for(spec, (WORD,))
+        self._memo = Memo(library, cutter, self.dtype) if cutter else None
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
@@ -96,6 +102,8 @@ class Tokenizer:
         """
         if self.kind in ("char", "byte"):
             return self._encode_by_table([self._normalized(text) for text in texts])
+        if self._memo and sum(map(len, texts)) >= _BULK:
+            return self._memo.encode(texts)
         found = self.library.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=self.dtype) for encoding in found]
 
@@ -189,8 +197,8 @@ def _char_table(library: tokenizers.Tokenizer, unk_id: int | None, dtype: Any) -
 
 def _look_up(table: Ids, text: str) -> Ids:
     if not text.isascii():
-        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-        return table[np.minimum(codes, len(table) - 1)]
+        codes = np.frombuffer(text.encode("utf-32-le"), "<i4")
+        return np.take(table, codes, mode="clip")  # what is above the known gets the last entry
     data, row = text.encode("ascii"), table[:128]
     if row.max() > 255:
         return table[np.frombuffer(data, np.uint8)]

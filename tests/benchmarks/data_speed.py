@@ -1,0 +1,129 @@
+"""How fast text becomes tokens, beside the tokenizers library and tiktoken with the same vocabulary.
+
+    python tests/benchmarks/data_speed.py CORPUS [--tokenizer FOLDER] [--megabytes 56] [--rounds 3]
+
+FOLDER holds GPT-2's vocab.json and merges.txt; without it a BPE is trained on the corpus. The contestants
+take turns, and medians are shown. Every round starts with nothing remembered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptscratch.config import DataConfig
+from gptscratch.data.corpus import Corpus
+from gptscratch.tokenizer import Tokenizer, build_tokenizer
+from gptscratch.tokenizer.build import byte_letters
+
+Encode = Callable[[list[str]], list[Any]]
+BATCH = 16  # pieces of about 131,072 characters
+GPT2 = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("corpus")
+    parser.add_argument("--column", default="")
+    parser.add_argument("--tokenizer", default="")
+    parser.add_argument("--megabytes", type=float, default=56)
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    batches = list(read(asked.corpus, asked.column, asked.megabytes * 1e6))
+    size = sum(len(text.encode()) for texts in batches for text in texts) / 1e6
+    library = bpe(asked.tokenizer, batches)
+    makers = contestants(library, "".join(batches[0]))
+    times: dict[str, list[float]] = {name: [] for name in makers}
+    ids: dict[str, list[Any]] = {}
+    for _ in range(asked.rounds):
+        for name, make in makers.items():
+            encode = make()
+            start = time.perf_counter()
+            found = [part for texts in batches for part in encode(texts)]
+            times[name].append(time.perf_counter() - start)
+            ids.setdefault(name, found)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    print(f"{size:.1f} MB of {Path(asked.corpus).name}, {cores} cores, median of {asked.rounds}\n")
+    print(f"| {'':24} | {'MB/s':>7} | {'tokens':>11} | the library's ids |")
+    print(f"|{'-' * 26}|{'-' * 8}:|{'-' * 12}:|{'-' * 19}|")
+    for name, taken in times.items():
+        tokens = sum(map(len, ids[name]))
+        same = same_ids(ids[name], ids["tokenizers, BPE"]) if "BPE" in name else None
+        shown = {True: "yes", False: "NO", None: ""}[same]
+        print(f"| {name:24} | {size / statistics.median(taken):7.1f} | {tokens:11,} | {shown:17} |")
+
+
+def read(corpus: str, column: str, limit: float) -> Iterator[list[str]]:
+    texts = (piece.text for piece in Corpus(DataConfig(corpus=(corpus,), column=column)).pieces())
+    batch: list[str] = []
+    size = total = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH << 17 or total + size >= limit:
+            yield batch
+            total += size
+            batch, size = [], 0
+        if total >= limit:
+            return
+    if batch:
+        yield batch
+
+
+def bpe(folder: str, batches: list[list[str]]) -> Any:
+    if folder:
+        return Tokenizer.load(folder).library
+    texts = [text for batch in islice(batches, 4) for text in batch]
+    return build_tokenizer("bpe", lambda: texts, alphabet="", n_characters=1, vocab_size=8192)
+
+
+def contestants(library: Any, sample: str) -> dict[str, Callable[[], Encode]]:
+    made = {
+        kind: build_tokenizer(kind, lambda: [sample], alphabet=sample, n_characters=len(sample))
+        for kind in ("char", "byte")
+    }
+    found: dict[str, Callable[[], Encode]] = {
+        "gptscratch, BPE": lambda: Tokenizer(library).encode_arrays,
+        "tokenizers, BPE": lambda: lambda texts: [e.ids for e in library.encode_batch_fast(texts)],
+        "gptscratch, characters": lambda: Tokenizer(made["char"]).encode_arrays,
+        "gptscratch, bytes": lambda: Tokenizer(made["byte"]).encode_arrays,
+    }
+    try:
+        import tiktoken
+    except ImportError:
+        return found
+    ranks, special = tiktoken_ranks(library)
+    for threads in (1, os.cpu_count() or 1):
+
+        def make(threads: int = threads) -> Encode:
+            encoding = tiktoken.Encoding("b", pat_str=GPT2, mergeable_ranks=ranks, special_tokens=special)
+            return lambda texts: encoding.encode_ordinary_batch(texts, num_threads=threads)
+
+        found[f"tiktoken, BPE, {threads} threads"] = make
+    return found
+
+
+def tiktoken_ranks(library: Any) -> tuple[dict[bytes, int], dict[str, int]]:
+    """Of a byte-level BPE whose ids follow its merges."""
+    values = {letter: value for value, letter in enumerate(byte_letters())}
+    spec = json.loads(library.to_str())
+    special = {token["content"]: token["id"] for token in spec["added_tokens"]}
+    vocab = {t: i for t, i in spec["model"]["vocab"].items() if t not in special}
+    return {bytes(values[letter] for letter in token): i for token, i in vocab.items()}, special
+
+
+def same_ids(ours: list[Any], theirs: list[Any]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+if __name__ == "__main__":
+    main()
