@@ -26,6 +26,7 @@ NORMS = ("rmsnorm", "layernorm")
 ACTIVATIONS = ("swiglu", "gelu", "gelu-tanh", "relu", "relu2")
 OPTIMIZERS = ("muon", "adamw")
 SCHEDULES = ("constant", "cosine", "linear", "wsd", "onecycle")
+CLEAN = ("html", "lowercase", "punctuation", "nfc", "nfkc", "whitespace", "dedup", "neardup", "min-length")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -110,17 +111,29 @@ class DataConfig:
     separator: str = ""  # between documents of one file; empty: <|endoftext|> where it occurs
     encoding: str = "utf-8"  # or "auto": guessed file by file; a byte-order mark wins over it
     errors: str = "strict"  # bytes that the encoding does not know: "strict" stops, "replace" reads U+FFFD
+    clean: tuple[
+        str, ...
+    ] = ()  # steps over each document, in this order: CLEAN; "min-length:N" in characters
     tokenizer: str = ""  # char, byte, word, bpe or a path; empty: chosen by the corpus's size
     vocab_size: int = 0  # wanted entries; 0: chosen by the tokenizer and the corpus's size
     lowercase: bool = False
     min_frequency: int = 0  # a word seen less often is unknown; 0: chosen
     val_fraction: float = 0.1  # of the corpus, held back for validation
+    val_file: str = ""  # a corpus of its own for validation; nothing is held back then
 
     def __post_init__(self) -> None:
         _require(self.vocab_size >= 0, f"vocab_size is {self.vocab_size}: it must be at least 1.")
         _require(self.min_frequency >= 0, f"min_frequency is {self.min_frequency}: it must not be negative.")
         _require_choice("errors", self.errors, ("strict", "replace"))
         _require(0.0 < self.val_fraction < 1.0, f"val_fraction is {self.val_fraction}: it must be in (0, 1).")
+        _require(
+            not self.val_file or self.val_fraction == DataConfig.val_fraction,
+            "val_fraction has no effect beside val_file.",
+            "Give one of --val-fraction, --val-file.",
+        )
+        for step in self.clean:
+            _require_clean_step(step)
+        _require(len(set(self.clean)) == len(self.clean), "a step of clean is named twice.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,6 +368,15 @@ def _converted(cls: type, name: str, value: Any) -> Any:
     kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
     kind = kinds.get(hint, "texts" if hint == tuple[str, ...] else "true or false")
     raise ConfigError(f"{name} is {value!r}: it must be {kind}.")
+
+
+def _require_clean_step(step: str) -> None:
+    name, _, least = step.partition(":")
+    _require_choice("clean", name, CLEAN)
+    if name == "min-length":
+        _require(least.isdecimal(), f"clean is {step!r}: a number is missing.", "For example: min-length:100")
+    else:
+        _require(step == name, f"clean is {step!r}: {name} takes no number.")
 
 
 def _field_names(cls: type) -> frozenset[str]:

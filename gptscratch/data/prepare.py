@@ -18,7 +18,7 @@ import numpy as np
 
 from gptscratch import paths
 from gptscratch.config import DataConfig
-from gptscratch.data.corpus import Corpus, Progress, Scan, Side
+from gptscratch.data.corpus import Corpus, Progress, Scan
 from gptscratch.data.reading import Piece
 from gptscratch.data.shards import (
     FORMAT,
@@ -30,6 +30,7 @@ from gptscratch.data.shards import (
     open_tokens,
     read_manifest,
 )
+from gptscratch.data.split import Side
 from gptscratch.errors import CorpusError, UserError
 from gptscratch.tokenizer import KINDS, MIN_FREQUENCY, Tokenizer, build_tokenizer, choose_tokenizer
 
@@ -193,6 +194,8 @@ def _write(
             files=scan.files,
             skipped=scan.skipped,
             by_document=scan.by_document,
+            replaced=scan.replaced,
+            removed=scan.removed,
             train=SplitCounts(**counts["train"]),
             val=SplitCounts(**counts["val"]),
         )
@@ -223,7 +226,7 @@ def _batched(pieces: Iterable[tuple[Side, Piece]]) -> Iterator[list[tuple[Side, 
 
 
 def _split_key(config: DataConfig, scan: Scan) -> str:
-    return f"{config.val_fraction!r} {scan.by_document} {scan.salt}"
+    return f"{config.val_fraction!r} {scan.by_document} {scan.salt} {scan.train_characters}"
 
 
 def _recipe(config: DataConfig, scan: Scan, kind: str, vocab_size: int, loaded: Tokenizer | None) -> str:

@@ -11,12 +11,15 @@ import contextlib
 import csv
 import io
 import json
-import zlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from importlib import import_module
 from typing import IO, NamedTuple
 
 from gptscratch.config import DataConfig
+from gptscratch.data.columns import no_column, parquet_texts
+from gptscratch.data.damage import counting_errors, n_replaced
+from gptscratch.data.packed import unpacking_errors
 from gptscratch.data.sources import Source
 from gptscratch.errors import CorpusError
 
@@ -31,8 +34,8 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _MAGIC = {b"%PDF": "a PDF", b"PK\x03\x04": "a zip archive (docx, epub and odt are)", b"\x89PNG": "an image",
-          b"\xff\xd8\xff": "an image", b"GIF8": "an image", b"\x28\xb5\x2f\xfd": "packed with zstd",
-          b"BZh": "packed with bzip2", b"\xfd7zXZ": "packed with xz", b"PAR1": "a parquet file"}  # fmt: skip
+          b"\xff\xd8\xff": "an image", b"GIF8": "an image",
+          b"BZh": "packed with bzip2", b"\xfd7zXZ": "packed with xz"}  # fmt: skip
 
 
 class Piece(NamedTuple):
@@ -44,33 +47,51 @@ class NotTextError(CorpusError):
     """A binary file: a fault when it was named, passed over in a folder."""
 
 
-def read_pieces(source: Source, config: DataConfig, on_bytes: Callable[[int], None]) -> Iterator[Piece]:
+@dataclass
+class Tally:
+    """What is counted while files are read."""
+
+    replaced: int = 0  # bytes that the encoding does not know, read as U+FFFD
+
+
+def read_pieces(
+    source: Source, config: DataConfig, on_bytes: Callable[[int], None], tally: Tally
+) -> Iterator[Piece]:
     """The documents of one file in pieces; documents of white space alone are left out.
 
     Raises:
         CorpusError: bytes that are no text, a missing column, a broken row.
     """
-    chunks = _decoded(source, config, on_bytes)
+    if source.format == "parquet":
+        return (
+            p for text in parquet_texts(source, config.column, on_bytes) if text.strip() for p in _cut(text)
+        )
+    chunks = _decoded(source, config, on_bytes, tally)
     if source.format == "text":
         return _split(chunks, config.separator.replace("\\n", "\n").replace("\\t", "\t"))
     rows = _json_texts if source.format == "jsonl" else _table_texts
     return (piece for text in rows(source, chunks, config.column) if text.strip() for piece in _cut(text))
 
 
-def _decoded(source: Source, config: DataConfig, on_bytes: Callable[[int], None]) -> Iterator[str]:
+def _decoded(
+    source: Source, config: DataConfig, on_bytes: Callable[[int], None], tally: Tally
+) -> Iterator[str]:
     """Text in chunks, with every line end a \\n, also where CR and LF fall into two chunks."""
     with source.open() as (file, content):
         chunk = _read(content, source.name)
         encoding = _encoding_of(chunk, source.name, config.encoding)
-        decoder = codecs.getincrementaldecoder(encoding)(config.errors)
+        errors = counting_errors() if config.errors == "replace" else config.errors
+        decoder = codecs.getincrementaldecoder(encoding)(errors)
         newlines = io.IncrementalNewlineDecoder(decoder, translate=True)
         start = 0  # of the chunk, in the content
         while True:
             waiting = len(decoder.getstate()[0])
+            replaced = n_replaced()
             try:
                 text = newlines.decode(chunk, final=not chunk)
             except UnicodeDecodeError as error:
                 raise _undecodable(source.name, error, start - waiting) from None
+            tally.replaced += n_replaced() - replaced
             if text:
                 yield text
             if not chunk:
@@ -83,7 +104,7 @@ def _decoded(source: Source, config: DataConfig, on_bytes: Callable[[int], None]
 def _read(content: IO[bytes], name: str) -> bytes:
     try:
         return content.read(_CHUNK)
-    except (EOFError, zlib.error, OSError) as error:
+    except unpacking_errors() as error:
         raise CorpusError(f"{name} cannot be read to its end: {error}.", "Is the file whole?") from None
 
 
@@ -223,7 +244,7 @@ def _json_texts(source: Source, chunks: Iterable[str], column: str) -> Iterator[
         if not isinstance(row, dict):
             raise CorpusError(f"{source.name}, line {number:,}: a JSON object is expected on each line.")
         if column not in row:
-            raise _no_column(f"{source.name}, line {number:,}", column, list(row))
+            raise no_column(f"{source.name}, line {number:,}", column, list(row))
         text = row[column]
         if text is None:
             continue
@@ -244,7 +265,7 @@ def _table_texts(source: Source, chunks: Iterable[str], column: str) -> Iterator
         header = next(rows, [])
         wanted = column or ("text" if len(header) != 1 else header[0])
         if header and wanted not in header:
-            raise _no_column(source.name, wanted, header)
+            raise no_column(source.name, wanted, header)
         at = header.index(wanted) if header else 0
         for row in rows:
             if len(row) > at:
@@ -259,8 +280,3 @@ def _chain(first: str, lines: Iterator[str]) -> Iterator[str]:
     if first:
         yield first
         yield from lines
-
-
-def _no_column(where: str, column: str, columns: list[str]) -> CorpusError:
-    known = ", ".join(columns[:20])
-    return CorpusError(f"{where} has no column {column!r}.", f"Name one with --column. It has: {known}.")

@@ -36,6 +36,16 @@ class SplitCounts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Removed:
+    """What one step of cleaning took away."""
+
+    step: str
+    documents: int = 0  # dropped
+    characters: int = 0  # those of the dropped documents included; below 0 where a step made text longer
+    changed: int = 0  # documents kept, but changed
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a folder of token files says of itself."""
 
@@ -51,6 +61,8 @@ class Manifest:
     files: int
     skipped: int  # files of folders that were no text
     by_document: bool  # whole documents are held back; else the tail of the text
+    replaced: int = 0  # bytes that the encoding does not know, read as U+FFFD by request
+    removed: tuple[Removed, ...] = ()  # by each step of cleaning, in their order
     train: SplitCounts
     val: SplitCounts
 
@@ -86,7 +98,8 @@ def read_manifest(folder: Path) -> Manifest:
         newer = values["format"] > FORMAT
         if not newer:
             train, val = (SplitCounts(**values.pop(name)) for name in SPLITS)
-            return Manifest(**values, train=train, val=val)
+            removed = tuple(Removed(**step) for step in values.pop("removed", ()))
+            return Manifest(**values, removed=removed, train=train, val=val)
     except FileNotFoundError:
         raise CorpusError(f"{folder} holds no token files: it has no manifest.json.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

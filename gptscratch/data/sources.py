@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 import glob
-import gzip
 import os
 import shutil
 import stat
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -19,11 +18,11 @@ from pathlib import Path
 from typing import IO, cast
 
 from gptscratch.config import DataConfig
+from gptscratch.data.packed import unpacked
 from gptscratch.errors import CorpusError
 
-_FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+_FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 _IN_MEMORY = 64 << 20  # bytes of a stream that are kept without a temporary file
-_GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Source:
     """One file of a corpus."""
 
     name: str  # its path, for reading and for messages
-    format: str  # text, jsonl, csv or tsv
+    format: str  # text, jsonl, csv, tsv or parquet
     named: bool  # by the user: a fault stops; in a folder, what is no text is passed over
     spooled: IO[bytes] | None = None  # a copy of a stream, which can be read only once
 
@@ -40,14 +39,14 @@ class Source:
         """(file, its content): the file's own position tells how far reading is, also in a .gz."""
         if self.spooled is not None:
             self.spooled.seek(0)
-            yield self.spooled, _unpacked(self.spooled)
+            yield self.spooled, unpacked(self.spooled)
             return
         try:
             file = Path(self.name).open("rb")  # noqa: SIM115 - what fails after this is the reader's to tell
         except OSError as error:
             raise CorpusError(f"{self.name} cannot be read: {error.strerror}.") from None
         with file:
-            yield file, _unpacked(file)
+            yield file, unpacked(file)
 
     def stamp(self) -> tuple[str, int, int] | None:
         """(path, bytes, time of change in ns); None where there is no file to ask."""
@@ -60,16 +59,16 @@ class Source:
         return (str(Path(self.name).absolute()), found.st_size, found.st_mtime_ns)
 
 
-def find_sources(config: DataConfig) -> list[Source]:
-    """Every file that ``config.corpus`` means, folders and patterns in sorted order.
+def find_sources(config: DataConfig, names: Sequence[str]) -> list[Source]:
+    """Every file that some names mean, folders and patterns in sorted order.
 
     Raises:
         CorpusError: something named does not exist, or a folder or pattern holds no file.
     """
-    if not config.corpus:
+    if not names:
         return _standard_library()
     found: list[Source] = []
-    for item in config.corpus:
+    for item in names:
         if item == "-":
             found.append(Source("stdin", "text", True, _spool(sys.stdin.buffer)))
             continue
@@ -102,7 +101,7 @@ def _named(path: Path) -> Source:
 
 def _format(name: str) -> str:
     path = Path(name.lower())
-    return _FORMATS.get((path.with_suffix("") if path.suffix == ".gz" else path).suffix, "text")
+    return _FORMATS.get((path.with_suffix("") if path.suffix in (".gz", ".zst") else path).suffix, "text")
 
 
 def _files_below(folder: Path, pattern: str) -> Iterator[str]:
@@ -136,12 +135,6 @@ def _spool(stream: IO[bytes]) -> IO[bytes]:
     spool = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - lives as long as its Source
     shutil.copyfileobj(stream, spool, 1 << 20)
     return cast("IO[bytes]", spool)
-
-
-def _unpacked(file: IO[bytes]) -> IO[bytes]:
-    packed = file.read(2) == _GZIP
-    file.seek(0)
-    return cast("IO[bytes]", gzip.GzipFile(fileobj=file, mode="rb")) if packed else file
 
 
 def _missing(item: str, path: Path) -> CorpusError:

@@ -17,7 +17,7 @@ import pytest
 from gptscratch.config import DataConfig
 from gptscratch.data import reading
 from gptscratch.data.corpus import Corpus, Scan
-from gptscratch.errors import CorpusError
+from gptscratch.errors import CorpusError, MissingExtraError
 from gptscratch.tokenizer import Tokenizer, build_tokenizer
 
 
@@ -215,6 +215,54 @@ def test_a_missing_file_gets_a_near_match(tmp_path: Path) -> None:
 def test_damaged_bytes_are_replaced_by_request(tmp_path: Path) -> None:
     file = written(tmp_path / "a.txt", b"a\xffb")
     assert documents(file, errors="replace") == ["a\ufffdb"]
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 1 << 18])
+def test_replaced_bytes_are_counted(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_CHUNK", chunk)
+    file = written(tmp_path / "a.txt", b"a\xffb \xef\xbf\xbd\xe2\x82 c\xc3")  # U+FFFD itself is no damage
+    found = scanned(file, errors="replace")
+    assert found.replaced == 4
+    assert found.characters == len("a?b ?? c?")
+
+
+def test_zstd_is_unpacked(tmp_path: Path) -> None:
+    zstandard = pytest.importorskip("zstandard")
+    rows = "".join(json.dumps({"text": f"row {i}"}) + "\n" for i in range(1000))
+    half = len(rows) // 2
+    frames = [zstandard.compress(part.encode()) for part in (rows[:half], rows[half:])]
+    assert documents(written(tmp_path / "a.jsonl.zst", b"".join(frames)))[-1] == "row 999"
+    with pytest.raises(CorpusError, match="cannot be read to its end"):
+        documents(written(tmp_path / "b.txt.zst", frames[0][:20] + b"x" * 40))
+
+
+def test_parquet_columns_are_read(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = arrow.table({"text": ["one", None, "two\r\nlines"], "n": [1, 2, 3]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert documents(tmp_path / "a.parquet") == ["one", "two\nlines"]
+    with pytest.raises(CorpusError, match="has no column 'body'"):
+        documents(tmp_path / "a.parquet", column="body")
+    with pytest.raises(CorpusError, match="is no text but int64"):
+        documents(tmp_path / "a.parquet", column="n")
+    with pytest.raises(CorpusError, match="Is the file whole"):
+        documents(written(tmp_path / "b.parquet", b"PAR1 and no more"))
+
+
+@pytest.mark.parametrize(("name", "module"), [("a.parquet", "pyarrow.parquet"), ("a.txt.zst", "zstandard")])
+def test_a_missing_package_names_its_extra(
+    name: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtraError, match=r"gptscratch\[(parquet|zstd)\]"):
+        documents(written(tmp_path / name, b"\x28\xb5\x2f\xfd and more"))
+
+
+def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:
+    corpus = Corpus(DataConfig(corpus=(str(written(tmp_path / "a.txt", "text").parent),)))
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(CorpusError, match=r"a\.txt cannot be read: No such file"):
+        corpus.scan()
 
 
 def test_encoding_auto_guesses_file_by_file(tmp_path: Path) -> None:

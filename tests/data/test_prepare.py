@@ -15,7 +15,7 @@ import pytest
 from gptscratch.config import DataConfig
 from gptscratch.data import prepare as job
 from gptscratch.data.prepare import Prepared, prepare
-from gptscratch.data.shards import open_tokens
+from gptscratch.data.shards import Removed, open_tokens
 from gptscratch.errors import CorpusError
 from gptscratch.tokenizer import KINDS, Tokenizer
 
@@ -155,6 +155,34 @@ def test_a_loaded_tokenizer_is_applied(tmp_path: Path) -> None:
     found = prepared(tmp_path, "Nobody sat.", tokenizer=str(made.folder))
     assert found.tokenizer.hash == made.tokenizer.hash
     assert found.tokenizer.decode([*found.tokens.train, *found.tokens.val]) == "Nobody sat."
+
+
+def test_a_validation_corpus_is_the_whole_validation_side(tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text("Nobody sat.<|endoftext|>Zoo", encoding="utf-8")
+    found = prepared(tmp_path, "one<|endoftext|>two", tokenizer="char", val_file=str(tmp_path / "val.txt"))
+    sides = [
+        found.tokenizer.decode(side, skip_special=False) for side in (found.tokens.train, found.tokens.val)
+    ]
+    assert sides == ["one<|endoftext|>two<|endoftext|>", "Nobody sat.<|endoftext|>Zoo<|endoftext|>"]
+    assert not prepared(tmp_path, "one", tokenizer="char", val_file=str(tmp_path / "corpus.txt")).reused
+    (tmp_path / "val.txt").write_text(" ", encoding="utf-8")
+    with pytest.raises(CorpusError, match="validation corpus is empty"):
+        prepared(tmp_path, val_file=str(tmp_path / "val.txt"))
+
+
+def test_the_manifest_keeps_what_cleaning_removed_and_what_was_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"<b>one</b>\xff<|endoftext|>two<|endoftext|>two")
+    config = DataConfig(
+        corpus=(str(tmp_path / "a.txt"),), clean=("html", "dedup"), errors="replace", tokenizer="char"
+    )
+    manifest = prepare(config).manifest
+    assert manifest.removed == (
+        Removed(step="html", characters=7, changed=1),
+        Removed(step="dedup", documents=1, characters=3),
+    )
+    assert manifest.replaced == 1
+    again = prepare(config)
+    assert (again.reused, again.manifest) == (True, manifest)
 
 
 def test_a_folder_of_token_files_is_used_as_it_is(tmp_path: Path) -> None:

@@ -1,0 +1,158 @@
+"""Cleaning: named steps over whole documents, each a line of ``STEPS``. What they remove is counted.
+
+A step takes a document's text and gives it back changed, or None to drop it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import html
+import re
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import import_module
+from typing import Any
+
+from gptscratch.data.reading import Piece
+from gptscratch.data.shards import Removed
+from gptscratch.errors import MissingExtraError
+
+Step = Callable[[str], str | None]
+
+WHOLE = 16_000_000  # characters: a longer document is cleaned in pieces, and never dropped
+_SHINGLE = 5  # words that near duplicates are compared by
+_ALIKE = 0.8  # Jaccard similarity of near duplicates
+_HASHES = 128  # of a document's MinHash
+
+_HIDDEN = re.compile(r"<!--.*?-->|<(script|style)\b[^<>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
+_BREAK = re.compile(r"</?(?:br|p|div|li|ul|ol|tr|table|h[1-6]|hr|blockquote)\b[^<>]*>", re.IGNORECASE)
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<![a-zA-Z][^<>]*>")
+
+
+def clean(pieces: Iterable[Piece], names: Sequence[str], removed: dict[str, Removed]) -> Iterator[Piece]:
+    """The documents after the steps named, in that order; empty ones go. ``removed`` is filled by name.
+
+    Raises:
+        MissingExtraError: a step needs a package that is not installed.
+    """
+    steps = {name: STEPS[name.partition(":")[0]](name.partition(":")[2]) for name in names}
+    for name in names:
+        removed[name] = Removed(step=name)
+    parts: list[str] = []
+    size = 0
+    whole = True
+    for piece in pieces:
+        parts.append(piece.text)
+        size += len(piece.text)
+        if not piece.ends and size <= WHOLE:
+            continue
+        whole = whole and piece.ends
+        text = _cleaned("".join(parts), steps, removed, whole)
+        parts, size = [], 0
+        if text.strip() or not whole:
+            yield Piece(text, piece.ends)
+        whole = piece.ends
+
+
+def _cleaned(text: str, steps: dict[str, Step], removed: dict[str, Removed], whole: bool) -> str:
+    for name, step in steps.items():
+        if not whole and name.partition(":")[0] in DROPPING:
+            continue
+        after = step(text)
+        before = removed[name]
+        removed[name] = Removed(
+            step=name,
+            documents=before.documents + (after is None),
+            characters=before.characters + len(text) - len(after or ""),
+            changed=before.changed + (after is not None and after != text),
+        )
+        text = after or ""
+        if after is None:
+            break
+    return text
+
+
+def strip_html(text: str) -> str:
+    """Tags, comments, scripts and styles go, line-breaking tags become line ends, entities characters."""
+    if "<" in text:
+        text = _TAG.sub("", _BREAK.sub("\n", _HIDDEN.sub("", text)))
+    return html.unescape(text) if "&" in text else text
+
+
+def strip_punctuation(text: str) -> str:
+    """Apostrophes go (don't: dont); every other sign becomes a space (well-known: well known)."""
+    return text.translate(_signs())
+
+
+def tidy_space(text: str) -> str:
+    """One space between words, none at the ends of lines, at most one empty line."""
+    text = re.sub(r"[^\S\n]+", " ", text)
+    text = re.sub(r" ?\n ?", "\n", text)
+    return re.sub(r"\n{3,}", "\n\n", text).strip()
+
+
+@functools.cache
+def _signs() -> dict[int, str]:
+    """Unicode's punctuation, and the signs of ASCII that Unicode counts as symbols."""
+    signs = {
+        code: " "
+        for code in range(sys.maxunicode + 1)
+        if unicodedata.category(chr(code))[0] == "P" or chr(code) in "$+<=>^`|~"
+    }
+    return {**signs, ord("'"): "", ord("’"): ""}
+
+
+def _exact_duplicates() -> Step:
+    seen: set[bytes] = set()
+
+    def step(text: str) -> str | None:
+        digest = hashlib.blake2b(text.encode(), digest_size=12).digest()
+        if digest in seen:
+            return None
+        seen.add(digest)
+        return text
+
+    return step
+
+
+def _near_duplicates() -> Step:
+    """MinHash over five-word shingles (Broder 1997); the first of those alike stays."""
+    try:
+        datasketch = import_module("datasketch")
+    except ImportError:
+        raise MissingExtraError("datasketch", "clean") from None
+    index = datasketch.MinHashLSH(threshold=_ALIKE, num_perm=_HASHES)
+    kept: dict[int, Any] = {}
+
+    def step(text: str) -> str | None:
+        words = text.lower().split()
+        shingles = {" ".join(words[i : i + _SHINGLE]) for i in range(max(1, len(words) - _SHINGLE + 1))}
+        sketch = datasketch.MinHash(num_perm=_HASHES, seed=1)
+        sketch.update_batch([shingle.encode() for shingle in shingles])
+        if any(sketch.jaccard(found) >= _ALIKE for found in map(kept.__getitem__, index.query(sketch))):
+            return None
+        index.insert(len(kept), sketch)
+        kept[len(kept)] = sketch
+        return text
+
+    return step
+
+
+def _longer_than(least: str) -> Step:
+    return lambda text: text if len(text) >= int(least) else None
+
+
+STEPS: dict[str, Callable[[str], Step]] = {
+    "html": lambda _: strip_html,
+    "lowercase": lambda _: str.lower,
+    "punctuation": lambda _: strip_punctuation,
+    "nfc": lambda _: lambda text: unicodedata.normalize("NFC", text),
+    "nfkc": lambda _: lambda text: unicodedata.normalize("NFKC", text),
+    "whitespace": lambda _: tidy_space,
+    "dedup": lambda _: _exact_duplicates(),
+    "neardup": lambda _: _near_duplicates(),
+    "min-length": _longer_than,
+}
+DROPPING = ("dedup", "neardup", "min-length")

@@ -1,0 +1,125 @@
+"""Which side of the split a document is on, and what is counted while a corpus streams by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+
+from gptscratch.data.reading import Piece
+
+Side = Literal["train", "val"]
+
+SPLIT_BY_DOCUMENT = 20  # documents, from which on whole ones are held back
+_HASHED = (
+    1 << 16
+)  # characters at a document's start that decide its side: no piece that starts one is shorter
+_SALTED = 1000  # documents, up to which the salt is chosen so that the held-back share comes out right
+_SALTS = 32
+
+
+def by_tail(pieces: Iterator[Piece] | list[Piece], train_characters: int) -> Iterator[tuple[Side, Piece]]:
+    position = 0
+    for piece in pieces:
+        left = train_characters - position
+        position += len(piece.text)
+        if left >= len(piece.text):
+            yield "train", Piece(piece.text, piece.ends or left == len(piece.text))
+        elif left <= 0:
+            yield "val", piece
+        else:
+            yield "train", Piece(piece.text[:left], True)
+            yield "val", Piece(piece.text[left:], piece.ends)
+
+
+def by_document(
+    pieces: Iterator[Piece] | list[Piece], salt: int, val_fraction: float
+) -> Iterator[tuple[Side, Piece]]:
+    starts = True
+    side: Side = "train"
+    for piece in pieces:
+        if starts:
+            side = "val" if _salted(start_hash(piece), salt) < val_fraction else "train"
+        yield side, piece
+        starts = piece.ends
+
+
+def start_hash(piece: Piece) -> int:
+    digest = hashlib.blake2b(piece.text[:_HASHED].encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _salted(hashed: int, salt: int) -> float:
+    """Uniform in [0, 1): equal documents share it."""
+    return ((hashed * (2 * salt + 1)) & (2**64 - 1)) / 2**64
+
+
+class Sides:
+    """Counts documents and characters on either side, while the corpus streams by."""
+
+    def __init__(self, val_fraction: float) -> None:
+        self.documents = 0
+        self._fraction = val_fraction
+        self._first: list[list[int]] = []  # [hash, characters] of the first documents
+        self._val_documents = 0  # with salt 0
+        self._starts = True
+
+    def add(self, piece: Piece) -> None:
+        if self._starts:
+            hashed = start_hash(piece)
+            self._val_documents += _salted(hashed, 0) < self._fraction
+            if self.documents < _SALTED:
+                self._first.append([hashed, 0])
+        if self.documents < _SALTED:
+            self._first[-1][1] += len(piece.text)
+        self.documents += piece.ends
+        self._starts = piece.ends
+
+    def salt(self) -> int:
+        """Few documents may fall unevenly: the salt whose share of characters comes nearest is taken."""
+        if self.documents > _SALTED:
+            return 0
+        return min(range(_SALTS), key=lambda salt: abs(self._share(salt) - self._fraction))
+
+    def by_document(self) -> bool:
+        if self.documents < SPLIT_BY_DOCUMENT:
+            return False
+        if self.documents > _SALTED:
+            return 0 < self._val_documents < self.documents
+        return 0.0 < self._share(self.salt()) < 1.0
+
+    def _share(self, salt: int) -> float:
+        total = sum(length for _, length in self._first) or 1
+        return sum(length for h, length in self._first if _salted(h, salt) < self._fraction) / total
+
+
+class Alphabet:
+    """The distinct characters of a stream of text."""
+
+    def __init__(self) -> None:
+        self._known = np.zeros(0x110000, dtype=bool)
+        self._ascii = b""  # those already seen: what is left after deleting them is new
+        self._waiting: list[str] = []
+        self._size = 0
+
+    def add(self, text: str) -> None:
+        self._waiting.append(text)  # joined, since a corpus may be millions of short texts
+        self._size += len(text)
+        if self._size > 1 << 18:
+            self._flush()
+
+    def sorted(self) -> str:
+        self._flush()
+        return "".join(map(chr, np.flatnonzero(self._known)))
+
+    def _flush(self) -> None:
+        text = "".join(self._waiting)
+        self._waiting, self._size = [], 0
+        if text.isascii():
+            new = bytes(set(text.encode("ascii").translate(None, self._ascii)))
+            self._ascii += new
+            self._known[list(new)] = True
+        else:
+            self._known[np.frombuffer(text.encode("utf-32-le"), np.uint32)] = True

@@ -1,0 +1,97 @@
+"""Cleaning: each step by its name, in the order given, and the count of what it removed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from gptscratch.config import CLEAN, DataConfig
+from gptscratch.data import clean as cleaning
+from gptscratch.data.clean import DROPPING, STEPS, clean
+from gptscratch.data.corpus import Corpus
+from gptscratch.data.reading import Piece
+from gptscratch.data.shards import Removed
+from gptscratch.errors import ConfigError, MissingExtraError
+
+
+def cleaned(texts: list[str], *names: str) -> tuple[list[str], dict[str, Removed]]:
+    removed: dict[str, Removed] = {}
+    found = [piece.text for piece in clean([Piece(text, True) for text in texts], names, removed)]
+    return found, removed
+
+
+def test_every_step_of_the_config_is_here() -> None:
+    assert tuple(STEPS) == CLEAN
+    assert set(DROPPING) < set(CLEAN)
+
+
+@pytest.mark.parametrize(
+    ("step", "text", "expected"),
+    [
+        (
+            "html",
+            "A <b class='x'>film</b>.<br /><br />It&#39;s 3 < 4 &amp; 5 > 2",
+            "A film.\n\nIt's 3 < 4 & 5 > 2",
+        ),
+        ("html", "<!-- no --><p>a</p><script>x < y</script>b<!DOCTYPE html>", "\na\nb"),
+        ("html", "<|endoftext|> <3 <- <<>>", "<|endoftext|> <3 <- <<>>"),
+        ("lowercase", "ÄB Σ", "äb σ"),
+        ("punctuation", "Don't, well-known (5 €)… 『猫』 a+b", "Dont  well known  5 €    猫  a b"),
+        ("nfc", "e\u0301 ﬁ", "é ﬁ"),
+        ("nfkc", "e\u0301 ﬁ", "é fi"),
+        ("whitespace", "  a \t\xa0 b  \n  c\n\n\n\n d ", "a b\nc\n\nd"),
+    ],
+)
+def test_text_steps(step: str, text: str, expected: str) -> None:
+    assert cleaned([text], step)[0] == [expected]
+
+
+def test_steps_run_in_their_order_and_are_counted() -> None:
+    texts = ["<i>Same</i>", "same", "other text", "x", "<br>"]
+    found, removed = cleaned(texts, "html", "lowercase", "dedup", "min-length:4")
+    assert found == ["same", "other text"]
+    assert list(removed.values()) == [
+        Removed(step="html", characters=7 + 3, changed=2),
+        Removed(step="lowercase", changed=1),
+        Removed(step="dedup", documents=1, characters=4),
+        Removed(step="min-length:4", documents=2, characters=2),
+    ]
+
+
+def test_near_duplicates_go_and_the_first_stays() -> None:
+    pytest.importorskip("datasketch")
+    words = [f"word{i}" for i in range(200)]
+    text = " ".join(words)
+    near = " ".join([*words[:150], "changed", *words[151:]])
+    far = " ".join(reversed(words))
+    assert cleaned([text, near, far, text], "neardup")[0] == [text, far]
+
+
+def test_a_document_larger_than_memory_is_cleaned_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleaning, "WHOLE", 3)
+    pieces = [Piece("ABCD", False), Piece(" EF", True), Piece("x", True)]
+    found = list(clean(pieces, ("lowercase", "min-length:6"), {}))
+    assert found == [Piece("abcd", False), Piece(" ef", True)]
+
+
+def test_a_corpus_is_cleaned_alike_in_every_pass(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("A b<|endoftext|>a B<|endoftext|>c", encoding="utf-8")
+    corpus = Corpus(DataConfig(corpus=(str(tmp_path / "a.txt"),), clean=("lowercase", "dedup")))
+    passes = [[piece.text for piece in corpus.pieces()] for _ in range(2)]
+    assert passes == [["a b", "c"]] * 2
+    scan = corpus.scan()
+    assert (scan.documents, scan.alphabet, scan.removed[1].documents) == (2, " abc", 1)
+
+
+@pytest.mark.parametrize("step", ["htlm", "min-length", "min-length:x", "html:3"])
+def test_a_wrong_step_is_named(step: str) -> None:
+    with pytest.raises(ConfigError, match=step.partition(":")[0]):
+        DataConfig(clean=(step,))
+
+
+def test_near_duplicates_without_the_package_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasketch", None)
+    with pytest.raises(MissingExtraError, match=r"gptscratch\[clean\]"):
+        cleaned(["a"], "neardup")
