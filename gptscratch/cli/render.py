@@ -79,7 +79,7 @@ def plan_lines(plan: Plan, manifest: Manifest) -> list[tuple[str, str]]:
                       f"{manifest.characters_per_token:.2f} characters a token"),
         ("model", f"{count(plan.parameters)} parameters: {shape}, context {model.context_length}"),
         ("training", f"{steps}: {count(plan.tokens)} tokens, {plan.epochs:.3g} epochs"),
-        ("rates", f"{train.optimizer} {train.learning_rate:.3g}, {train.schedule}, dropout {model.dropout:g}"),
+        ("rates", f"{train.optimizer} at {train.learning_rate:.3g}, schedule {train.schedule}"),
         ("cost", f"about {duration(plan.seconds)} and {size(plan.memory_bytes)} of memory"),
     ]  # fmt: skip
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gptscratch.model import kernels
+
 if TYPE_CHECKING:
     from gptscratch.model.cache import LayerCache
     from gptscratch.model.position import Alibi, Rotate
@@ -118,6 +120,9 @@ def _attention_output(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, drop
 
 def _fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
     """The kernel of Dao et al. 2022 (arXiv:2205.14135) and its relatives: no (T, S) weights in memory."""
+    plain = bias is None and dropout == 0.0 and q.shape == k.shape
+    if plain and q.dtype == torch.bfloat16 and kernels.apply_to(q):
+        return kernels.causal_attention(q, k, v)
     return F.scaled_dot_product_attention(
         q,
         k,

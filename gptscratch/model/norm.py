@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gptscratch.model import kernels
+
 
 class RMSNorm(nn.Module):
     """Divide by the root mean square, scale per channel (Zhang and Sennrich 2019, arXiv:1910.07467)."""
@@ -61,8 +63,10 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Te
 
 
 def _fused_rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    # Under autocast x is narrower than the weight, and torch fuses equal types only.
-    return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
+    weight = weight.to(x.dtype)  # under autocast x is narrower, and torch fuses equal types only
+    if kernels.apply_to(x):
+        return kernels.rms_norm(x, weight, eps)
+    return F.rms_norm(x, weight.shape, weight, eps)
 
 
 def _fused_layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:

@@ -1,0 +1,100 @@
+"""Forward and backward passes written out for a CPU, where torch's own are slow to train with.
+
+They are the equations of norm.py and attention.py with fewer passes over memory; which of them pays was
+measured (docs/benchmarks.md). Shapes: ... any leading dimensions, B batch, H heads, T positions,
+K head_dim, D the normalised width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_BLOCK = 128  # queries at a time: what lies after a block is never computed
+
+
+def apply_to(x: Tensor) -> bool:
+    """Whether these kernels are meant for this tensor: training on a CPU, and not compiled."""
+    on_cpu = x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled()
+    return on_cpu and not torch.compiler.is_compiling()
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """As ``norm.rms_norm``; torch differentiates its own kernel in a dozen separate passes."""
+    y: Tensor = _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
+    return y
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """As ``attention.attention`` without bias, all (B, H, T, K): matrix products over blocks of queries.
+
+    In bfloat16 it beats torch's flash kernel, whose products are not of that type on a CPU. The
+    weights are kept for the backward pass: B H T² / 2 numbers.
+    """
+    out: Tensor = _CausalAttention.apply(q, k, v)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)  # (..., 1)
+        scale = norm.square_().div_(x.size(-1)).add_(eps).rsqrt_().to(x.dtype)
+        normalised = x * scale  # (..., D)
+        ctx.save_for_backward(normalised, weight, scale)
+        out: Tensor = normalised * weight
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        """dx = scale (g w - n mean(g w n)), dw = sum(g n), n being the normalised x."""
+        normalised, weight, scale = ctx.saved_tensors
+        width = grad.size(-1)
+        product = grad * normalised  # (..., D)
+        weight_grad = product.reshape(-1, width).sum(0)  # (D,)
+        mean = (product @ weight).div_(-width)[..., None]  # (..., 1)
+        x_grad = (grad * weight).addcmul_(normalised, mean).mul_(scale)  # (..., D)
+        return x_grad, weight_grad, None
+
+
+class _CausalAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        ctx.shape = q.shape
+        scale = 1 / math.sqrt(q.size(-1))
+        q, k, v = ((q * scale).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))  # (B H, T, K)
+        out = torch.empty_like(q)
+        kept = []
+        for start in range(0, q.size(1), _BLOCK):
+            end = min(start + _BLOCK, q.size(1))
+            scores = torch.bmm(q[:, start:end], k[:, :end].mT)  # (B H, block, end)
+            later = torch.ones(end - start, end - start, dtype=torch.bool, device=q.device).triu_(1)
+            scores[:, :, start:].masked_fill_(later, -math.inf)
+            weights = scores.softmax(dim=-1)
+            torch.bmm(weights, v[:, :end], out=out[:, start:end])
+            kept.append(weights)
+        ctx.save_for_backward(q, k, v, *kept)
+        return out.view(ctx.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v, *kept = ctx.saved_tensors
+        grad = grad.flatten(0, 1)  # (B H, T, K)
+        q_grad, k_grad, v_grad = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for weights, start in zip(kept, range(0, q.size(1), _BLOCK), strict=True):
+            end = start + weights.size(1)
+            g = grad[:, start:end]
+            v_grad[:, :end] += torch.bmm(weights.mT, g)
+            weights_grad = torch.bmm(g, v[:, :end].mT)
+            scores_grad = torch._softmax_backward_data(weights_grad, weights, -1, weights.dtype)
+            torch.bmm(scores_grad, k[:, :end], out=q_grad[:, start:end])
+            k_grad[:, :end] += torch.bmm(scores_grad.mT, q[:, start:end])
+        q_grad *= 1 / math.sqrt(q.size(-1))
+        return q_grad.view(ctx.shape), k_grad.view(ctx.shape), v_grad.view(ctx.shape)
