@@ -113,7 +113,7 @@ class DataConfig:
     errors: str = "strict"  # bytes that the encoding does not know: "strict" stops, "replace" reads U+FFFD
     clean: tuple[
         str, ...
-    ] = ()  # steps over each document, in this order: CLEAN; "min-length:N" in characters
+    ] = ()  # steps over each document, in this order: see CLEAN; "min-length:N" characters
     tokenizer: str = ""  # char, byte, word, bpe or a path; empty: chosen by the corpus's size
     vocab_size: int = 0  # wanted entries; 0: chosen by the tokenizer and the corpus's size
     lowercase: bool = False

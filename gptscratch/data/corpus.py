@@ -40,6 +40,7 @@ class Scan:
     train_characters: int  # where the tail begins, if not by document
     replaced: int = 0  # bytes that the encoding does not know, read as U+FFFD by request
     removed: tuple[Removed, ...] = ()  # by each step of cleaning, in their order
+    encodings: tuple[tuple[str, int], ...] = ()  # files by their encoding, most frequent first
 
 
 class Corpus:
@@ -154,6 +155,7 @@ class Corpus:
             train_characters=train_characters,
             replaced=self._tally.replaced,
             removed=tuple(self._removed.values()),
+            encodings=tuple(self._tally.encodings.most_common()),
         )
 
     def _require_text(self, train: int, val: int) -> None:

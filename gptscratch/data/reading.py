@@ -11,8 +11,9 @@ import contextlib
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import IO, NamedTuple
 
@@ -52,6 +53,7 @@ class Tally:
     """What is counted while files are read."""
 
     replaced: int = 0  # bytes that the encoding does not know, read as U+FFFD
+    encodings: Counter[str] = field(default_factory=Counter)  # files by their encoding
 
 
 def read_pieces(
@@ -80,6 +82,7 @@ def _decoded(
     with source.open() as (file, content):
         chunk = _read(content, source.name)
         encoding = _encoding_of(chunk, source.name, config.encoding)
+        tally.encodings[encoding.lower()] += 1
         errors = counting_errors() if config.errors == "replace" else config.errors
         decoder = codecs.getincrementaldecoder(encoding)(errors)
         newlines = io.IncrementalNewlineDecoder(decoder, translate=True)

@@ -1,0 +1,75 @@
+"""The corpus X-ray, on texts whose contents are known."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from gptscratch.config import DataConfig
+from gptscratch.data import stats
+from gptscratch.data.stats import Character, CorpusStats, corpus_stats
+
+
+def found(tmp_path: Path, text: str | bytes, **settings: object) -> CorpusStats:
+    file = tmp_path / "a.txt"
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
+    return corpus_stats(DataConfig(corpus=(str(file),), **settings))  # type: ignore[arg-type]
+
+
+def test_sizes_and_documents_are_counted(tmp_path: Path) -> None:
+    seen = found(tmp_path, "one é\nline<|endoftext|>two<|endoftext|>two<|endoftext|>Two and a half")
+    assert (seen.documents, seen.characters, seen.bytes, seen.lines) == (4, 30, 31, 1)
+    assert seen.document_characters == {"shortest": 3, "median": 6, "mean": 7, "longest": 14}
+    assert (seen.duplicate_documents, seen.duplicate_share) == (1, 0.25)
+    assert seen.top_words[0] == ("two", 3)
+    assert (seen.words, seen.distinct_words, seen.sampled) == (10, 8, False)  # the split at the tail cuts one
+    assert seen.encodings == {"utf-8": 1}
+
+
+def test_alphabets_and_odd_characters_are_named(tmp_path: Path) -> None:
+    seen = found(tmp_path, "abcдд猫 \x85\x85\u200b\ufffd\t\n")
+    assert seen.scripts == {"Latin": 3 / 6, "Cyrillic": 2 / 6, "Cjk": 1 / 6}
+    assert seen.odd_characters == (
+        Character(code="U+0085", name="control character", count=2),
+        Character(code="U+200B", name="zero width space", count=1),
+        Character(code="U+FFFD", name="replacement character", count=1),
+    )
+
+
+def test_larger_vocabularies_need_fewer_tokens(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    words = ["".join(rng.choices("abcdefgh", k=rng.randrange(2, 9))) for _ in range(800)]
+    seen = found(tmp_path, " ".join(rng.choices(words, k=20_000)))
+    assert list(seen.bytes_per_token)[:3] == ["characters", "512", "1024"]
+    assert list(seen.bytes_per_token.values()) == sorted(seen.bytes_per_token.values())
+    assert seen.suggested_tokenizer == "char"
+    assert sum(count for _, count in seen.top_tokens) > 100
+
+
+def test_leakage_is_found(tmp_path: Path) -> None:
+    rng = random.Random(2)
+    texts = [" ".join(str(rng.randrange(999)) for _ in range(40)) for _ in range(60)]
+    (tmp_path / "val.txt").write_text("<|endoftext|>".join(texts[-10:]), encoding="utf-8")
+    val_file = str(tmp_path / "val.txt")
+    clean = found(tmp_path, "<|endoftext|>".join(texts[:50]), val_file=val_file)
+    assert (clean.overlap.documents, clean.overlap.windows) == (0, 0)
+    leaky = found(tmp_path, "<|endoftext|>".join(texts[:55]), val_file=val_file)
+    assert leaky.overlap.documents == 0.5
+    assert 0.45 < leaky.overlap.windows < 0.55
+
+
+def test_a_large_corpus_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "SAMPLE", 2000)
+    seen = found(tmp_path, "<|endoftext|>".join(f"number {i} of them" for i in range(1000)))
+    assert seen.sampled
+    assert seen.documents == 1000
+    assert 300 < seen.words < 500
+
+
+def test_it_can_be_written_as_json(tmp_path: Path) -> None:
+    seen = dataclasses.asdict(found(tmp_path, "It is.", clean=("lowercase",)))
+    assert json.loads(json.dumps(seen))["removed"][0]["step"] == "lowercase"
