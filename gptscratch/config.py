@@ -105,7 +105,7 @@ class ModelConfig:
 class DataConfig:
     """Where the text is, what a document is, how it becomes tokens, and what is held back."""
 
-    corpus: tuple[str, ...] = ()  # files, folders, glob patterns or "-"; none: Python's own library source
+    corpus: tuple[str, ...] = ()  # files, folders, patterns, "-"; all "file=weight"; none: Python's library
     glob: str = ""  # which files of a folder; empty: what looks like text
     column: str = ""  # of a jsonl, csv or tsv; empty: "text"
     separator: str = ""  # between documents of one file; empty: <|endoftext|> where it occurs

@@ -48,20 +48,20 @@ class Batches:
             ConfigError: ``world_size`` does not divide ``batch_size``.
         """
         require_tokens(tokens, context_length)
-        if batch_size % world_size:
-            raise ConfigError(f"batch_size = {batch_size} is no multiple of the {world_size} processes.")
         self.tokens = tokens
         self.context_length = context_length
         self.batch_size = batch_size
         self.n_blocks = (len(tokens) - 1) // context_length
         self.steps_per_epoch = self.n_blocks / batch_size
         self._seed = seed
-        self._rows = range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
+        self._rows = rank_rows(batch_size, rank, world_size)
 
     def batch(self, step: int) -> Batch:
         """Inputs and targets of a step, each (batch_size / world_size, context_length)."""
-        first = step * self.batch_size
-        at = np.arange(first + self._rows.start, first + self._rows.stop, dtype=np.int64)
+        return self.rows(rows_of(step, self.batch_size, self._rows))
+
+    def rows(self, at: NDArray[np.int64]) -> Batch:
+        """The rows with these numbers, counted from the first of step 0."""
         epochs, places = np.divmod(at, self.n_blocks)
         starts = np.empty_like(at)
         n_pairs = len(self.tokens) - 1
@@ -84,6 +84,23 @@ class Batches:
         targets[:length] = self.tokens[start + 1 : start + length + 1]
         inputs[length:] = self.tokens[:rest]
         targets[length:] = self.tokens[1 : rest + 1] if rest else 0
+
+
+def rows_of(step: int, batch_size: int, mine: range) -> NDArray[np.int64]:
+    """The numbers of a step's rows that are this rank's."""
+    first = step * batch_size
+    return np.arange(first + mine.start, first + mine.stop, dtype=np.int64)
+
+
+def rank_rows(batch_size: int, rank: int, world_size: int) -> range:
+    """Which rows of every batch are a rank's.
+
+    Raises:
+        ConfigError: ``world_size`` does not divide ``batch_size``.
+    """
+    if batch_size % world_size:
+        raise ConfigError(f"batch_size = {batch_size} is no multiple of the {world_size} processes.")
+    return range(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
 
 
 def windows(

@@ -15,8 +15,8 @@ from gptscratch.config import DataConfig
 from gptscratch.data.clean import clean
 from gptscratch.data.reading import NotTextError, Piece, Tally, read_pieces
 from gptscratch.data.shards import Removed
-from gptscratch.data.sources import find_sources
-from gptscratch.data.split import Alphabet, Side, Sides, by_document, by_tail
+from gptscratch.data.sources import Source, find_sources, split_weights
+from gptscratch.data.split import Alphabet, Section, Side, Sides, by_document, by_tail
 from gptscratch.errors import CorpusError
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
@@ -37,7 +37,9 @@ class Scan:
     alphabet: str  # the distinct characters, sorted
     by_document: bool  # whole documents are held back; else the tail of the text
     salt: int  # of the hash that decides a document's side
-    train_characters: int  # where the tail begins, if not by document
+    sections: tuple[
+        Section, ...
+    ]  # of each weighted corpus, or one: whose tail is held back if not by document
     replaced: int = 0  # bytes that the encoding does not know, read as U+FFFD by request
     removed: tuple[Removed, ...] = ()  # by each step of cleaning, in their order
     encodings: tuple[tuple[str, int], ...] = ()  # files by their encoding, most frequent first
@@ -53,14 +55,18 @@ class Corpus:
             CorpusError: something named does not exist.
         """
         self.config = config
-        self.sources = find_sources(config, config.corpus)
-        self._n_train = len(self.sources)  # sources before those of the validation corpus
+        self.names, self.weights = split_weights(config.corpus)
+        self.sources: list[Source] = []
+        self._ends: list[int] = []  # sources before the end of each weighted corpus, or of all together
+        for names in [(name,) for name in self.names] if self.weights else [self.names]:
+            self.sources += find_sources(config, names)
+            self._ends.append(len(self.sources))
         if config.val_file:
             self.sources += find_sources(config, (config.val_file,))
         self.skipped = 0
         self._tally = Tally()
         self._removed: dict[str, Removed] = {}
-        self._validating = False  # the file being read belongs to the validation corpus
+        self._part = 0  # which of self._ends the file being read belongs to; past them: validation
         self._kept: list[Piece] | None = None
         self._stamps = [source.stamp() for source in self.sources]
         self.total_bytes = sum(stamp[1] for stamp in self._stamps if stamp)
@@ -81,7 +87,7 @@ class Corpus:
 
     def fingerprint(self) -> str:
         """Of the files' names, sizes and times, and of how they are read: no file is opened for it."""
-        how = {**dataclasses.asdict(self.config), "corpus": self._stamps}
+        how = {**dataclasses.asdict(self.config), "corpus": self._stamps, "weights": self.weights}
         return hashlib.blake2b(json.dumps(how).encode(), digest_size=16).hexdigest()
 
     def pieces(self, on_progress: Progress | None = None, stage: str = "reading") -> Iterator[Piece]:
@@ -104,7 +110,7 @@ class Corpus:
                 on_progress(stage, min(done + position, total), total)
 
         for number, (source, stamp) in enumerate(zip(self.sources, self._stamps, strict=True)):
-            self._validating = number >= self._n_train
+            self._part = sum(number >= end for end in self._ends)
             try:
                 yield from read_pieces(source, self.config, on_bytes, self._tally)
             except NotTextError:
@@ -123,25 +129,23 @@ class Corpus:
         letters = Alphabet()
         sides = Sides(self.config.val_fraction)
         kept: list[Piece] | None = []
-        characters = train_characters = n_bytes = 0
+        characters = n_bytes = 0
+        lengths = [0] * (len(self._ends) + 1)
         for piece in self.pieces(on_progress):
             data = piece.text.encode()
             digest.update(data)
             if piece.ends:
                 digest.update(b"\xff")  # occurs in no UTF-8 text
             characters += len(piece.text)
-            train_characters += 0 if self._validating else len(piece.text)
+            lengths[self._part] += len(piece.text)
             n_bytes += len(data)
             letters.add(piece.text)
             sides.add(piece)
             if kept is not None:
                 kept.append(piece)
                 kept = kept if characters <= _KEPT else None
-        self._require_text(train_characters, characters - train_characters)
+        self._require_text(lengths)
         self._kept = kept
-        if not self.config.val_file:
-            cut = int(characters * (1 - self.config.val_fraction))
-            train_characters = min(max(cut, 1), characters - 1) if characters > 1 else 1
         return Scan(
             files=len(self.sources) - self.skipped,
             skipped=self.skipped,
@@ -152,19 +156,33 @@ class Corpus:
             alphabet=letters.sorted(),
             by_document=not self.config.val_file and sides.by_document(),
             salt=sides.salt(),
-            train_characters=train_characters,
+            sections=self._sections(lengths),
             replaced=self._tally.replaced,
             removed=tuple(self._removed.values()),
             encodings=tuple(self._tally.encodings.most_common()),
         )
 
-    def _require_text(self, train: int, val: int) -> None:
-        names = ", ".join(self.config.corpus) or "the standard library"
-        if not train:
+    def _sections(self, lengths: list[int]) -> tuple[Section, ...]:
+        *own, validation = lengths
+        found, start = [], 0
+        for length in own:
+            cut = int(length * (1 - self.config.val_fraction))
+            train = length if self.config.val_file else min(max(cut, 1), max(length - 1, 1))
+            found.append(Section(start + train, start + length))
+            start += length
+        if validation:
+            found[-1] = Section(found[-1].train_end, start + validation)
+        return tuple(found)
+
+    def _require_text(self, lengths: list[int]) -> None:
+        for number, length in enumerate(lengths[:-1]):
+            if length:
+                continue
+            names = self.names[number] if self.weights else ", ".join(self.names) or "the standard library"
             skipped = f" ({self.skipped:,} files are no text)" if self.skipped else ""
             left = " that the cleaning leaves" if self.config.clean else ""
             raise CorpusError(f"the corpus is empty: there is no text{left} in {names}{skipped}.")
-        if self.config.val_file and not val:
+        if self.config.val_file and not lengths[-1]:
             raise CorpusError(f"the validation corpus is empty: there is no text in {self.config.val_file}.")
 
     def sided_pieces(self, scan: Scan, on_progress: Progress | None = None) -> Iterator[tuple[Side, Piece]]:
@@ -177,7 +195,7 @@ class Corpus:
         if scan.by_document:
             yield from by_document(pieces, scan.salt, self.config.val_fraction)
         else:
-            yield from by_tail(pieces, scan.train_characters)
+            yield from by_tail(pieces, scan.sections)
         if [source.stamp() for source in self.sources] != self._stamps:
             raise CorpusError("the corpus changed while it was being read.", "Run the command again.")
 

@@ -25,11 +25,13 @@ from gptscratch.data.shards import (
     SPLITS,
     Manifest,
     ShardWriter,
+    Share,
     SplitCounts,
     Tokens,
     open_tokens,
     read_manifest,
 )
+from gptscratch.data.sources import split_weights
 from gptscratch.data.split import Side
 from gptscratch.errors import CorpusError, UserError
 from gptscratch.tokenizer import KINDS, MIN_FREQUENCY, Tokenizer, build_tokenizer, choose_tokenizer
@@ -172,12 +174,15 @@ def _write(
     end = tokenizer.eot_id if scan.documents > 1 else None
     ending = np.array([] if end is None else [end], dtype=tokenizer.dtype)
     done = 0
+    tokens = [0] * len(scan.sections)  # of each one's training side
     with ShardWriter(folder, tokenizer.dtype) as writer:
         for batch in _batched(corpus.sided_pieces(scan)):
             encoded = tokenizer.encode_arrays([piece.text for _, piece in batch])
             for (side, piece), ids in zip(batch, encoded, strict=True):
                 ids = np.concatenate((ids, ending)) if piece.ends and end is not None else ids
                 writer.add(side, ids)
+                if side == "train":
+                    tokens[sum(done >= section.end for section in scan.sections)] += len(ids)
                 _count(counts[side], piece, ids, tokenizer.unk_id)
                 done += len(piece.text)
             if on_progress:
@@ -196,11 +201,19 @@ def _write(
             by_document=scan.by_document,
             replaced=scan.replaced,
             removed=scan.removed,
+            corpora=_shares(corpus, tokens),
             train=SplitCounts(**counts["train"]),
             val=SplitCounts(**counts["val"]),
         )
         writer.finish(manifest, tokenizer.library.to_str(pretty=True))
     return manifest
+
+
+def _shares(corpus: Corpus, tokens: list[int]) -> tuple[Share, ...]:
+    if not corpus.weights:
+        return ()
+    named = zip(corpus.names, corpus.weights, tokens, strict=True)
+    return tuple(Share(name=name, weight=weight, tokens=count) for name, weight, count in named)
 
 
 def _count(counts: dict[str, int], piece: Piece, ids: np.ndarray, unk_id: int | None) -> None:
@@ -226,7 +239,8 @@ def _batched(pieces: Iterable[tuple[Side, Piece]]) -> Iterator[list[tuple[Side, 
 
 
 def _split_key(config: DataConfig, scan: Scan) -> str:
-    return f"{config.val_fraction!r} {scan.by_document} {scan.salt} {scan.train_characters}"
+    weights = split_weights(config.corpus)[1]
+    return f"{weights} {config.val_fraction!r} {scan.by_document} {scan.salt} {scan.sections}"
 
 
 def _recipe(config: DataConfig, scan: Scan, kind: str, vocab_size: int, loaded: Tokenizer | None) -> str:

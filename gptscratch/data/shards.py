@@ -46,6 +46,15 @@ class Removed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Share:
+    """One of several corpora with weights; their training tokens stand in train.bin one behind the other."""
+
+    name: str
+    weight: float  # of the training tokens that are drawn; all weights together are 1
+    tokens: int  # of its training side
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a folder of token files says of itself."""
 
@@ -63,6 +72,7 @@ class Manifest:
     by_document: bool  # whole documents are held back; else the tail of the text
     replaced: int = 0  # bytes that the encoding does not know, read as U+FFFD by request
     removed: tuple[Removed, ...] = ()  # by each step of cleaning, in their order
+    corpora: tuple[Share, ...] = ()  # where they have weights
     train: SplitCounts
     val: SplitCounts
 
@@ -99,7 +109,8 @@ def read_manifest(folder: Path) -> Manifest:
         if not newer:
             train, val = (SplitCounts(**values.pop(name)) for name in SPLITS)
             removed = tuple(Removed(**step) for step in values.pop("removed", ()))
-            return Manifest(**values, removed=removed, train=train, val=val)
+            corpora = tuple(Share(**share) for share in values.pop("corpora", ()))
+            return Manifest(**values, removed=removed, corpora=corpora, train=train, val=val)
     except FileNotFoundError:
         raise CorpusError(f"{folder} holds no token files: it has no manifest.json.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import glob
 import os
+import re
 import shutil
 import stat
 import sys
@@ -19,9 +20,10 @@ from typing import IO, cast
 
 from gptscratch.config import DataConfig
 from gptscratch.data.packed import unpacked
-from gptscratch.errors import CorpusError
+from gptscratch.errors import ConfigError, CorpusError
 
 _FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+_WEIGHTED = re.compile(r"(.+)=(\d+\.?\d*|\.\d+)")
 _IN_MEMORY = 64 << 20  # bytes of a stream that are kept without a temporary file
 
 
@@ -87,6 +89,26 @@ def find_sources(config: DataConfig, names: Sequence[str]) -> list[Source]:
                 raise _missing(item, path)
             found += [_named(Path(match)) for match in matches if not Path(match).is_dir()]
     return found
+
+
+def split_weights(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """``("a.txt=0.7", "b.txt=0.3")`` -> the names, and weights that sum to 1; no weights: none.
+
+    A file whose own name ends so is a file.
+
+    Raises:
+        ConfigError: some corpora have a weight and some have none.
+    """
+    found = [None if Path(name).exists() else _WEIGHTED.fullmatch(name) for name in names]
+    if not any(found):
+        return tuple(names), ()
+    bare = next((name for name, match in zip(names, found, strict=True) if match is None), None)
+    if bare is not None:
+        raise ConfigError(f"{bare} has no weight, and other corpora have one.", f"For example: {bare}=0.5")
+    weights = [float(match[2]) for match in found if match]
+    if min(weights) <= 0:
+        raise ConfigError("the weight of a corpus must be above 0.")
+    return tuple(m[1] for m in found if m), tuple(weight / sum(weights) for weight in weights)
 
 
 def _named(path: Path) -> Source:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -20,10 +21,21 @@ _SALTED = 1000  # documents, up to which the salt is chosen so that the held-bac
 _SALTS = 32
 
 
-def by_tail(pieces: Iterator[Piece] | list[Piece], train_characters: int) -> Iterator[tuple[Side, Piece]]:
-    position = 0
+@dataclass(frozen=True)
+class Section:
+    """A stretch of the text whose tail is held back: the whole of it, or one of several corpora."""
+
+    train_end: int  # characters before its tail, from the beginning of the text
+    end: int  # characters before its end
+
+
+def by_tail(pieces: Iterable[Piece], sections: Sequence[Section]) -> Iterator[tuple[Side, Piece]]:
+    """The tail of each section is for validation; a piece never reaches over a section's end."""
+    position = number = 0
     for piece in pieces:
-        left = train_characters - position
+        while position >= sections[number].end:
+            number += 1
+        left = sections[number].train_end - position
         position += len(piece.text)
         if left >= len(piece.text):
             yield "train", Piece(piece.text, piece.ends or left == len(piece.text))
@@ -34,9 +46,7 @@ def by_tail(pieces: Iterator[Piece] | list[Piece], train_characters: int) -> Ite
             yield "val", Piece(piece.text[left:], piece.ends)
 
 
-def by_document(
-    pieces: Iterator[Piece] | list[Piece], salt: int, val_fraction: float
-) -> Iterator[tuple[Side, Piece]]:
+def by_document(pieces: Iterable[Piece], salt: int, val_fraction: float) -> Iterator[tuple[Side, Piece]]:
     starts = True
     side: Side = "train"
     for piece in pieces:

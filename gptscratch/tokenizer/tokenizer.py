@@ -7,6 +7,7 @@ the ids of those thirteen characters. ``encode(text, specials=True)`` asks for t
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -152,14 +153,23 @@ class Tokenizer:
         return text if normalizer is None else normalizer.normalize_str(text)
 
     def _encode_by_table(self, texts: list[str]) -> list[Ids]:
+        """Joined, since many texts are short; those of ASCII alone by themselves, since they are faster."""
         if self._table is None:
             encoded = [text.encode() for text in texts]
-            lengths = [len(part) for part in encoded]
-            ids: Ids = np.frombuffer(b"".join(encoded), np.uint8).astype(self.dtype)
-        else:
-            lengths = [len(text) for text in texts]
-            ids = _look_up(self._table, "".join(texts))
-        return list(np.split(ids, np.cumsum(lengths)[:-1])) if len(texts) != 1 else [ids]
+            joined: Ids = np.frombuffer(b"".join(encoded), np.uint8).astype(self.dtype)
+            return _split(joined, [len(part) for part in encoded])
+        found: list[Ids] = [np.zeros(0, self.dtype)] * len(texts)
+        for ascii_only in (True, False):
+            at = [number for number, text in enumerate(texts) if text.isascii() is ascii_only]
+            ids = _look_up(self._table, "".join(texts[number] for number in at))
+            for number, part in zip(at, _split(ids, [len(texts[number]) for number in at]), strict=True):
+                found[number] = part
+        return found
+
+
+def _split(ids: Ids, lengths: list[int]) -> list[Ids]:
+    ends = list(itertools.accumulate(lengths))
+    return [ids[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
 
 def _kind(spec: dict[str, Any]) -> str:

@@ -1,0 +1,85 @@
+"""Batches out of several corpora with weights: ``a.txt=0.7 b.jsonl=0.3``.
+
+A weight is the share of the training tokens that are drawn from a corpus. Each corpus has epochs of its
+own: a small one with a large weight comes round more often.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptscratch.data.batches import Batch, Batches, rank_rows, rows_of
+from gptscratch.data.shards import Tokens
+
+CYCLE = 1000  # rows, after which the order of the corpora repeats; weights are kept to a thousandth
+
+
+class MixedBatches:
+    """``batch(step)`` as that of ``Batches``: pure, and each row from one corpus.
+
+    Attributes:
+        n_blocks: blocks of all corpora, of ``context_length`` tokens each.
+        steps_per_epoch: steps that draw as many blocks.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        context_length: int,
+        batch_size: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """``tokens`` are of a corpus with weights; ``batch_size`` counts the rows of all ranks.
+
+        Raises:
+            CorpusError: one of the corpora has fewer than ``context_length + 1`` tokens.
+            ConfigError: ``world_size`` does not divide ``batch_size``.
+        """
+        shares = tokens.manifest.corpora
+        ends = np.cumsum([share.tokens for share in shares])
+        self.parts = [
+            Batches(tokens.train[end - share.tokens : end], context_length, batch_size, seed + number)
+            for number, (share, end) in enumerate(zip(shares, ends, strict=True))
+        ]
+        self.context_length = context_length
+        self.batch_size = batch_size
+        self.n_blocks = sum(part.n_blocks for part in self.parts)
+        self.steps_per_epoch = self.n_blocks / batch_size
+        self._rows = rank_rows(batch_size, rank, world_size)
+        self._order, self._turn, self._counts = _cycle([share.weight for share in shares])
+
+    def batch(self, step: int) -> Batch:
+        """Inputs and targets of a step, each (batch_size / world_size, context_length)."""
+        cycles, places = np.divmod(rows_of(step, self.batch_size, self._rows), CYCLE)
+        inputs = np.empty((len(places), self.context_length), np.int64)
+        targets = np.empty_like(inputs)
+        for number, part in enumerate(self.parts):
+            own = self._order[places] == number
+            at = cycles[own] * self._counts[number] + self._turn[places[own]]
+            inputs[own], targets[own] = part.rows(at)
+        return inputs, targets
+
+
+def make_batches(
+    tokens: Tokens, context_length: int, batch_size: int, seed: int, *, rank: int = 0, world_size: int = 1
+) -> Batches | MixedBatches:
+    """The training side's batches: by the weights of its corpora, where they have some."""
+    if tokens.manifest.corpora:
+        return MixedBatches(tokens, context_length, batch_size, seed, rank=rank, world_size=world_size)
+    return Batches(tokens.train, context_length, batch_size, seed, rank=rank, world_size=world_size)
+
+
+def _cycle(weights: list[float]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Whose each row of a cycle is, evenly spread; which of its own rows it is; how many each has."""
+    exact = np.array(weights) / sum(weights) * CYCLE
+    counts = np.maximum(exact.astype(np.int64), 1)
+    while (short := CYCLE - int(counts.sum())) != 0:
+        counts[np.argmax((exact - counts) * np.sign(short))] += np.sign(short)
+    whose = np.repeat(np.arange(len(counts)), counts)
+    turn = np.concatenate([np.arange(count) for count in counts])
+    order = np.argsort((turn + 0.5) / counts[whose], kind="stable")
+    return whose[order], turn[order], counts

@@ -1,0 +1,111 @@
+"""Several corpora with weights: the share of the training tokens that is drawn from each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gptscratch.config import DataConfig
+from gptscratch.data.batches import Batches
+from gptscratch.data.mixture import CYCLE, MixedBatches, make_batches
+from gptscratch.data.prepare import Prepared, prepare
+from gptscratch.errors import ConfigError, CorpusError
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPTSCRATCH_HOME", str(tmp_path / "home"))
+
+
+def mixed(tmp_path: Path, weights: tuple[str, ...] = ("=3", "=1"), **settings: object) -> Prepared:
+    names = []
+    for name, size, weight in zip("ab", (1000, 5000), weights, strict=True):
+        (tmp_path / f"{name}.txt").write_text(name * size, encoding="utf-8")
+        names.append(f"{tmp_path / name}.txt{weight}")
+    return prepare(DataConfig(corpus=tuple(names), tokenizer="byte", **settings))  # type: ignore[arg-type]
+
+
+def test_each_corpus_stands_whole_in_the_manifest_and_gives_its_own_tail(tmp_path: Path) -> None:
+    found = mixed(tmp_path)
+    end = found.manifest.end_of_text
+    assert [(Path(s.name).name, s.weight, s.tokens) for s in found.manifest.corpora] == [
+        ("a.txt", 0.75, 901),
+        ("b.txt", 0.25, 4501),
+    ]
+    assert found.tokens.train.tolist() == [97] * 900 + [end] + [98] * 4500 + [end]
+    assert found.tokens.val.tolist() == [97] * 100 + [end] + [98] * 500 + [end]
+    again = mixed(tmp_path)
+    assert (again.reused, again.manifest) == (True, found.manifest)
+    assert not mixed(tmp_path, ("=1", "=1")).reused
+
+
+def test_documents_keep_to_their_corpus(tmp_path: Path) -> None:
+    for name in "ab":
+        text = "<|endoftext|>".join(name * (i + 1) for i in range(60))
+        (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8")
+    corpus = (f"{tmp_path}/a.txt=1", f"{tmp_path}/b.txt=1")
+    found = prepare(DataConfig(corpus=corpus, tokenizer="byte"))
+    first = found.manifest.corpora[0].tokens
+    assert found.manifest.by_document
+    assert set(found.tokens.train[:first].tolist()) == {97, found.manifest.end_of_text}
+    assert set(found.tokens.train[first:].tolist()) == {98, found.manifest.end_of_text}
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 12])
+def test_rows_are_drawn_by_weight(batch_size: int, tmp_path: Path) -> None:
+    batches = make_batches(mixed(tmp_path).tokens, 16, batch_size, seed=3)
+    assert isinstance(batches, MixedBatches)
+    steps = CYCLE // batch_size
+    inputs = [batches.batch(step)[0] for step in range(steps)]
+    share = np.mean([np.mean((rows == 97).any(axis=1)) for rows in inputs])
+    assert abs(share - 0.75) < 0.01
+    if batch_size == 8:  # in every batch, not only on average
+        assert {int((rows == 97).any(axis=1).sum()) for rows in inputs} <= {5, 6, 7}
+
+
+def test_each_corpus_has_its_own_epochs(tmp_path: Path) -> None:
+    tokens = mixed(tmp_path).tokens
+    batches = MixedBatches(tokens, 16, 4, seed=3)
+    naive = Batches(tokens.train[:901], 16, 1, seed=3)
+    rows = [row for step in range(200) for row in batches.batch(step)[0] if (row == 97).any()]
+    for number, row in enumerate(rows):
+        np.testing.assert_array_equal(row, naive.batch(number)[0][0])
+
+
+def test_ranks_share_out_a_mixed_batch(tmp_path: Path) -> None:
+    tokens = mixed(tmp_path).tokens
+    whole = MixedBatches(tokens, 16, 6, seed=2)
+    parts = [MixedBatches(tokens, 16, 6, seed=2, rank=rank, world_size=3) for rank in range(3)]
+    for step in (0, 5, 400):
+        joined = np.concatenate([part.batch(step)[0] for part in parts])
+        np.testing.assert_array_equal(whole.batch(step)[0], joined)
+
+
+def test_without_weights_batches_are_the_plain_ones(tmp_path: Path) -> None:
+    assert isinstance(make_batches(mixed(tmp_path, ("", "")).tokens, 16, 4, seed=3), Batches)
+
+
+def test_a_validation_corpus_goes_with_weights(tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text("vvv", encoding="utf-8")
+    found = mixed(tmp_path, val_file=str(tmp_path / "val.txt"))
+    assert [share.tokens for share in found.manifest.corpora] == [1001, 5001]
+    assert found.tokens.val.tolist() == [*b"vvv", found.manifest.end_of_text]
+
+
+def test_weights_are_given_to_all_or_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"b\.txt has no weight"):
+        mixed(tmp_path, ("=1", ""))
+    with pytest.raises(ConfigError, match="above 0"):
+        mixed(tmp_path, ("=1", "=0"))
+    (tmp_path / "b.txt=2").write_text("", encoding="utf-8")  # a file's own name
+    with pytest.raises(ConfigError, match="has no weight"):
+        mixed(tmp_path, ("=1", "=2"))
+
+
+def test_an_empty_corpus_among_others_is_named(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text(" ", encoding="utf-8")
+    (tmp_path / "d.txt").write_text("text", encoding="utf-8")
+    with pytest.raises(CorpusError, match=r"no text in .*c\.txt"):
+        prepare(DataConfig(corpus=(f"{tmp_path}/d.txt=1", f"{tmp_path}/c.txt=1")))
