@@ -5,11 +5,11 @@ Everything is written under a temporary name in the same folder, flushed to the 
 
 from __future__ import annotations
 
-import contextlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from torch import Tensor
 
 import gptscratch
 from gptscratch import paths
-from gptscratch.config import FORMAT, RunConfig
+from gptscratch.config import FORMAT, RunConfig, read_json
 from gptscratch.device import pick_device, pick_dtype
-from gptscratch.errors import CheckpointError, ConfigError, RunError
+from gptscratch.errors import CheckpointError, ConfigError, disk_errors
 from gptscratch.generate import TrainedGPT
 from gptscratch.model.gpt import GPT
 from gptscratch.tokenizer import Tokenizer
@@ -53,7 +53,7 @@ def create_run(run: Path, record: RunRecord, tokenizer: Tokenizer, *, replace: b
     Raises:
         ConfigError: a run is there already and ``replace`` is false, or the folder holds something else.
     """
-    if (run / "config.json").exists():
+    if _is_run(run):
         if not replace:
             raise ConfigError(
                 f"The run {run.name} exists already, in {run}.",
@@ -62,7 +62,7 @@ def create_run(run: Path, record: RunRecord, tokenizer: Tokenizer, *, replace: b
         shutil.rmtree(run)
     elif run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise ConfigError(f"{run} exists and is not a run.", "Name an empty or a new folder.")
-    with _disk_errors(f"making the run's folder {run}"):
+    with disk_errors(f"making the run's folder {run}"):
         run.mkdir(parents=True, exist_ok=True)
         tokenizer.save(run / "tokenizer.json")
         write_json(run / "config.json", record.to_dict())
@@ -70,19 +70,16 @@ def create_run(run: Path, record: RunRecord, tokenizer: Tokenizer, *, replace: b
 
 def read_run(run: Path) -> RunRecord:
     """Raises CheckpointError where config.json is damaged or of a newer format."""
+    file = run / "config.json"
+    values = _read_versioned(file)
+    values.pop("version", None)
     try:
-        values = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        version = values.pop("format")
-        if version > FORMAT:
-            raise CheckpointError(
-                f"The run {run.name} has format {version}; this gptscratch reads up to {FORMAT}.",
-                "Run: pip install --upgrade gptscratch",
-            )
-        values.pop("version")
         own = {name: values.pop(name) for name in _OWN}
         return RunRecord(config=RunConfig.from_dict(values), **own)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
-        raise CheckpointError(f"{run / 'config.json'} is damaged: {error}.") from None
+    except KeyError as error:
+        raise CheckpointError(f"{file} is damaged, or not a run's: it lacks {error}.") from None
+    except ConfigError as error:
+        raise CheckpointError(f"{file} is damaged: {error.message}") from None
 
 
 def save_checkpoint(run: Path, state: TrainState, model: GPT, optimizer_state: Mapping[str, Tensor]) -> Path:
@@ -93,14 +90,17 @@ def save_checkpoint(run: Path, state: TrainState, model: GPT, optimizer_state: M
     """
     folder = paths.checkpoint_dir(run, state.step)
     if folder.exists():
-        return folder
+        return folder  # of this very moment: a resumed run forgets what was saved after it
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    with _disk_errors(f"saving step {state.step}", clean_up=temporary):
-        temporary.mkdir(parents=True)
-        save_tensors(temporary / "model.safetensors", dict(model.named_parameters()))
-        save_tensors(temporary / "optimizer.safetensors", optimizer_state)
-        write_json(temporary / "state.json", {"format": FORMAT, **state.to_dict()})
-        temporary.rename(folder)
+    with disk_errors(f"saving step {state.step}"):
+        try:
+            temporary.mkdir(parents=True, exist_ok=True)
+            save_tensors(temporary / "model.safetensors", dict(model.named_parameters()))
+            save_tensors(temporary / "optimizer.safetensors", optimizer_state)
+            write_json(temporary / "state.json", {"format": FORMAT, **state.to_dict()})
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
         _sync(folder.parent)
         point(run, "last", state.step)
     return folder
@@ -109,6 +109,20 @@ def save_checkpoint(run: Path, state: TrainState, model: GPT, optimizer_state: M
 def point(run: Path, which: str, step: int, **facts: Any) -> None:
     """Write best.json or last.json."""
     write_json(run / f"{which}.json", {"checkpoint": f"step-{step:08d}", "step": step, **facts})
+
+
+def rewind(run: Path, state: TrainState) -> None:
+    """Forget what was saved after ``state``, from which the run goes on, the best among it."""
+    for step, folder in paths.checkpoints(run):
+        if step > state.step:
+            shutil.rmtree(folder)
+    point(run, "last", state.step)
+    best = paths.checkpoint_dir(run, state.best_step)
+    if not best.is_dir():  # there was none yet, or a better one later took its place
+        state.best_val_loss, state.best_step, state.evaluations_since_best = math.inf, -1, 0
+        (run / "best.json").unlink(missing_ok=True)
+    elif paths.find_checkpoint(run)[1] != best:
+        point(run, "best", state.best_step, val_loss=state.best_val_loss)
 
 
 def prune(run: Path, *, keep: int, best_step: int) -> None:
@@ -123,13 +137,7 @@ def prune(run: Path, *, keep: int, best_step: int) -> None:
 
 def load_state(checkpoint: Path) -> TrainState:
     """Raises CheckpointError where state.json is damaged or of a newer format."""
-    try:
-        values = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint / 'state.json'} cannot be read: {error}.") from None
-    if values.get("format", FORMAT + 1) > FORMAT:
-        raise CheckpointError(f"{checkpoint} is of a newer format.", "Run: pip install --upgrade gptscratch")
-    return TrainState.from_dict(values)
+    return TrainState.from_dict(_read_versioned(checkpoint / "state.json"))
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -195,16 +203,52 @@ def load(
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    save_file({n: t.detach().contiguous() for n, t in tensors.items()}, path, metadata={"format": "pt"})
+    """Raises OSError where the disk refuses."""
+    try:
+        save_file({n: t.detach().contiguous() for n, t in tensors.items()}, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
     _sync(path)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Replace a small JSON file in one step."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    _sync(temporary)
-    temporary.replace(path)
+    try:
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        _sync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_versioned(file: Path) -> dict[str, Any]:
+    """The object in config.json or state.json, without its format.
+
+    Raises:
+        CheckpointError: it cannot be read, or a newer gptscratch wrote it.
+    """
+    try:
+        values = read_json(file)
+    except ConfigError as error:
+        raise CheckpointError(f"{file} is damaged or missing: {error.message}") from None
+    version = values.pop("format", None)
+    if not isinstance(version, int):
+        raise CheckpointError(f"{file} is damaged, or not a run's: it names no format.")
+    if version > FORMAT:
+        raise CheckpointError(
+            f"{file} has format {version}; this gptscratch reads up to {FORMAT}.",
+            "Run: pip install --upgrade gptscratch",
+        )
+    return values
+
+
+def _is_run(folder: Path) -> bool:
+    """Tells a run from other folders with a config.json: those must never be replaced."""
+    try:
+        return "corpus_hash" in read_json(folder / "config.json")
+    except ConfigError:
+        return False
 
 
 def _sync(path: Path) -> None:
@@ -216,15 +260,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _disk_errors(doing: str, clean_up: Path | None = None) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        if clean_up is not None:
-            shutil.rmtree(clean_up, ignore_errors=True)
-        raise RunError(
-            f"The disk refused while {doing}: {error}.", "What was saved before is intact."
-        ) from None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """Something that the user can mend: what is wrong, and what to do about it, in one line each.
@@ -47,3 +50,14 @@ class RunError(UserError):
     """A run that started well and could not go on (a non-finite loss, a full disk). Exit code 1."""
 
     exit_code = 1
+
+
+@contextmanager
+def disk_errors(doing: str) -> Iterator[None]:
+    """Turn what the disk refuses (no room, no right) into a RunError."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"The disk refused while {doing}: {error}.", "What was saved before is intact."
+        ) from None

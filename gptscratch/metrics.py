@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gptscratch.errors import disk_errors
 from gptscratch.training.events import Evaluated, Event, Logged
 
 
@@ -19,8 +20,9 @@ class MetricsFile:
     def __call__(self, event: Event) -> None:
         if isinstance(event, Logged | Evaluated):
             record = {name: value for name, value in asdict(event).items() if name != "progress"}
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record, allow_nan=False) + "\n")
+            line = json.dumps(record, allow_nan=False) + "\n"
+            with disk_errors(f"writing {self.path}"), self.path.open("a", encoding="utf-8") as file:
+                file.write(line)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -34,9 +36,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def rewind_metrics(path: Path, step: int) -> None:
-    """Forget what a resumed run will report again: steps after ``step``, and evaluations from it on."""
-    kept = [r for r in read_metrics(path) if r["step"] < step or (r["step"] == step and "train_loss" in r)]
+def rewind_metrics(path: Path, step: int) -> bool:
+    """Forget what a resumed run will report again: steps after ``step``, and evaluations from it on.
+
+    Returns whether this step itself had been evaluated.
+    """
+    records = read_metrics(path)
+    kept = [r for r in records if r["step"] < step or (r["step"] == step and "train_loss" in r)]
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
-    temporary.replace(path)
+    with disk_errors(f"writing {path}"):
+        temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
+        temporary.replace(path)
+    return any(r["step"] == step and "val_loss" in r for r in records)

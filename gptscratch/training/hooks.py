@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from gptscratch import checkpoint
 from gptscratch.config import TrainConfig
-from gptscratch.errors import RunError
+from gptscratch.errors import RunError, disk_errors
 from gptscratch.model.gpt import GPT
 from gptscratch.training.evaluate import Evaluation
 from gptscratch.training.events import Evaluated, Listener, Logged, Notice, Sampled, Saved
@@ -33,12 +36,14 @@ class Session:
     listen: Listener
     evaluate: Callable[[], Evaluation]  # over the part of the validation split that the plan allows
     sample: Callable[[], str]
+    val_tokens: int  # of the whole validation split, which is scored at the end
     started: float = field(default_factory=time.perf_counter)  # when state.seconds was 0, had it run through
     scale: float = 0.0  # of the peak rate, in the newest step
     work_seconds: float = 0.0  # in steps, since the last log
     work_tokens: int = 0
     pending: list[StepResult] = field(default_factory=list)  # not yet read from the device
     over: bool = False  # the newest step was the last
+    aside: dict[str, float] = field(default_factory=dict)  # seconds that each kind of hook took last
 
     def count(self, result: StepResult, tokens: int, seconds: float) -> None:
         """Take note of a step that was just made."""
@@ -61,22 +66,37 @@ class Session:
         for result in self.pending:
             loss, norm = result.loss.item(), result.grad_norm.item()
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise RunError(
-                    f"Training diverged by step {self.state.step}: loss {loss}, gradient norm {norm}.",
-                    "The last checkpoint is intact. Try a lower --learning-rate.",
-                )
+                raise self.diverged(f"loss {loss}, gradient norm {norm}")
             self.state.loss_sum += loss
             self.state.loss_count += 1
         self.pending.clear()
         self.work_seconds += time.perf_counter() - waited
         return norm
 
-    def save(self) -> Path:
+    def save(self) -> None:
+        """Raises RunError where the parameters are not finite: the last good checkpoint stays the last."""
         self.settle()
+        if not torch.stack([p.isfinite().all() for p in self.model.parameters()]).all():
+            raise self.diverged("a parameter is not finite")
         folder = checkpoint.save_checkpoint(self.run, self.state, self.model, self.optimizer.state())
         checkpoint.prune(self.run, keep=self.config.keep, best_step=self.state.best_step)
         self.listen(Saved(step=self.state.step, folder=folder))
-        return folder
+
+    def diverged(self, sign: str) -> RunError:
+        return RunError(
+            f"Training diverged by step {self.state.step}: {sign}.",
+            "Nothing was saved over the checkpoints before. Try a lower --learning-rate.",
+        )
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Measure what will be done once more after the last step: a time horizon leaves room for it."""
+        started = time.perf_counter()
+        yield
+        self.aside[what] = time.perf_counter() - started
+        whole = self.val_tokens / max(1, self.config.eval_tokens)  # in evaluations along the way
+        times = {"evaluate": 1.0 + max(1.0, whole)}
+        self.state.closing_seconds = sum(times.get(w, 1.0) * s for w, s in self.aside.items())
 
 
 Hook = Callable[[Session], None]  # called after each step
@@ -107,23 +127,32 @@ def save(session: Session) -> None:
     """Also before each evaluation, so that the best checkpoint is one that exists."""
     step, config = session.state.step, session.config
     if step % config.save_interval == 0 or step % config.eval_interval == 0 or session.over:
-        session.save()
+        with session.timed("save"):
+            session.save()
 
 
 def evaluate(session: Session) -> None:
-    """Score the model; note the best; end the run when patience is out."""
+    if session.state.step % session.config.eval_interval == 0 or session.over:
+        score(session)
+
+
+def score(session: Session) -> None:
+    """Evaluate the model; note the best; end the run when patience is out."""
     state, config = session.state, session.config
-    if state.step % config.eval_interval and not session.over:
-        return
-    evaluation = session.evaluate()
+    with session.timed("evaluate"):
+        evaluation = session.evaluate()
+    if not math.isfinite(evaluation.loss):
+        raise session.diverged(f"validation loss {evaluation.loss}")
     session.listen(evaluated(state.step, evaluation))
     if evaluation.loss < state.best_val_loss:
         state.best_val_loss, state.best_step = evaluation.loss, state.step
         state.evaluations_since_best = 0
-        checkpoint.point(session.run, "best", state.step, **best_facts(evaluation))
+        with disk_errors("writing best.json"):
+            checkpoint.point(session.run, "best", state.step, **best_facts(evaluation))
+        checkpoint.prune(session.run, keep=config.keep, best_step=state.best_step)
     else:
         state.evaluations_since_best += 1
-        if state.evaluations_since_best == config.patience and not session.over:
+        if 0 < config.patience <= state.evaluations_since_best and not session.over:
             session.over = True
             session.listen(Notice(f"No better evaluation in {config.patience}: training ends here."))
 
@@ -132,7 +161,9 @@ def sample(session: Session) -> None:
     step, interval = session.state.step, session.config.sample_interval
     interval = session.config.eval_interval if interval < 0 else interval
     if interval and (step % interval == 0 or session.over):
-        session.listen(Sampled(step=step, text=session.sample()))
+        with session.timed("sample"):
+            text = session.sample()
+        session.listen(Sampled(step=step, text=text))
 
 
 def evaluated(step: int, evaluation: Evaluation) -> Evaluated:

@@ -216,6 +216,6 @@ def orthogonalized(matrices: Tensor, rounds: int = 5) -> Tensor:
 def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
     for name, tensor in target.items():
         if name not in source or source[name].shape != tensor.shape:
-            raise CheckpointError(f"The optimizer's state does not fit the run: {name} is missing or misshapen.")
+            raise CheckpointError(f"The optimizer's state does not fit: {name} is missing or misshapen.")
     for name, tensor in target.items():
         tensor.copy_(source[name])

@@ -33,12 +33,14 @@ class TrainState:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainState:
-        """Raises CheckpointError where a field is missing."""
-        names = [f.name for f in dataclasses.fields(cls)]
-        missing = [name for name in names if name not in values]
-        if missing:
-            raise CheckpointError(f"The checkpoint's state.json lacks {', '.join(missing)}.")
-        known = {name: values[name] for name in names}
-        if known["best_val_loss"] is None:
-            known["best_val_loss"] = math.inf
+        """Raises CheckpointError where a field is missing or no number."""
+        known: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            value = values.get(field.name)
+            if value is None and field.name == "best_val_loss":
+                value = math.inf
+            kinds = (int, float) if isinstance(field.default, float) else int
+            if isinstance(value, bool) or not isinstance(value, kinds):
+                raise CheckpointError(f"The checkpoint's state.json is damaged: {field.name} is {value!r}.")
+            known[field.name] = value
         return cls(**known)

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gptscratch import checkpoint, paths
 from gptscratch.config import RunConfig, flattened, qualified
@@ -20,15 +21,14 @@ from gptscratch.data.batches import Batches, windows
 from gptscratch.data.prepare import Prepared, prepare
 from gptscratch.data.shards import open_tokens
 from gptscratch.device import matmul_rate, pick_device, pick_dtype, seed_step, set_up
-from gptscratch.errors import CheckpointError, ConfigError
+from gptscratch.errors import CheckpointError, ConfigError, disk_errors
 from gptscratch.generate import TrainedGPT
 from gptscratch.metrics import MetricsFile, rewind_metrics
 from gptscratch.model.gpt import GPT
 from gptscratch.tokenizer import Tokenizer
 from gptscratch.training.evaluate import Evaluation, evaluate
 from gptscratch.training.events import Evaluated, Event, Listener, Notice, Planned, Started, Working
-from gptscratch.training.hooks import HOOKS, Session, best_facts, evaluated
-from gptscratch.training.hooks import evaluate as evaluate_hook
+from gptscratch.training.hooks import HOOKS, Session, best_facts, evaluated, score
 from gptscratch.training.horizon import make_horizon
 from gptscratch.training.optimizer import make_optimizer
 from gptscratch.training.planner import Facts, Plan, make_plan
@@ -84,6 +84,12 @@ def train(
         settings["corpus"] = tuple(str(name) for name in names)
     plan, prepared = plan_run(settings, init_from=init_from, listen=listen)
     run = _run_folder(plan.config, out)
+    model = _new_model(plan.config)
+    if init_from is not None:
+        source, weights = paths.find_checkpoint(init_from)
+        if source.resolve() == run.resolve():
+            raise ConfigError(f"{run.name} cannot start from itself.", "Take another --name.")
+        checkpoint.load_parameters(model, weights)
     record = checkpoint.RunRecord(
         config=replace(plan.config, name=run.name),
         corpus_hash=prepared.manifest.corpus_hash,
@@ -92,7 +98,9 @@ def train(
         parameters=plan.parameters,
     )
     checkpoint.create_run(run, record, prepared.tokenizer, replace=replace_run)
-    return _train(run, record, prepared, TrainState(), listen, started, init_from=init_from)
+    return _train(
+        run, record, prepared=prepared, model=model, state=TrainState(), listen=listen, started=started
+    )
 
 
 def resume(
@@ -104,6 +112,7 @@ def resume(
 ) -> TrainResult:
     """Go on with a run from its last checkpoint, as if it had never stopped; None: the newest run.
 
+    A checkpoint's folder may be named instead: the run then forgets what it did after it.
     ``settings`` may change the trainer's part, so as to extend the run: ``resume("tales", steps=4000)``.
 
     Raises:
@@ -120,9 +129,18 @@ def resume(
             "Start anew from its weights: gptscratch train CORPUS --init-from " + run.name,
         )
     state = checkpoint.load_state(folder)
-    rewind_metrics(run / "metrics.jsonl", state.step)
-    checkpoint.write_json(run / "config.json", record.to_dict())
-    return _train(run, record, prepared, state, listen, started - state.seconds, resume_from=folder)
+    model = _new_model(record.config)
+    checkpoint.load_parameters(model, folder)
+    return _train(
+        run,
+        record,
+        prepared=prepared,
+        model=model,
+        state=state,
+        listen=listen,
+        started=started - state.seconds,
+        optimizer_state=checkpoint.load_tensors(folder / "optimizer.safetensors"),
+    )
 
 
 def plan_run(
@@ -156,21 +174,19 @@ def plan_run(
 def _train(
     run: Path,
     record: checkpoint.RunRecord,
+    *,
     prepared: Prepared,
+    model: GPT,
     state: TrainState,
     listen: Listener,
     started: float,
-    *,
-    init_from: str | Path | None = None,
-    resume_from: Path | None = None,
+    optimizer_state: dict[str, Tensor] | None = None,
 ) -> TrainResult:
-    """Set up what the loop needs, run it, and score the best checkpoint."""
+    """Set up what the loop needs, run it, and score the best checkpoint.
+
+    With ``optimizer_state`` the run goes on at ``state``.
+    """
     config = record.config
-    device = pick_device(config.train.device)
-    dtype = pick_dtype(config.train.dtype, device)
-    set_up(device)
-    torch.manual_seed(config.train.seed)
-    model = GPT(config.model).to(device)
     optimizer = make_optimizer(
         model,
         optimizer=config.train.optimizer,
@@ -180,11 +196,10 @@ def _train(
         betas=(config.train.beta1, config.train.beta2),
         momentum=config.train.momentum,
     )
-    if init_from is not None:
-        checkpoint.load_parameters(model, paths.find_checkpoint(init_from)[1])
-    if resume_from is not None:
-        checkpoint.load_parameters(model, resume_from)
-        optimizer.load(checkpoint.load_tensors(resume_from / "optimizer.safetensors"))
+    to_score = False
+    if optimizer_state is not None:
+        optimizer.load(optimizer_state)
+        to_score = _rewind(run, record, state)
 
     scorer = Scorer(model, prepared)
     metrics = MetricsFile(run / "metrics.jsonl")
@@ -205,6 +220,7 @@ def _train(
         sample=TrainedGPT(
             model=model, tokenizer=prepared.tokenizer, end_of_text=record.end_of_text, run=run
         ).excerpt,
+        val_tokens=prepared.manifest.val.tokens,
         started=started,
     )
     tell(Started(run=run, config=config, step=state.step, parameters=record.parameters))
@@ -217,10 +233,11 @@ def _train(
     batches = Batches(
         prepared.tokens.train, config.model.context_length, config.train.batch_size, config.train.seed
     )
+    dtype = pick_dtype(config.train.dtype, model.lm_head.weight.device)
     worker = Worker(model, dtype, compile=bool(config.train.compile))
     session.over = session.horizon.is_over(state)
-    if resume_from is not None:
-        evaluate_hook(session)  # if it was due: the checkpoint was saved just before it
+    if to_score or (session.over and optimizer_state is not None):
+        score(session)  # maybe again: a checkpoint is saved just before its evaluation
     interrupted = run_loop(session, worker, batches, schedule)
     evaluation = None if interrupted else _score_best(session, scorer)
     return TrainResult(
@@ -311,7 +328,8 @@ def _score_best(session: Session, scorer: Scorer) -> Evaluated:
     record = evaluated(state.best_step, evaluation)
     if evaluation.tokens > session.config.eval_tokens:
         session.listen(record)  # the first on the whole split
-    checkpoint.point(session.run, "best", state.best_step, **best_facts(evaluation))
+    with disk_errors("writing best.json"):
+        checkpoint.point(session.run, "best", state.best_step, **best_facts(evaluation))
     return record
 
 
@@ -329,12 +347,31 @@ def _run_folder(config: RunConfig, out: str | Path | None) -> Path:
     return paths.run_dir(name)
 
 
+def _new_model(config: RunConfig) -> GPT:
+    device = pick_device(config.train.device)
+    set_up(device)
+    torch.manual_seed(config.train.seed)
+    return GPT(config.model).to(device)
+
+
+def _rewind(run: Path, record: checkpoint.RunRecord, state: TrainState) -> bool:
+    """Put a run's folder back to ``state``; tells whether the step was, or should have been, evaluated."""
+    config = record.config.train
+    with disk_errors(f"going on with {run.name}"):
+        checkpoint.rewind(run, state)
+        checkpoint.write_json(run / "config.json", record.to_dict())
+    forgotten = rewind_metrics(run / "metrics.jsonl", state.step)
+    return forgotten or state.step % config.eval_interval == 0
+
+
 def _same_tokens(run: Path, record: checkpoint.RunRecord) -> Prepared:
     """The run's token files, made again from its corpus if they are gone."""
     folder = Path(record.tokens)
     if (folder / "manifest.json").is_file():
         tokens = open_tokens(folder)
         return Prepared(folder, Tokenizer.load(folder), tokens, tokens.manifest, None, True)
+    if "-" in record.config.data.corpus:
+        raise CheckpointError(f"The token files of {run.name} are gone, and its corpus came from stdin.")
     return prepare(replace(record.config.data, tokenizer=str(run / "tokenizer.json")))
 
 
@@ -359,7 +396,7 @@ def _like(init_from: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
 def _extended(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
     """A run's config with changes that a resumed run may have: the trainer's."""
     changes = qualified(settings)
-    fixed = [key for key in changes if not key.startswith("train.")]
+    fixed = [key for key in changes if not key.startswith("train.") or key == "train.optimizer"]
     if fixed:
         raise ConfigError(f"A resumed run keeps its {', '.join(fixed)}.", "Start a new run to change it.")
     horizons = {f"train.{unit}": 0 for unit in ("steps", "epochs", "tokens", "minutes")}

@@ -1,0 +1,117 @@
+"""What many tests share: a home of their own, a small corpus, tiny runs, a model that recites."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gptscratch.config import ModelConfig
+from gptscratch.generate import TrainedGPT
+from gptscratch.model.gpt import GPT
+from gptscratch.tokenizer import Tokenizer, build_tokenizer
+from gptscratch.training.trainer import TrainResult, train
+
+torch.set_num_threads(1)  # the models here are so small that a second thread costs more than it gives
+
+TINY: dict[str, Any] = {
+    "n_layer": 1, "n_head": 2, "d_model": 32, "context_length": 16, "batch_size": 8, "micro_batch": 4,
+    "steps": 24, "log_interval": 3, "eval_interval": 8, "save_interval": 4, "sample_interval": 0,
+    "tokenizer": "char", "device": "cpu", "dtype": "float32",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test sees the user's runs."""
+    monkeypatch.setenv("GPTSCRATCH_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture(autouse=True)
+def _flushing() -> Iterator[None]:
+    """A trained run makes its process flush denormal numbers: what one test does, another must not feel."""
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five thousand characters of sentences that have something to learn in them."""
+    chance = random.Random(0)
+    names, verbs, places = (
+        ("the fox", "a dog", "my cat"),
+        ("runs", "sleeps", "sings"),
+        ("home", "here", "far"),
+    )
+    lines = [" ".join(map(chance.choice, (names, verbs, places))) + ".\n" for _ in range(300)]
+    file = tmp_path_factory.mktemp("corpus") / "tale.txt"
+    file.write_text("".join(lines), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def fit(corpus: Path) -> Callable[..., TrainResult]:
+    """``train`` on the corpus with tiny settings; any of them can be changed."""
+
+    def run(**settings: Any) -> TrainResult:
+        return train(corpus, **TINY | settings)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def _finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("session")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPTSCRATCH_HOME", str(home))
+        train(corpus, name="tale", **TINY)
+    return home
+
+
+@pytest.fixture
+def tale(_finished: Path, home: Path) -> Path:
+    """A finished run named ``tale`` and its token files: a fresh copy for each test."""
+    run = shutil.copytree(_finished, home) / "runs" / "tale"
+    config = run / "config.json"
+    config.write_text(config.read_text().replace(str(_finished), str(home)))
+    return run
+
+
+@pytest.fixture
+def reciter() -> Callable[..., TrainedGPT]:
+    return reciting
+
+
+def reciting(text: str, *, kind: str = "byte", then_end: bool = False, **shape: Any) -> TrainedGPT:
+    """A real GPT whose weights were set by hand: each token of the text leads to the next one, for ever.
+
+    No token may occur twice in the text. The residual stream is the token's one-hot vector.
+    """
+    library = build_tokenizer(
+        kind, lambda: [text], alphabet="".join(sorted(set(text))), n_characters=len(text)
+    )
+    tokenizer = Tokenizer(library)
+    chain = tokenizer.encode(text)
+    assert len(set(chain)) == len(chain)
+    if then_end:
+        chain.append(tokenizer.eot_id)
+    size = -(-tokenizer.vocab_size // 4) * 4
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size, context_length=32, n_layer=1, n_head=2, d_model=size, **shape
+    )
+    model = GPT(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.zero_()
+        model.token_embedding.weight.fill_diagonal_(1.0)
+        for this, following in zip(chain, [*chain[1:], chain[0]], strict=True):
+            model.lm_head.weight[following, this] = 1.0
+    end = tokenizer.eot_id if then_end else None
+    return TrainedGPT(model=model, tokenizer=tokenizer, end_of_text=end, run=Path("by-hand"))

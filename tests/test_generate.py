@@ -1,0 +1,241 @@
+"""Generation: the cache, windows, batches and stop rules change no text; half a character never shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from gptscratch.config import POSITIONS, ModelConfig, SampleConfig
+from gptscratch.errors import ConfigError
+from gptscratch.generate import TrainedGPT, decode, generate
+from gptscratch.interop.hf import to_hf
+from gptscratch.model.gpt import GPT
+from gptscratch.sampling import make_sampler
+
+Reciter = Callable[..., TrainedGPT]
+GREEDY = make_sampler(temperature=0.0)
+PROMPT = [3, 14, 15, 9, 2]
+
+
+def lively(position: str = "rope", **changes: object) -> GPT:
+    torch.manual_seed(0)
+    shape = {"vocab_size": 31, "context_length": 16, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "d_model": 32}
+    model = GPT(ModelConfig(position=position, **shape | changes))  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@torch.no_grad()
+def naive(model: GPT, prompt: list[int], max_tokens: int) -> list[int]:
+    """Greedy without a cache: all of the window is read again for each token."""
+    context = model.config.context_length
+    window, new = prompt[-context:], []
+    for _ in range(max_tokens):
+        if len(window) > context:
+            window = window[-max(1, context // 2) :]
+        new.append(int(model(torch.tensor([window]))[0, -1].argmax()))
+        window = [*window, new[-1]]
+    return new
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_greedy_equals_recomputing_everything_also_past_the_context(position: str) -> None:
+    model = lively(position)
+    for length in (1, 5, 16, 40):
+        prompt = [(7 * i + 3) % 31 for i in range(length)]
+        assert list(generate(model, prompt, max_tokens=40, temperature=0)) == naive(model, prompt, 40)
+
+
+def test_a_context_of_one_token_is_enough_to_go_on() -> None:
+    model = lively(context_length=1)
+    assert list(generate(model, PROMPT, max_tokens=9, temperature=0)) == naive(model, PROMPT, 9)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.8])
+@pytest.mark.parametrize("family", ["modern", "gpt2"])
+def test_greedy_equals_transformers_generate(family: str, penalty: float) -> None:
+    transformers = pytest.importorskip("transformers")
+    gpt2 = {"norm": "layernorm", "activation": "gelu-tanh", "qk_norm": False, "bias": True, "n_kv_head": 0}
+    model = lively("learned", **gpt2) if family == "gpt2" else lively()
+    values, state = to_hf(model)
+    kind = getattr(transformers, values["architectures"][0])
+    twin = kind(kind.config_class(**values)).eval()
+    twin.load_state_dict(state | {"lm_head.weight": model.lm_head.weight})
+    prompt = torch.tensor([PROMPT])
+    wanted = twin.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        do_sample=False,
+        max_new_tokens=11,
+        pad_token_id=0,
+        repetition_penalty=penalty,
+    )
+    found = list(generate(model, PROMPT, max_tokens=11, temperature=0, repetition_penalty=penalty))
+    assert found == wanted[0, 5:].tolist()
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_prompts_of_different_length_go_on_side_by_side_as_each_alone(position: str) -> None:
+    model = lively(position)
+    prompts = [[1], PROMPT, [4] * 8]
+    together = [list(row) for row in zip(*decode(model, prompts, GREEDY, max_tokens=8), strict=True)]
+    assert together == [naive(model, prompt, 8) for prompt in prompts]
+
+
+def test_prompts_of_different_length_go_on_past_the_context() -> None:
+    rows = list(decode(lively(), [[1], PROMPT, [4] * 16], GREEDY, max_tokens=50))
+    assert len(rows) == 50
+    assert all(0 <= token_id < 31 for row in rows for token_id in row if token_id is not None)
+
+
+def test_a_row_that_has_ended_yields_none_while_the_others_go_on() -> None:
+    model = lively()
+    first, second = naive(model, PROMPT, 8), naive(model, [1], 8)
+    end = next(i for i in first if i not in second)
+    rows = list(decode(model, [PROMPT, [1]], GREEDY, max_tokens=8, stop_ids=frozenset((end,))))
+    cut = first.index(end)
+    assert [row[0] for row in rows] == first[:cut] + [None] * (8 - cut)
+    assert [row[1] for row in rows] == second
+
+
+def test_decoding_ends_with_its_last_row() -> None:
+    model = lively()
+    text = naive(model, PROMPT, 8)
+    assert (
+        list(generate(model, PROMPT, max_tokens=8, temperature=0, stop_ids=[text[3]]))
+        == text[: text.index(text[3])]
+    )
+
+
+def test_a_banned_token_is_never_drawn() -> None:
+    model = lively()
+    likeliest = naive(model, PROMPT, 12)[0]
+    found = list(generate(model, PROMPT, max_tokens=200, temperature=2.0, seed=0, banned_ids=[likeliest, 5]))
+    assert not {likeliest, 5} & set(found)
+
+
+def test_the_same_seed_gives_the_same_tokens_and_none_gives_fresh_ones() -> None:
+    model = lively()
+    texts = [
+        tuple(generate(model, PROMPT, max_tokens=20, temperature=2.0, seed=s)) for s in (1, 1, 2, None, None)
+    ]
+    assert texts[0] == texts[1]
+    assert len(set(texts)) == 4
+
+
+def test_a_seed_gives_one_text_alone_in_a_batch_and_as_a_stream(reciter: Reciter) -> None:
+    gpt = reciter("abcdefgh", kind="char")
+    knobs = {"max_tokens": 40, "temperature": 2.0, "seed": 5}
+    alone = gpt.generate("ab", **knobs)
+    assert "".join(gpt.stream("ab", SampleConfig(**knobs))) == alone
+    assert gpt.samples("ab", SampleConfig(**knobs)) == [alone]
+    several = gpt.samples("ab", SampleConfig(num_samples=3, **knobs))
+    assert several[0] == alone
+    assert len(set(several)) == 3
+
+
+def test_a_recited_text_comes_out_as_it_is(reciter: Reciter) -> None:
+    assert reciter("hear, my loud dinosaurs!"[:8]).generate("h", max_tokens=7, temperature=0) == "ear, my"
+
+
+@pytest.mark.parametrize("max_tokens", range(1, 12))
+def test_half_a_character_never_comes_out(reciter: Reciter, max_tokens: int) -> None:
+    text = "a🦊bç漢"  # 1, 4, 1, 2 and 3 bytes
+    gpt = reciter(text)
+    pieces = list(gpt.stream("a", SampleConfig(max_tokens=max_tokens, temperature=0)))
+    whole = text.encode()[1 : 1 + max_tokens].decode(errors="ignore") + ("a" if max_tokens == 11 else "")
+    assert "".join(pieces) == whole
+    assert all(pieces)
+    assert gpt.samples("a", SampleConfig(max_tokens=max_tokens, temperature=0)) == [whole]
+
+
+@pytest.mark.parametrize(
+    ("stop", "wanted"),
+    [
+        (("def",), "bc"),
+        (("d",), "bc"),
+        (("xyz", "efg", "gh"), "bcd"),
+        (("hab", "gha"), "bcdef"),
+        (("bcd",), ""),
+        (("defx", "fgx"), "bcdefghabcdefghabcde"),
+        (("deg", "habcdefgha"), "bcdefg"),
+    ],
+)
+def test_a_text_ends_before_the_first_stop_text(reciter: Reciter, stop: tuple[str, ...], wanted: str) -> None:
+    gpt = reciter("abcdefgh")
+    knobs = SampleConfig(max_tokens=20, temperature=0, stop=stop)
+    pieces = list(gpt.stream("a", knobs))
+    assert "".join(pieces) == wanted
+    assert gpt.samples("a", knobs) == [wanted]
+
+
+def test_what_may_begin_a_stop_text_waits_and_is_shown_if_it_does_not(reciter: Reciter) -> None:
+    knobs = SampleConfig(max_tokens=6, temperature=0, stop=("cdX", "fg?"))
+    assert list(reciter("abcdefgh").stream("a", knobs)) == ["b", "cde", "fg"]
+
+
+def test_a_stop_text_may_hold_characters_of_several_tokens(reciter: Reciter) -> None:
+    assert reciter("a🦊bç漢").generate("a", max_tokens=20, temperature=0, stop=("🦊b",)) == ""
+    assert reciter("a🦊bç漢").generate("a", max_tokens=20, temperature=0, stop=("ç漢a",)) == "🦊b"
+
+
+def test_the_end_of_a_document_ends_the_text(reciter: Reciter) -> None:
+    gpt = reciter("abcd", then_end=True)
+    assert gpt.generate("a", max_tokens=50, temperature=0) == "bcd"
+    assert gpt.samples("a", SampleConfig(max_tokens=50, temperature=0, num_samples=2)) == ["bcd", "bcd"]
+
+
+def test_an_empty_prompt_begins_a_document(reciter: Reciter) -> None:
+    assert reciter("abcd", then_end=True).generate("", max_tokens=50, temperature=0) == "abcd"
+
+
+@pytest.mark.parametrize("text", ["abcdefg", "\nabcdef"])
+def test_an_empty_prompt_needs_neither_documents_nor_lines(reciter: Reciter, text: str) -> None:
+    gpt = reciter(text, kind="char")
+    (first,) = gpt.prompt_ids("")
+    assert gpt.tokenizer.decode([first]) == text[0]
+    assert gpt.generate("", max_tokens=6, temperature=0) == text[1:]
+
+
+def test_characters_that_the_model_never_saw_are_left_out_of_the_prompt(reciter: Reciter) -> None:
+    gpt = reciter("abcdefg", kind="char")
+    assert gpt.prompt_ids("☃a☃") == gpt.tokenizer.encode("a")
+    assert gpt.generate("☃a☃", max_tokens=3, temperature=0) == "bcd"
+
+
+def test_the_unknown_token_never_comes_out(reciter: Reciter) -> None:
+    gpt = reciter("abcdefg", kind="char")
+    with torch.no_grad():
+        gpt.model.lm_head.weight[[gpt.tokenizer.unk_id, gpt.tokenizer.eot_id]] = 9.0
+    assert gpt.generate("a", max_tokens=3, temperature=0) == "bcd"
+
+
+def test_an_excerpt_is_always_the_same_and_leaves_the_model_in_its_mode(reciter: Reciter) -> None:
+    gpt = reciter("abcdefg", dropout=0.5)
+    gpt.model.train()
+    assert gpt.excerpt(30) == gpt.excerpt(30)
+    assert gpt.model.training
+
+
+def test_generate_leaves_the_model_in_its_mode_also_when_left_early() -> None:
+    model = lively().train()
+    tokens = generate(model, PROMPT, max_tokens=5)
+    next(tokens)
+    assert not model.training
+    tokens.close()
+    assert model.training
+
+
+@pytest.mark.parametrize("knobs", [{"top_k": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"max_tokens": 0}])
+def test_a_knob_out_of_range_is_refused(knobs: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(knobs))):
+        next(generate(lively(), PROMPT, **knobs))  # type: ignore[arg-type]
+
+
+def test_an_empty_prompt_of_ids_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        next(generate(lively(), []))

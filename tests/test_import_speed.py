@@ -1,0 +1,39 @@
+"""Nothing heavy is loaded before it is used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+LIGHT = ["torch", "numpy", "tokenizers", "safetensors", "typer", "rich", "transformers"]
+
+
+def loaded_by(statement: str, names: list[str]) -> list[str]:
+    """Which of these modules a fresh Python holds after a statement."""
+    code = f"import sys\n{statement}\nprint([n for n in {names} if n in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return list(eval(done.stderr.strip().splitlines()[-1]))
+
+
+@pytest.mark.parametrize("module", ["", ".config", ".presets", ".paths", ".sizing", ".errors"])
+def test_the_ground_floor_loads_nothing_heavy(module: str) -> None:
+    assert loaded_by(f"import gptscratch{module}", LIGHT) == []
+
+
+def test_presets_are_reached_without_torch() -> None:
+    assert loaded_by("from gptscratch import ModelConfig, PRESETS, UserError", LIGHT) == []
+
+
+def test_training_loads_neither_the_compiler_nor_the_command_line() -> None:
+    heavy = ["torch._dynamo", "torch._inductor", "sympy", "transformers", "typer", "rich"]
+    assert loaded_by("import gptscratch.training.trainer", heavy) == []
+
+
+def test_help_needs_no_torch() -> None:
+    pytest.importorskip("gptscratch.cli.app")
+    for argument in ("--help", "--version"):
+        statement = f"sys.argv = ['gptscratch', '{argument}']\nfrom gptscratch.cli.app import main\n"
+        statement += "try: main()\nexcept SystemExit: pass"
+        assert loaded_by(statement, ["torch", "numpy", "tokenizers"]) == []

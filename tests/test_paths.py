@@ -1,0 +1,116 @@
+"""Finding runs and checkpoints: by name, by folder, by checkpoint, or the newest."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from gptscratch import paths
+from gptscratch.errors import CheckpointError, ConfigError
+
+
+def make_run(run: Path, *steps: int, best: int | None = None, changed: float = 0.0) -> Path:
+    run.mkdir(parents=True)
+    (run / "config.json").write_text("{}")
+    for step in steps:
+        folder = paths.checkpoint_dir(run, step)
+        folder.mkdir(parents=True)
+        (folder / "state.json").write_text("{}")
+    for which, step in (("last", max(steps, default=None)), ("best", best)):
+        if step is not None:
+            (run / f"{which}.json").write_text(json.dumps({"checkpoint": f"step-{step:08d}"}))
+    for file in run.glob("*.json"):
+        os.utime(file, (changed, changed))
+    return run
+
+
+def test_the_home_is_the_variable_or_the_users_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert paths.home() == home
+    assert paths.run_dir("a") == home / "runs" / "a"
+    assert paths.tokens_dir() == home / "tokens"
+    monkeypatch.delenv("GPTSCRATCH_HOME")
+    assert paths.home().name in ("gptscratch", "Cache")
+    assert "~" not in str(paths.home())
+
+
+def test_looking_makes_nothing(home: Path) -> None:
+    paths.run_dir("a")
+    assert paths.list_runs() == []
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "a\\b"])
+def test_a_name_may_not_leave_the_runs(name: str) -> None:
+    with pytest.raises(ConfigError, match="no name for a run"):
+        paths.run_dir(name)
+
+
+def test_runs_are_listed_newest_first() -> None:
+    for name, changed in (("old", 1.0), ("new", 3.0), ("middle", 2.0)):
+        make_run(paths.run_dir(name), 1, changed=changed)
+    (paths.runs_dir() / "empty").mkdir()
+    assert [run.name for run in paths.list_runs()] == ["new", "middle", "old"]
+    assert paths.find_run().name == "new"
+
+
+def test_a_run_is_found_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = make_run(paths.run_dir("a")), make_run(tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    assert paths.find_run("a") == here
+    assert paths.find_run("out").resolve() == there
+    assert paths.find_run(there) == there
+
+
+def test_without_a_run_the_error_says_how_to_make_one() -> None:
+    with pytest.raises(CheckpointError, match="gptscratch train"):
+        paths.find_run()
+
+
+def test_an_unknown_run_lists_those_there_are(tmp_path: Path) -> None:
+    make_run(paths.run_dir("a"))
+    with pytest.raises(CheckpointError, match=r"no run 'b'.*Runs here: a"):
+        paths.find_run("b")
+    with pytest.raises(CheckpointError, match="not a run"):
+        paths.find_run(tmp_path)
+
+
+def test_the_best_or_the_last_checkpoint_is_found() -> None:
+    run = make_run(paths.run_dir("a"), 5, 10, 15, best=10)
+    assert paths.find_checkpoint("a") == (run, paths.checkpoint_dir(run, 10))
+    assert paths.find_checkpoint("a", which="last") == (run, paths.checkpoint_dir(run, 15))
+    assert paths.find_checkpoint() == paths.find_checkpoint("a")
+
+
+def test_a_checkpoint_is_found_by_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(paths.run_dir("a"), 5, 10)
+    folder = paths.checkpoint_dir(run, 5)
+    assert paths.find_checkpoint(folder) == (run.resolve(), folder)
+    monkeypatch.chdir(folder)
+    assert paths.find_checkpoint(".")[0] == run.resolve()
+
+
+def test_without_a_best_the_newest_checkpoint_counts() -> None:
+    run = make_run(paths.run_dir("a"), 5, 123_456_789)
+    assert paths.find_checkpoint("a")[1] == paths.checkpoint_dir(run, 123_456_789)
+    (run / "best.json").write_text('{"checkpoint": "step-00000007"}')  # deleted by hand
+    assert paths.find_checkpoint("a")[1] == paths.checkpoint_dir(run, 123_456_789)
+
+
+def test_a_run_without_a_checkpoint_says_so() -> None:
+    run = make_run(paths.run_dir("a"))
+    half = run / "checkpoints" / ".step-00000004.1.tmp"
+    half.mkdir(parents=True)
+    (run / "checkpoints" / "step-00000004").mkdir()  # without a state.json it is none
+    with pytest.raises(CheckpointError, match="no checkpoint yet"):
+        paths.find_checkpoint("a")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "{}", "3", '"x"'])
+def test_a_damaged_pointer_says_so(content: str) -> None:
+    run = make_run(paths.run_dir("a"), 5)
+    (run / "best.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"best\.json is damaged"):
+        paths.find_checkpoint("a")

@@ -1,0 +1,71 @@
+"""The lean cross-entropy against torch's plain one: value and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gptscratch.training import loss as module
+from gptscratch.training.loss import IGNORE, linear_cross_entropy
+
+
+def inputs(*, rows: int = 37, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(0)
+    hidden = torch.randn(rows, 16).to(dtype).requires_grad_()
+    weight = torch.randn(29, 16).to(dtype).requires_grad_()
+    targets = torch.randint(29, (rows,))
+    targets[::5] = IGNORE
+    return hidden, weight, targets
+
+
+def naive(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(hidden @ weight.T, targets, ignore_index=IGNORE, reduction="sum")
+
+
+@pytest.mark.parametrize("slice_rows", [1, 8, 37, 1000])
+def test_value_and_gradients_equal_the_plain_form(monkeypatch: pytest.MonkeyPatch, slice_rows: int) -> None:
+    monkeypatch.setattr(module, "SLICE_ELEMENTS", slice_rows * 29)
+    hidden, weight, targets = inputs()
+    found = linear_cross_entropy(hidden, weight, targets)
+    wanted = naive(hidden, weight, targets)
+    torch.testing.assert_close(found, wanted)
+    ours = torch.autograd.grad(3.0 * found, (hidden, weight))
+    theirs = torch.autograd.grad(3.0 * wanted, (hidden, weight))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_half_precision_stays_near_the_full_one() -> None:
+    hidden, weight, targets = inputs(rows=500, dtype=torch.bfloat16)
+    found = linear_cross_entropy(hidden, weight, targets)
+    wanted = naive(hidden.float(), weight.float(), targets)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=2e-3, atol=0)
+    ours = torch.autograd.grad(found, (hidden, weight))
+    theirs = torch.autograd.grad(wanted, (hidden, weight))
+    for own, their in zip(ours, theirs, strict=True):
+        assert own.dtype == torch.bfloat16
+        assert (own.float() - their).norm() < 0.01 * their.float().norm()
+
+
+def test_rows_that_do_not_count_have_no_gradient() -> None:
+    hidden, weight, targets = inputs()
+    linear_cross_entropy(hidden, weight, targets).backward()
+    assert hidden.grad is not None
+    assert not hidden.grad[targets == IGNORE].any()
+    assert hidden.grad[targets != IGNORE].any(dim=1).all()
+
+
+def test_without_gradients_it_is_the_same_number() -> None:
+    hidden, weight, targets = inputs()
+    with torch.no_grad():
+        assert linear_cross_entropy(hidden, weight, targets) == linear_cross_entropy(
+            hidden.detach(), weight.detach(), targets
+        )
+
+
+def test_large_logits_do_not_overflow() -> None:
+    hidden, weight, targets = inputs()
+    hidden, weight = 1e3 * hidden.detach(), 1e3 * weight.detach()
+    torch.testing.assert_close(linear_cross_entropy(hidden, weight, targets), naive(hidden, weight, targets))

@@ -1,0 +1,192 @@
+"""AdamW and Muon against torch's own and against the published algorithm, matrix by matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from gptscratch.config import ModelConfig
+from gptscratch.errors import CheckpointError
+from gptscratch.model.gpt import GPT
+from gptscratch.training.optimizer import AdamW, Muon, Optimizer, make_optimizer, orthogonalized
+
+SHAPES = {"tall": (24, 8), "wide": (8, 24), "wide 2": (8, 24), "square": (16, 16)}
+STEPS = 6
+
+
+def parameters(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    chance = torch.Generator().manual_seed(0)
+    return {name: torch.randn(shape, generator=chance) for name, shape in shapes.items()}
+
+
+def run(
+    optimizer: Optimizer, tensors: dict[str, Tensor], steps: int = STEPS, first: int = 0
+) -> dict[str, Tensor]:
+    for step in range(first, first + steps):
+        chance = torch.Generator().manual_seed(100 + step)
+        for tensor in tensors.values():
+            tensor.grad = torch.randn(tensor.shape, generator=chance) * (1 + step)
+        optimizer.step(scale(step))
+    return tensors
+
+
+def scale(step: int) -> float:
+    return 1.0 - 0.1 * step
+
+
+def run_theirs(
+    make: Callable[[list[Tensor]], torch.optim.Optimizer], tensors: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    theirs = {name: torch.nn.Parameter(tensor) for name, tensor in tensors.items()}
+    optimizer = make(list(theirs.values()))
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    for step in range(STEPS):
+        chance = torch.Generator().manual_seed(100 + step)
+        for tensor in theirs.values():
+            tensor.grad = torch.randn(tensor.shape, generator=chance) * (1 + step)
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * scale(step)
+        optimizer.step()
+    return {name: tensor.detach() for name, tensor in theirs.items()}
+
+
+def test_adamw_is_torchs_with_decay_on_matrices_only() -> None:
+    shapes = {**SHAPES, "vector": (8,), "bias": (24,)}
+    tensors = parameters(shapes)
+    found = run(AdamW(tensors, learning_rate=0.05, betas=(0.8, 0.95), weight_decay=0.3), tensors)
+
+    def theirs(given: list[Tensor]) -> torch.optim.Optimizer:
+        groups = [
+            {"params": [p for p in given if p.ndim == 2], "weight_decay": 0.3},
+            {"params": [p for p in given if p.ndim == 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=0.05, betas=(0.8, 0.95))
+
+    torch.testing.assert_close(found, run_theirs(theirs, parameters(shapes)))
+
+
+def published_muon(gradients: list[Tensor], weight: Tensor, *, lr: float, momentum: float) -> Tensor:
+    """Jordan et al. 2024 as in their listing, one matrix, in float32."""
+    buffer = torch.zeros_like(weight)
+    for step, g in enumerate(gradients):
+        buffer = momentum * buffer + (1 - momentum) * g
+        update = (1 - momentum) * g + momentum * buffer
+        a, b, c = 3.4445, -4.7750, 2.0315
+        x = update / (update.norm() + 1e-7)
+        x = x.T if x.size(0) > x.size(1) else x
+        for _ in range(5):
+            gram = x @ x.T
+            x = a * x + (b * gram + c * gram @ gram) @ x
+        x = x.T if weight.size(0) > weight.size(1) else x
+        weight = weight - lr * scale(step) * max(1, weight.size(0) / weight.size(1)) ** 0.5 * x
+    return weight
+
+
+def test_muon_is_the_published_algorithm_matrix_by_matrix() -> None:
+    tensors = parameters(SHAPES)
+    gradients: dict[str, list[Tensor]] = {name: [] for name in SHAPES}
+    for step in range(STEPS):
+        chance = torch.Generator().manual_seed(100 + step)
+        for name, shape in SHAPES.items():
+            gradients[name].append(torch.randn(shape, generator=chance) * (1 + step))
+    before = parameters(SHAPES)
+    found = run(Muon(tensors, learning_rate=0.1, momentum=0.9), tensors)
+    for name, start in before.items():
+        wanted = published_muon(gradients[name], start, lr=0.1, momentum=0.9)
+        way = (wanted - start).norm()
+        assert (found[name] - wanted).norm() < 0.03 * way  # bfloat16 against float32
+
+
+def test_muon_is_torchs() -> None:
+    tensors = parameters(SHAPES)
+    found = run(Muon(tensors, learning_rate=0.1, momentum=0.95, weight_decay=0.2), tensors)
+
+    def make(given: list[Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.Muon(given, lr=0.1, momentum=0.95, weight_decay=0.2, nesterov=True)
+
+    torch.testing.assert_close(found, run_theirs(make, parameters(SHAPES)), rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("shape", [(3, 48, 16), (3, 16, 48), (2, 32, 32)])
+def test_singular_values_come_near_one_and_vectors_stay(shape: tuple[int, ...]) -> None:
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, _, vh = torch.linalg.svd(noise, full_matrices=False)
+    matrices = u @ torch.diag_embed(torch.linspace(0.1, 5.0, min(shape[1:])).expand(shape[0], -1)) @ vh
+    found = orthogonalized(matrices).float()
+    values = torch.linalg.svdvals(found)
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+    assert (u.mT @ found @ vh.mT).diagonal(dim1=-2, dim2=-1).min() > 0.5  # U and V of the input
+
+
+def test_a_gradient_of_zero_moves_nothing() -> None:
+    tensors = parameters(SHAPES)
+    muon = Muon(tensors, learning_rate=0.1)
+    for tensor in tensors.values():
+        tensor.grad = torch.zeros_like(tensor)
+    muon.step(1.0)
+    torch.testing.assert_close(tensors, parameters(SHAPES), rtol=0, atol=0)
+
+
+def test_the_gradient_itself_is_left_alone() -> None:
+    tensors = parameters(SHAPES)
+    run(Muon(tensors, learning_rate=0.1), tensors, steps=1)
+    chance = torch.Generator().manual_seed(100)
+    for tensor in tensors.values():
+        assert tensor.grad is not None
+        assert torch.equal(tensor.grad, torch.randn(tensor.shape, generator=chance))
+
+
+def tiny_model() -> GPT:
+    torch.manual_seed(0)
+    return GPT(ModelConfig(vocab_size=11, n_layer=2, n_head=2, d_model=16, bias=True, norm="layernorm"))
+
+
+def made(model: GPT, kind: str) -> Optimizer:
+    return make_optimizer(
+        model, optimizer=kind, learning_rate=0.02, adamw_learning_rate=0.01, weight_decay=0.1,
+        betas=(0.9, 0.95), momentum=0.9,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_every_parameter_belongs_to_exactly_one_optimizer_and_moves(kind: str) -> None:
+    model = tiny_model()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = made(model, kind)
+    run(optimizer, dict(model.named_parameters()), steps=2)
+    assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters())
+    owners = [name.rpartition(".")[0] for name in optimizer.state() if name.endswith((".velocity", ".first"))]
+    assert sorted(owners) == sorted(before)
+    matrices = [name for name, p in before.items() if name.startswith("blocks.") and p.ndim == 2]
+    under_muon = [name.rpartition(".")[0] for name in optimizer.state() if name.endswith(".velocity")]
+    assert under_muon == (sorted(matrices, key=under_muon.index) if kind == "muon" else [])
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_a_loaded_state_goes_on_bit_for_bit(kind: str) -> None:
+    straight = tiny_model()
+    run(made(straight, kind), dict(straight.named_parameters()), steps=6)
+
+    broken = tiny_model()
+    first = made(broken, kind)
+    run(first, dict(broken.named_parameters()), steps=3)
+    saved = {name: tensor.clone() for name, tensor in first.state().items()}
+    second = made(broken, kind)
+    second.load(saved)
+    run(second, dict(broken.named_parameters()), steps=3, first=3)
+    for ours, theirs in zip(straight.parameters(), broken.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_a_state_of_another_shape_is_refused_and_changes_nothing(kind: str) -> None:
+    optimizer = made(tiny_model(), kind)
+    state = {name: tensor + 1 for name, tensor in optimizer.state().items()}
+    for wrong in ({}, state | {"lm_head.weight.first": torch.zeros(3)}):
+        with pytest.raises(CheckpointError, match="optimizer"):
+            optimizer.load(wrong)
+    assert not optimizer.state()["lm_head.weight.first"].any()

@@ -1,0 +1,206 @@
+"""The promise: a run that was stopped, however and whenever, and resumed is the run that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gptscratch import paths
+from gptscratch.checkpoint import load_tensors
+from gptscratch.metrics import read_metrics
+from gptscratch.training import hooks, trainer
+from gptscratch.training.events import Event, Saved
+from gptscratch.training.hooks import Session
+from gptscratch.training.trainer import TrainResult, resume
+
+Fit = Callable[..., TrainResult]
+HARD = {
+    "dropout": 0.2,
+    "keep": 3,
+    "eval_tokens": 64,
+}  # randomness in each step, two micro-batches, a part scored
+TIMES = ("seconds", "tokens_per_second")
+
+
+def interrupt_at(step: int) -> hooks.Hook:
+    def hook(session: Session) -> None:
+        if session.state.step == step:
+            signal.raise_signal(signal.SIGINT)
+
+    return hook
+
+
+def measured(run: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in r.items() if k not in TIMES} for r in read_metrics(run / "metrics.jsonl")]
+
+
+def state_of(run: Path) -> dict[str, Any]:
+    folder = paths.find_checkpoint(run, which="last")[1]
+    values = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    return {k: v for k, v in values.items() if "seconds" not in k}
+
+
+def assert_same_run(found: Path, wanted: Path) -> None:
+    checkpoints, straight = dict(paths.checkpoints(found)), dict(paths.checkpoints(wanted))
+    assert max(checkpoints) == max(straight)
+    for step in checkpoints.keys() & straight.keys():  # a stop makes one of its own, which then is kept, too
+        ours, theirs = checkpoints[step], straight[step]
+        for file in ("model.safetensors", "optimizer.safetensors"):
+            own, their = load_tensors(ours / file), load_tensors(theirs / file)
+            assert own.keys() == their.keys()
+            for name, tensor in own.items():
+                assert torch.equal(tensor, their[name]), name
+    assert measured(found) == measured(wanted)
+    assert state_of(found) == state_of(wanted)
+    assert (found / "best.json").read_text() == (wanted / "best.json").read_text()
+    assert (found / "last.json").read_text() == (wanted / "last.json").read_text()
+    assert not list((found / "checkpoints").glob(".*"))
+
+
+@pytest.mark.parametrize("step", [1, 4, 7, 8, 15, 16, 17, 23])
+def test_resumed_run_equals_straight_run(fit: Fit, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    straight = fit(name="straight", **HARD).run
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "HOOKS", (interrupt_at(step), *hooks.HOOKS))
+        stopped = fit(name="stopped", **HARD)
+    assert stopped.interrupted
+    assert stopped.step == step
+    assert stopped.evaluation is None
+    resumed = resume("stopped")
+    assert not resumed.interrupted
+    assert_same_run(stopped.run, straight)
+
+
+def test_a_run_stopped_again_and_again_equals_straight_run(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight = fit(name="straight", **HARD).run
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "HOOKS", (*map(interrupt_at, (2, 5, 8, 9, 20)), *hooks.HOOKS))
+        stops = [fit(name="stopped", **HARD).step]
+        while (result := resume("stopped")).interrupted:
+            stops.append(result.step)
+    assert stops == [2, 5, 8, 9, 20]
+    assert_same_run(result.run, straight)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_at_the_last_step_changes_nothing(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def hook(session: Session) -> None:
+        if session.over:
+            signal.raise_signal(number)
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr(trainer, "HOOKS", (hook, *hooks.HOOKS))
+    assert not fit(name="a").interrupted
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_interrupt_leaves_at_once(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hook(session: Session) -> None:
+        if session.state.step == 6:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "HOOKS", (hook, *hooks.HOOKS))
+        with pytest.raises(KeyboardInterrupt):
+            fit(name="a", **HARD)
+    assert resume("a").step == 24
+    assert_same_run(paths.run_dir("a"), fit(name="straight", **HARD).run)
+
+
+@pytest.mark.parametrize("at", [10, 24])
+def test_a_run_that_died_between_a_save_and_its_evaluation_makes_up_for_it(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    def die(session: Session) -> None:
+        if session.state.step == at:
+            raise KeyboardInterrupt
+
+    settings = HARD | {"eval_interval": 10}  # the last step is no multiple of it
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "HOOKS", (hooks.log, hooks.save, die, hooks.evaluate))
+        with pytest.raises(KeyboardInterrupt):
+            fit(name="a", **settings)
+    assert resume("a").step == 24
+    assert_same_run(paths.run_dir("a"), fit(name="straight", **settings).run)
+
+
+CHILD = """
+import os, signal, sys
+import torch
+from gptscratch import checkpoint
+from gptscratch.training.events import Logged, Saved
+from gptscratch.training.trainer import train
+torch.set_num_threads(1)
+settings, where = eval(sys.argv[1]), sys.argv[2]
+
+def listen(event):
+    if where == "between steps" and isinstance(event, Logged) and event.step == 21:
+        print("waiting", flush=True)
+        sys.stdin.readline()
+
+real = checkpoint.save_file
+calls = []
+def save_file(tensors, path, **more):
+    calls.append(path)
+    if where == "while saving" and len(calls) == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(tensors, path, **more)
+checkpoint.save_file = save_file
+
+train(**settings, listen=listen)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9")
+@pytest.mark.parametrize("where", ["between steps", "while saving"])
+def test_a_killed_and_resumed_run_equals_straight_run(fit: Fit, corpus: Path, where: str) -> None:
+    straight = fit(name="straight", **HARD).run
+    config = json.loads((straight / "config.json").read_text(encoding="utf-8"))
+    settings = {
+        **config["train"],
+        **{f"model.{k}": v for k, v in config["model"].items() if k != "vocab_size"},
+    }
+    settings |= {"corpus": str(corpus), "name": "killed", "tokenizer": "char"}
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, repr(settings), where],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    with child:
+        assert child.stdout is not None
+        if where == "between steps":
+            assert child.stdout.readline() == "waiting\n"
+            child.kill()
+        assert child.wait() == -signal.SIGKILL
+    killed = paths.run_dir("killed")
+    leftovers = list((killed / "checkpoints").glob(".*"))
+    assert bool(leftovers) == (where == "while saving")
+    with (killed / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 22, "tok')  # as if it had been cut off while writing
+    events: list[Event] = []
+    resume("killed", listen=events.append)
+    first = next(e for e in events if isinstance(e, Saved))
+    assert first.step == (24 if where == "between steps" else 16)
+    assert_same_run(killed, straight)
+
+
+def test_a_run_can_go_back_to_an_older_checkpoint(fit: Fit) -> None:
+    straight = fit(name="straight", **HARD).run
+    other = fit(name="other", **HARD).run
+    older = paths.checkpoint_dir(other, 16)
+    assert older.is_dir()
+    (paths.checkpoint_dir(other, 24) / "model.safetensors").write_bytes(b"damaged")
+    (paths.checkpoint_dir(other, 20) / "model.safetensors").write_bytes(b"damaged")
+    resume(older)
+    assert_same_run(other, straight)

@@ -1,0 +1,340 @@
+"""Whole runs on a tiny corpus: what they leave on disk, how they end, how they are extended."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gptscratch import checkpoint, paths
+from gptscratch.checkpoint import load
+from gptscratch.errors import CheckpointError, ConfigError, RunError, UserError
+from gptscratch.metrics import read_metrics
+from gptscratch.training.events import Evaluated, Event, Logged, Notice, Sampled, Saved, Started
+from gptscratch.training.trainer import TrainResult, resume, train
+
+Fit = Callable[..., TrainResult]
+GOLDEN = Path(__file__).parent.parent / "golden" / "losses.json"
+
+
+def steps_of(run: Path) -> list[int]:
+    return [step for step, _ in paths.checkpoints(run)]
+
+
+def read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def test_a_run_learns_and_says_how_it_ended(fit: Fit) -> None:
+    events: list[Event] = []
+    result = fit(name="a", listen=events.append)
+    assert (result.step, result.tokens, result.interrupted) == (24, 24 * 8 * 16, False)
+    losses = [e.train_loss for e in events if isinstance(e, Logged)]
+    assert losses[-1] < 0.7 * losses[0]
+    assert result.evaluation is not None
+    assert result.evaluation.val_loss < losses[0]
+    assert isinstance(next(e for e in events if not hasattr(e, "stage") and not hasattr(e, "plan")), Started)
+    assert [e.step for e in events if isinstance(e, Saved)] == [4, 8, 12, 16, 20, 24]
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_the_losses_are_the_golden_ones(fit: Fit, optimizer: str) -> None:
+    """A change of the mathematics shows here. If it was meant: delete the file's entry, and run twice."""
+    events: list[Event] = []
+    fit(name="a", listen=events.append, optimizer=optimizer, learning_rate=0.02, warmup=3)
+    found = {
+        "train": [e.train_loss for e in events if isinstance(e, Logged)],
+        "val": [e.val_loss for e in events if isinstance(e, Evaluated)],
+    }
+    golden = read(GOLDEN) if GOLDEN.is_file() else {}
+    if optimizer not in golden:
+        GOLDEN.write_text(json.dumps(golden | {optimizer: found}, indent=1) + "\n", encoding="utf-8")
+        pytest.fail("there were no golden losses; these were written")
+    for kind, losses in found.items():
+        # Muon's bfloat16 products round differently from one CPU to another.
+        assert losses == pytest.approx(golden[optimizer][kind], rel=5e-3 if optimizer == "muon" else 1e-3)
+
+
+def test_metrics_are_the_contract(fit: Fit) -> None:
+    records = read_metrics(fit(name="a").run / "metrics.jsonl")
+    logged = [r for r in records if "train_loss" in r]
+    evaluated = [r for r in records if "val_loss" in r]
+    assert len(logged) + len(evaluated) == len(records)
+    for record in logged:
+        assert list(record) == [
+            "step", "tokens", "seconds", "train_loss", "learning_rate", "grad_norm", "tokens_per_second",
+        ]  # fmt: skip
+    for record in evaluated:
+        assert list(record) == [
+            "step", "val_loss", "val_accuracy", "val_perplexity", "val_bits_per_byte", "val_tokens",
+        ]  # fmt: skip
+        assert record["val_perplexity"] == pytest.approx(math.exp(record["val_loss"]))
+    assert [r["step"] for r in logged] == list(range(3, 25, 3))
+    assert [r["tokens"] for r in logged] == [r["step"] * 8 * 16 for r in logged]
+    assert [r["step"] for r in evaluated][:3] == [8, 16, 24]
+
+
+def test_the_last_evaluation_is_of_the_best_checkpoint_on_the_whole_split(fit: Fit, corpus: Path) -> None:
+    result = fit(name="a", eval_tokens=64)
+    records = [r for r in read_metrics(result.run / "metrics.jsonl") if "val_loss" in r]
+    assert [r["val_tokens"] for r in records] == [64, 64, 64, records[-1]["val_tokens"]]
+    assert records[-1]["step"] == result.best_step
+    characters = len(corpus.read_text(encoding="utf-8"))
+    assert records[-1]["val_tokens"] == characters - int(0.9 * characters) - 1
+    best = read(result.run / "best.json")
+    assert (best["step"], best["val_loss"]) == (result.best_step, records[-1]["val_loss"])
+
+
+def test_the_logged_loss_is_the_mean_over_the_steps_since_the_last(fit: Fit) -> None:
+    each = read_metrics(fit(name="each", log_interval=1).run / "metrics.jsonl")
+    some = read_metrics(fit(name="some", log_interval=7).run / "metrics.jsonl")
+    losses = {r["step"]: r["train_loss"] for r in each if "train_loss" in r}
+    spans = {7: range(1, 8), 14: range(8, 15), 21: range(15, 22), 24: range(22, 25)}
+    found = {r["step"]: r["train_loss"] for r in some if "train_loss" in r}
+    assert found == pytest.approx(
+        {end: sum(losses[s] for s in span) / len(span) for end, span in spans.items()}
+    )
+
+
+def test_the_newest_and_the_best_checkpoint_are_kept(fit: Fit) -> None:
+    run = fit(name="a", keep=2).run  # it grows better to the end
+    assert steps_of(run) == [20, 24]
+    assert steps_of(fit(name="b", keep=1).run) == [24]
+    assert read(run / "last.json") == {"checkpoint": "step-00000024", "step": 24}
+
+
+def test_the_best_checkpoint_is_the_one_of_lowest_loss_and_survives(fit: Fit) -> None:
+    rising = {"schedule": "constant", "warmup": 40, "learning_rate": 2.0, "adamw_learning_rate": 2.0}
+    run = fit(name="a", keep=1, steps=40, **rising).run
+    losses = {r["step"]: r["val_loss"] for r in read_metrics(run / "metrics.jsonl") if "val_loss" in r}
+    best = min(losses, key=lambda step: losses[step])
+    assert best < 40  # a rate that only rises does not end at its best
+    assert steps_of(run) == [best, 40]
+    assert read(run / "best.json")["step"] == best
+    assert paths.find_checkpoint("a")[1].name == f"step-{best:08d}"
+    assert paths.find_checkpoint("a", which="last")[1].name == "step-00000040"
+
+
+def test_patience_ends_a_run_that_grows_no_better(fit: Fit) -> None:
+    events: list[Event] = []
+    result = fit(
+        name="a", listen=events.append, steps=400, eval_interval=4, patience=3,
+        schedule="constant", learning_rate=0.3, adamw_learning_rate=0.6,
+    )  # fmt: skip
+    losses = [e.val_loss for e in events if isinstance(e, Evaluated)]
+    assert result.step < 400
+    assert result.step == result.best_step + 3 * 4
+    assert min(losses[:-1]) == losses[result.best_step // 4 - 1]
+    assert any(isinstance(e, Notice) and "3" in e.text for e in events)
+
+
+def test_samples_are_shown_at_their_interval(fit: Fit) -> None:
+    events: list[Event] = []
+    fit(name="a", listen=events.append, sample_interval=10)
+    samples = [e for e in events if isinstance(e, Sampled)]
+    assert [e.step for e in samples] == [10, 20, 24]
+    assert all(len(e.text) == 160 for e in samples)
+
+
+def poisoned(at: int, model_of: Callable[[], torch.nn.Module]) -> Callable[[Event], None]:
+    def listen(event: Event) -> None:
+        if isinstance(event, Logged) and event.step == at:
+            with torch.no_grad():
+                next(model_of().parameters())[0] = math.nan
+
+    return listen
+
+
+@pytest.mark.parametrize("at", [15, 16])
+def test_a_loss_that_is_no_number_stops_and_leaves_the_last_good_checkpoint(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    models: list[torch.nn.Module] = []
+    real = torch.nn.Module.train
+
+    def spy(model: torch.nn.Module, mode: bool = True) -> torch.nn.Module:
+        models.append(model)
+        return real(model, mode)
+
+    monkeypatch.setattr("gptscratch.model.gpt.GPT.train", spy)
+    with pytest.raises(RunError, match=r"diverged by step 1[67]") as caught:
+        fit(name="a", log_interval=1, listen=poisoned(at, lambda: models[-1]))
+    assert caught.value.exit_code == 1
+    assert steps_of(paths.run_dir("a"))[-1] == 12  # the save at 16 came after the poison
+    assert load("a").generate("the", max_tokens=5)
+    assert all(
+        math.isfinite(r.get("train_loss", 0)) for r in read_metrics(paths.run_dir("a") / "metrics.jsonl")
+    )
+
+
+def test_a_rate_far_too_high_ends_in_one_clear_error_or_a_whole_run(fit: Fit) -> None:
+    with pytest.raises(RunError, match="learning-rate"):
+        fit(name="a", optimizer="adamw", learning_rate=1e38, warmup=0, schedule="constant")
+    for _, folder in paths.checkpoints(paths.run_dir("a")):
+        tensors = checkpoint.load_tensors(folder / "model.safetensors")
+        assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_a_full_disk_keeps_the_checkpoints_before_and_leaves_no_rubbish(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = checkpoint.save_file, []
+
+    def save_file(tensors: Any, path: Path, **more: Any) -> None:
+        calls.append(path)
+        if len(calls) == 6:  # the optimizer's part of the third checkpoint
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        real(tensors, path, **more)
+
+    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    with pytest.raises(RunError, match="No space left") as caught:
+        fit(name="a")
+    assert caught.value.exit_code == 1
+    folder = paths.run_dir("a") / "checkpoints"
+    assert sorted(file.name for file in folder.iterdir()) == ["step-00000004", "step-00000008"]
+    assert read(paths.run_dir("a") / "last.json")["step"] == 8
+    monkeypatch.setattr(checkpoint, "save_file", real)
+    assert resume("a").step == 24
+
+
+def test_a_run_that_starts_from_another_begins_where_that_one_ended(tale: Path) -> None:
+    theirs = read_metrics(tale / "metrics.jsonl")
+    result = train(
+        read(tale / "config.json")["data"]["corpus"], name="b", init_from="tale", steps=2, log_interval=1,
+        batch_size=8, device="cpu", dtype="float32", sample_interval=0,
+    )  # fmt: skip
+    config = read(result.run / "config.json")
+    assert config["model"] == read(tale / "config.json")["model"]
+    assert read_metrics(result.run / "metrics.jsonl")[0]["train_loss"] < theirs[0]["train_loss"] - 0.5
+    assert (result.run / "tokenizer.json").read_text() == (tale / "tokenizer.json").read_text()
+
+
+def test_a_run_from_another_refuses_its_shape_its_tokenizer_and_its_own_name(fit: Fit, tale: Path) -> None:
+    before = sorted(tale.rglob("*"))
+    with pytest.raises(ConfigError, match="n_layer"):
+        fit(name="b", init_from="tale", tokenizer="", n_layer=2)
+    with pytest.raises(ConfigError, match="tokenizer"):
+        fit(name="b", init_from="tale")
+    with pytest.raises(ConfigError, match="itself"):
+        fit(name="tale", init_from="tale", tokenizer="", replace_run=True)
+    assert sorted(tale.rglob("*")) == before
+    assert not paths.run_dir("b").exists()
+
+
+def test_a_damaged_source_leaves_no_half_made_run(fit: Fit, tale: Path) -> None:
+    for _, folder in paths.checkpoints(tale):
+        (folder / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(CheckpointError, match="damaged"):
+        fit(name="b", init_from="tale", tokenizer="")
+    assert not paths.run_dir("b").exists()
+
+
+def test_a_name_that_is_taken_is_refused_unless_it_may_be_replaced(fit: Fit, tale: Path) -> None:
+    before = (tale / "last.json").read_text()
+    with pytest.raises(ConfigError, match="exists already"):
+        fit(name="tale")
+    assert (tale / "last.json").read_text() == before
+    assert fit(name="tale", replace_run=True, steps=4).step == 4
+    assert steps_of(tale) == [4]
+
+
+@pytest.mark.parametrize("content", ['{"architectures": ["GPT2LMHeadModel"]}', "not json"])
+def test_a_folder_that_is_no_run_is_never_replaced(fit: Fit, tmp_path: Path, content: str) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match="not a run"):
+        fit(out=tmp_path / "precious", replace_run=True)
+    assert (tmp_path / "precious" / "config.json").read_text() == content
+
+
+def test_a_run_without_a_name_takes_the_corpus_and_never_the_same_twice(fit: Fit) -> None:
+    assert [fit(steps=1).run.name for _ in range(3)] == ["tale", "tale-2", "tale-3"]
+
+
+def test_a_run_can_lie_anywhere(fit: Fit, tmp_path: Path) -> None:
+    run = fit(out=tmp_path / "elsewhere").run
+    assert run == tmp_path / "elsewhere"
+    assert load(run).generate("the", max_tokens=3)
+    assert resume(run, steps=26).step == 26
+
+
+def test_bad_settings_stop_before_anything_is_written(fit: Fit, home: Path) -> None:
+    for settings in ({"n_head": 3}, {"n_layers": 3}, {"top_k": 3}, {"steps": 3, "tokens": 4}):
+        with pytest.raises(UserError):
+            fit(name="a", **settings)
+    assert not home.exists()
+
+
+def test_a_finished_run_goes_on_with_a_longer_horizon(tale: Path) -> None:
+    result = resume("tale", steps=40)
+    assert (result.step, result.tokens) == (40, 40 * 8 * 16)
+    assert read(tale / "config.json")["train"]["steps"] == 40
+    records = read_metrics(tale / "metrics.jsonl")
+    assert [r["step"] for r in records if "train_loss" in r] == [*range(3, 41, 3), 40]
+    assert [r["step"] for r in records if "val_loss" in r][:5] == [8, 16, 24, 32, 40]
+
+
+def test_a_horizon_may_change_its_unit(tale: Path) -> None:
+    assert resume("tale", tokens=30 * 8 * 16).step == 30
+    train_config = read(tale / "config.json")["train"]
+    assert (train_config["steps"], train_config["tokens"]) == (0, 30 * 8 * 16)
+
+
+def test_a_finished_run_resumed_as_it_is_changes_nothing(tale: Path) -> None:
+    before = read(tale / "best.json"), steps_of(tale)
+    assert resume("tale").step == 24
+    assert (read(tale / "best.json"), steps_of(tale)) == before
+
+
+@pytest.mark.parametrize("setting", [{"n_layer": 2}, {"corpus": "x"}, {"optimizer": "adamw"}])
+def test_a_resumed_run_keeps_what_it_is(tale: Path, setting: dict[str, Any]) -> None:
+    before = read(tale / "config.json")
+    with pytest.raises(ConfigError, match=next(iter(setting))):
+        resume("tale", **setting)
+    assert read(tale / "config.json") == before
+
+
+def test_a_resumed_run_makes_its_token_files_again(tale: Path, home: Path) -> None:
+    shutil.rmtree(read(tale / "config.json")["tokens"])
+    assert resume("tale", steps=26).step == 26
+    assert list((home / "tokens").iterdir())
+
+
+def test_a_corpus_that_has_changed_is_not_gone_on_with(tmp_path: Path, corpus: Path) -> None:
+    own = Path(shutil.copy(corpus, tmp_path / "own.txt"))
+    run = train(own, name="own", steps=2, n_layer=1, d_model=32, context_length=16, device="cpu").run
+    shutil.rmtree(read(run / "config.json")["tokens"])
+    own.write_text(own.read_text() + "And so on.\n")
+    with pytest.raises(CheckpointError, match="changed"):
+        resume("own", steps=4)
+
+
+def test_a_corpus_from_stdin_is_not_waited_for(tale: Path) -> None:
+    config = read(tale / "config.json")
+    config["data"]["corpus"] = ["-"]
+    (tale / "config.json").write_text(json.dumps(config))
+    shutil.rmtree(config["tokens"])
+    with pytest.raises(CheckpointError, match="stdin"):
+        resume("tale", steps=30)
+
+
+def test_a_run_on_time_ends_about_then(fit: Fit) -> None:
+    settings = {"steps": 0, "minutes": 0.03, "eval_interval": 40, "save_interval": 40, "log_interval": 10}
+    result = fit(name="a", **settings)
+    assert result.step > 1
+    assert 1.0 < result.seconds < 2.4
+    rates = [r["learning_rate"] for r in read_metrics(result.run / "metrics.jsonl") if "train_loss" in r]
+    assert rates[-1] < 0.2 * max(rates)  # it has decayed by the end
+
+
+def test_the_token_files_are_shared_between_runs_of_one_corpus(fit: Fit, home: Path) -> None:
+    fit(name="a", steps=1)
+    fit(name="b", steps=1)
+    assert len(list((home / "tokens").iterdir())) == 1
