@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from gptscratch.config import DataConfig
 from gptscratch.data.clean import clean
-from gptscratch.data.reading import NotTextError, Piece, Tally, read_pieces
+from gptscratch.data.encodings import NotTextError
+from gptscratch.data.reading import Piece, Tally, read_pieces
 from gptscratch.data.shards import Removed
 from gptscratch.data.sources import Source, find_sources, split_weights
 from gptscratch.data.split import Alphabet, Section, Side, Sides, by_document, by_tail

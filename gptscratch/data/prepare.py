@@ -5,13 +5,10 @@ Token files are named by what they come from: asked for again, they are there.
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +16,7 @@ import numpy as np
 from gptscratch import paths
 from gptscratch.config import DataConfig
 from gptscratch.data.corpus import Corpus, Progress, Scan
+from gptscratch.data.existing import Prepared, as_it_is, find_tokens, require_ours, reused, token_folder
 from gptscratch.data.reading import Piece
 from gptscratch.data.shards import (
     FORMAT,
@@ -27,30 +25,17 @@ from gptscratch.data.shards import (
     ShardWriter,
     Share,
     SplitCounts,
-    Tokens,
     open_tokens,
-    read_manifest,
 )
 from gptscratch.data.sources import split_weights
 from gptscratch.data.split import Side
-from gptscratch.errors import CorpusError, UserError
 from gptscratch.tokenizer import KINDS, MIN_FREQUENCY, Tokenizer, build_tokenizer, choose_tokenizer
+
+__all__ = ["Prepared", "prepare"]
 
 _BATCH = 1 << 21  # characters encoded at once: about 60 MB of the library's objects
 _STAMPED = 8 << 20  # bytes, from which on a corpus is known again by its files' sizes and times
 _RACY = 2.0  # seconds: a file this fresh may change again without its time changing
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What training needs of a corpus."""
-
-    folder: Path
-    tokenizer: Tokenizer
-    tokens: Tokens
-    manifest: Manifest
-    scan: Scan | None  # None: the files were known by their times, and not read
-    reused: bool  # the token files were there already
 
 
 def prepare(config: DataConfig, *, on_progress: Progress | None = None, out: Path | None = None) -> Prepared:
@@ -70,46 +55,11 @@ def prepare(config: DataConfig, *, on_progress: Progress | None = None, out: Pat
     loaded = Tokenizer.load(config.tokenizer) if config.tokenizer not in ("", *KINDS) else None
     folder = token_folder(config)
     if folder is not None:
-        return _as_it_is(folder, config, loaded, out)
+        return as_it_is(folder, config, loaded, out)
     if out is not None:
-        _require_ours(out)
+        require_ours(out)
     with Corpus(config) as corpus:
         return _prepared(corpus, loaded, on_progress, out)
-
-
-def token_folder(config: DataConfig) -> Path | None:
-    """The folder of token files that is the whole corpus, if that is what it is."""
-    folders = [Path(item).expanduser() for item in config.corpus]
-    ours = [f for f in folders if (f / "manifest.json").is_file() and any(f.glob("*.bin"))]
-    if ours and len(folders) > 1:
-        raise CorpusError(
-            f"{ours[0]} holds token files, which cannot be joined with other corpora.", "Name it alone."
-        )
-    return ours[0] if ours else None
-
-
-def _as_it_is(folder: Path, config: DataConfig, loaded: Tokenizer | None, out: Path | None) -> Prepared:
-    """Raises CorpusError where something is asked for that was decided when the tokens were made."""
-    hint = "Leave it out, or name the text that the tokens came from."
-    if out is not None and out.resolve() != folder.resolve():
-        raise CorpusError(f"{folder} holds token files already: there is nothing to tokenize.", hint)
-    if not (folder / "tokenizer.json").is_file():
-        raise CorpusError(f"{folder} is damaged: it has no tokenizer.json.")
-    found = _reused(open_tokens(folder), None)
-    if found.tokenizer.hash != found.manifest.tokenizer_hash:
-        raise CorpusError(
-            f"{folder} is damaged: its tokenizer.json is not the one its tokens were made with."
-        )
-    same = loaded is not None and loaded.hash == found.manifest.tokenizer_hash
-    settled = {"corpus", "tokenizer"} if same else {"corpus"}
-    asked = [
-        f"{field.name} = {getattr(config, field.name)!r}"
-        for field in dataclasses.fields(config)
-        if field.name not in settled and getattr(config, field.name) != field.default
-    ]
-    if asked:
-        raise CorpusError(f"{folder} holds tokens, made already: {', '.join(asked)} has no effect.", hint)
-    return found
 
 
 def _prepared(
@@ -117,15 +67,15 @@ def _prepared(
 ) -> Prepared:
     config = corpus.config
     sources = _sources_key(corpus, loaded)
-    known = _find(out, sources=sources) if sources else None
+    known = find_tokens(out, sources=sources) if sources else None
     if known:
-        return _reused(known, None)
+        return reused(known, None)
     scan = corpus.scan(on_progress)
     kind, vocab_size = _kind_and_size(config, scan)
     recipe = _recipe(config, scan, kind, vocab_size, loaded)
-    known = _find(out, recipe=recipe)
+    known = find_tokens(out, recipe=recipe)
     if known:
-        return _reused(known, scan)
+        return reused(known, scan)
     tokenizer = loaded or _trained(corpus, scan, kind, vocab_size, on_progress)
     folder = out or paths.tokens_dir() / _digest(scan.hash, _split_key(config, scan), tokenizer.hash)
     stamped = sources if time.time() - corpus.newest_change > _RACY else ""
@@ -258,32 +208,3 @@ def _sources_key(corpus: Corpus, loaded: Tokenizer | None) -> str:
 
 def _digest(*parts: str) -> str:
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=12).hexdigest()
-
-
-def _find(out: Path | None, **wanted: str) -> Tokens | None:
-    """Whole token files whose manifest says what is wanted; a damaged folder is as good as none."""
-    folders = [out] if out else sorted(file.parent for file in paths.tokens_dir().glob("*/manifest.json"))
-    for folder in folders:
-        with contextlib.suppress(UserError):
-            manifest = read_manifest(folder)
-            if all(getattr(manifest, name) == value for name, value in wanted.items()):
-                tokens = open_tokens(folder)
-                if (folder / "tokenizer.json").is_file():
-                    return tokens
-    return None
-
-
-def _reused(tokens: Tokens, scan: Scan | None) -> Prepared:
-    tokenizer = Tokenizer.load(tokens.folder)
-    return Prepared(tokens.folder, tokenizer, tokens, tokens.manifest, scan, True)
-
-
-def _require_ours(out: Path) -> None:
-    ours = {"train.bin", "val.bin", "tokenizer.json", "manifest.json"}
-    if out.is_file():
-        raise CorpusError(f"{out} is a file: a folder is needed.")
-    strange = [file.name for file in out.iterdir() if file.name not in ours] if out.is_dir() else []
-    if strange:
-        raise CorpusError(
-            f"{out} holds other files ({strange[0]}).", "Name a new or empty folder with --out."
-        )

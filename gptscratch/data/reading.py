@@ -7,19 +7,18 @@ a space that follows a word: there GPT-2's pre-tokenisation cuts too, and the id
 from __future__ import annotations
 
 import codecs
-import contextlib
 import csv
 import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import IO, NamedTuple
 
 from gptscratch.config import DataConfig
 from gptscratch.data.columns import no_column, parquet_texts
 from gptscratch.data.damage import counting_errors, n_replaced
+from gptscratch.data.encodings import encoding_of, undecodable
 from gptscratch.data.packed import unpacking_errors
 from gptscratch.data.sources import Source
 from gptscratch.errors import CorpusError
@@ -27,25 +26,11 @@ from gptscratch.errors import CorpusError
 PIECE = 1 << 17  # characters
 END_OF_TEXT = "<|endoftext|>"
 _CHUNK = 1 << 18  # bytes read at once: with 1 << 20 the C heap frays to ten times what is used
-_BOMS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as UTF-16's does: asked first
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-_MAGIC = {b"%PDF": "a PDF", b"PK\x03\x04": "a zip archive (docx, epub and odt are)", b"\x89PNG": "an image",
-          b"\xff\xd8\xff": "an image", b"GIF8": "an image",
-          b"BZh": "packed with bzip2", b"\xfd7zXZ": "packed with xz"}  # fmt: skip
 
 
 class Piece(NamedTuple):
     text: str
     ends: bool  # a document with it
-
-
-class NotTextError(CorpusError):
-    """A binary file: a fault when it was named, passed over in a folder."""
 
 
 @dataclass
@@ -81,7 +66,7 @@ def _decoded(
     """Text in chunks, with every line end a \\n, also where CR and LF fall into two chunks."""
     with source.open() as (file, content):
         chunk = _read(content, source.name)
-        encoding = _encoding_of(chunk, source.name, config.encoding)
+        encoding = encoding_of(chunk, source.name, config.encoding)
         tally.encodings[encoding.lower()] += 1
         errors = counting_errors() if config.errors == "replace" else config.errors
         decoder = codecs.getincrementaldecoder(encoding)(errors)
@@ -93,7 +78,7 @@ def _decoded(
             try:
                 text = newlines.decode(chunk, final=not chunk)
             except UnicodeDecodeError as error:
-                raise _undecodable(source.name, error, start - waiting) from None
+                raise undecodable(source.name, error, start - waiting) from None
             tally.replaced += n_replaced() - replaced
             if text:
                 yield text
@@ -109,69 +94,6 @@ def _read(content: IO[bytes], name: str) -> bytes:
         return content.read(_CHUNK)
     except unpacking_errors() as error:
         raise CorpusError(f"{name} cannot be read to its end: {error}.", "Is the file whole?") from None
-
-
-def _encoding_of(head: bytes, name: str, wanted: str) -> str:
-    marked = next((encoding for mark, encoding in _BOMS if head.startswith(mark)), None)
-    if marked:
-        return marked
-    encoding = wanted
-    if wanted == "auto":
-        encoding = "utf-8" if _decodes(head, "utf-8") else likely_encoding(head)
-    try:
-        known = codecs.lookup(encoding).name
-    except LookupError:
-        raise CorpusError(
-            f"there is no encoding {encoding!r}.", "Known are utf-8, latin-1, cp1252 ..."
-        ) from None
-    start = head[: 1 << 16]
-    zeros = start.count(0)
-    if zeros > len(start) // 512 and not known.startswith(("utf-16", "utf-32")):
-        kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "binary")
-        wide = likely_encoding(start) if zeros > len(start) // 4 else ""
-        hint = f"If it is text: --encoding {wide}" if "16" in wide else "Convert it to plain text first."
-        raise NotTextError(f"{name} is no text: it looks like {kind} data." if kind == "binary"
-                           else f"{name} is no text: it looks like {kind}.", hint)  # fmt: skip
-    return encoding
-
-
-def likely_encoding(data: bytes) -> str:
-    """A guess at the encoding of text that is not UTF-8: by charset-normalizer where it is installed."""
-    data = data[: 1 << 16]
-    for wide, zeros in (("utf-16-le", data[1::2]), ("utf-16-be", data[::2])):
-        if zeros.count(0) > len(zeros) // 2:
-            return wide
-    with contextlib.suppress(ImportError):
-        found = list(import_module("charset_normalizer").from_bytes(data))  # best first
-        best = [m for m in found if (m.chaos, m.coherence) == (found[0].chaos, found[0].coherence)]
-        alike = [name for match in best for name in (match.encoding, *match.could_be_from_charset)]
-        if alike:  # of code pages that read it equally well, the Western one is the likeliest
-            return str("cp1252" if "cp1252" in alike else alike[0])
-    return "cp1252" if _decodes(data, "cp1252") else "latin-1"
-
-
-def _decodes(data: bytes, encoding: str) -> bool:
-    try:
-        codecs.getincrementaldecoder(encoding)().decode(data)  # incremental: the last character may be cut
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _undecodable(name: str, error: UnicodeDecodeError, base: int) -> CorpusError:
-    data, at = error.object, error.start
-    magic = next((kind for magic, kind in _MAGIC.items() if base <= 0 and data.startswith(magic)), None)
-    if magic:
-        return NotTextError(f"{name} is no text: it looks like {magic}.", "Convert it to plain text first.")
-    around = data[max(0, at - (1 << 15)) :][: 1 << 16]
-    before = data[:at].decode(error.encoding, "replace")
-    if error.encoding == "utf-8" and sum(letter > "\x7f" for letter in before) > 2:
-        hint = "What stands before is UTF-8: --set errors=replace reads damaged places as U+FFFD."
-    else:
-        likely = likely_encoding(around)
-        hint = f"It is likely {likely}: --encoding {likely}"
-    shown = f"0x{data[at]:02x}"
-    return CorpusError(f"{name} is not {error.encoding}: byte {shown} at offset {base + at:,}.", hint)
 
 
 def _split(chunks: Iterable[str], separator: str) -> Iterator[Piece]:

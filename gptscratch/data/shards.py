@@ -6,9 +6,11 @@ one was never finished.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from gptscratch.errors import CorpusError, RunError
 
 FORMAT = 1
+_STALE = 3600.0  # seconds
 SPLITS = ("train", "val")
 TokenArray = NDArray[np.unsignedinteger[Any]]
 
@@ -150,6 +153,7 @@ class ShardWriter:
 
     def __init__(self, folder: Path, dtype: type[np.unsignedinteger[Any]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
         self._folder = folder
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._suffix = f".{os.getpid()}.tmp"
@@ -196,6 +200,14 @@ class ShardWriter:
                 temporary.replace(self._folder / name)
         except OSError as error:
             raise _unwritable(self._folder, error) from None
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what a killed process left; one at work has written within the hour."""
+    for file in folder.glob("*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - file.stat().st_mtime > _STALE:
+                file.unlink()
 
 
 def manifest_json(manifest: Manifest) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,30 @@ def test_nothing_is_left_of_a_run_that_failed(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(KeyboardInterrupt):
         prepared(tmp_path, tokenizer="char")
     assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
+
+
+def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
+    folder = prepared(tmp_path, tokenizer="char").folder
+    for name, age in (("train.bin.12.tmp", 7200), ("train.bin.13.tmp", 0)):
+        (folder / name).write_text("half")
+        os.utime(folder / name, (time.time() - age,) * 2)
+    (folder / "manifest.json").unlink()
+    prepared(tmp_path, tokenizer="char")
+    assert sorted(file.name for file in folder.glob("*.tmp")) == ["train.bin.13.tmp"]
+
+
+def test_an_interrupted_call_leaves_nothing_and_the_next_one_is_whole(tmp_path: Path) -> None:
+    def interrupt(stage: str, done: int, total: int) -> None:
+        if stage == "tokenizing" and done < total:
+            raise KeyboardInterrupt
+
+    file = tmp_path / "corpus.txt"
+    file.write_text(TEXT * 1000, encoding="utf-8")
+    config = DataConfig(corpus=(str(file),), tokenizer="byte")
+    with pytest.raises(KeyboardInterrupt):
+        prepare(config, on_progress=interrupt)
+    assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
+    assert prepare(config).manifest.train.bytes + prepare(config).manifest.val.bytes == len(TEXT) * 1000
 
 
 def test_out_takes_an_empty_folder_and_spares_a_full_one(tmp_path: Path) -> None:

@@ -1,0 +1,87 @@
+"""Which encoding the bytes of a file are in, what is no text at all, and what to say of damage."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+from importlib import import_module
+
+from gptscratch.errors import CorpusError
+
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins as UTF-16's does: asked first
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_MAGIC = {b"%PDF": "a PDF", b"PK\x03\x04": "a zip archive (docx, epub and odt are)", b"\x89PNG": "an image",
+          b"\xff\xd8\xff": "an image", b"GIF8": "an image",
+          b"BZh": "packed with bzip2", b"\xfd7zXZ": "packed with xz"}  # fmt: skip
+
+
+class NotTextError(CorpusError):
+    """A binary file: a fault when it was named, passed over in a folder."""
+
+
+def encoding_of(head: bytes, name: str, wanted: str) -> str:
+    marked = next((encoding for mark, encoding in _BOMS if head.startswith(mark)), None)
+    if marked:
+        return marked
+    encoding = wanted
+    if wanted == "auto":
+        encoding = "utf-8" if _decodes(head, "utf-8") else likely_encoding(head)
+    try:
+        known = codecs.lookup(encoding).name
+    except LookupError:
+        raise CorpusError(
+            f"there is no encoding {encoding!r}.", "Known are utf-8, latin-1, cp1252 ..."
+        ) from None
+    start = head[: 1 << 16]
+    zeros = start.count(0)
+    if zeros > len(start) // 512 and not known.startswith(("utf-16", "utf-32")):
+        kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "binary")
+        wide = likely_encoding(start) if zeros > len(start) // 4 else ""
+        hint = f"If it is text: --encoding {wide}" if "16" in wide else "Convert it to plain text first."
+        raise NotTextError(f"{name} is no text: it looks like {kind} data." if kind == "binary"
+                           else f"{name} is no text: it looks like {kind}.", hint)  # fmt: skip
+    return encoding
+
+
+def likely_encoding(data: bytes) -> str:
+    """A guess at the encoding of text that is not UTF-8: by charset-normalizer where it is installed."""
+    data = data[: 1 << 16]
+    for wide, zeros in (("utf-16-le", data[1::2]), ("utf-16-be", data[::2])):
+        if zeros.count(0) > len(zeros) // 2:
+            return wide
+    with contextlib.suppress(ImportError):
+        found = list(import_module("charset_normalizer").from_bytes(data))  # best first
+        best = [m for m in found if (m.chaos, m.coherence) == (found[0].chaos, found[0].coherence)]
+        alike = [name for match in best for name in (match.encoding, *match.could_be_from_charset)]
+        if alike:  # of code pages that read it equally well, the Western one is the likeliest
+            return str("cp1252" if "cp1252" in alike else alike[0])
+    return "cp1252" if _decodes(data, "cp1252") else "latin-1"
+
+
+def _decodes(data: bytes, encoding: str) -> bool:
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(data)  # incremental: the last character may be cut
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def undecodable(name: str, error: UnicodeDecodeError, base: int) -> CorpusError:
+    data, at = error.object, error.start
+    magic = next((kind for magic, kind in _MAGIC.items() if base <= 0 and data.startswith(magic)), None)
+    if magic:
+        return NotTextError(f"{name} is no text: it looks like {magic}.", "Convert it to plain text first.")
+    around = data[max(0, at - (1 << 15)) :][: 1 << 16]
+    before = data[:at].decode(error.encoding, "replace")
+    if error.encoding == "utf-8" and sum(letter > "\x7f" for letter in before) > 2:
+        hint = "What stands before is UTF-8: --set errors=replace reads damaged places as U+FFFD."
+    else:
+        likely = likely_encoding(around)
+        hint = f"It is likely {likely}: --encoding {likely}"
+    shown = f"0x{data[at]:02x}"
+    return CorpusError(f"{name} is not {error.encoding}: byte {shown} at offset {base + at:,}.", hint)
