@@ -90,7 +90,8 @@ def find_run(name_or_path: str | Path | None = None) -> Path:
 
 
 def find_checkpoint(name_or_path: str | Path | None = None, which: str = "best") -> tuple[Path, Path]:
-    """(run folder, checkpoint folder) by run name, run folder or checkpoint folder; None: the newest run.
+    """(run folder, checkpoint folder) by run name, run folder or checkpoint folder; None: the newest
+    run that has a checkpoint.
 
     ``which`` is ``"best"`` or ``"last"`` and matters only where a run is named.
 
@@ -102,6 +103,8 @@ def find_checkpoint(name_or_path: str | Path | None = None, which: str = "best")
         if _STEP.fullmatch(path.resolve().name) and path.is_dir():
             return path.resolve().parent.parent, path
     run = find_run(name_or_path)
+    if name_or_path is None:
+        run = next((done for done in list_runs() if checkpoints(done)), run)
     pointer = run / f"{which}.json"
     if pointer.is_file():
         try:

@@ -114,3 +114,11 @@ def test_a_damaged_pointer_says_so(content: str) -> None:
     (run / "best.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"best\.json is damaged"):
         paths.find_checkpoint("a")
+
+
+def test_the_newest_checkpoint_is_not_looked_for_in_a_run_that_has_none_yet() -> None:
+    make_run(paths.run_dir("done"), 3, changed=1.0)
+    make_run(paths.run_dir("just-begun"), changed=2.0)
+    assert paths.find_checkpoint()[0].name == "done"
+    with pytest.raises(CheckpointError, match="no checkpoint yet"):
+        paths.find_checkpoint("just-begun")

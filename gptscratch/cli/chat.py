@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from gptscratch.cli import render
-from gptscratch.cli.sample import warn_of_unknown
+from gptscratch.cli import render, render_sample
 from gptscratch.config import SampleConfig
 from gptscratch.generate import TrainedGPT
 
@@ -24,7 +23,7 @@ def run(gpt: TrainedGPT, knobs: SampleConfig) -> None:
         except KeyboardInterrupt:
             print()
             continue
-        warn_of_unknown(gpt, text)
+        render_sample.warn_of_unknown(gpt, text)
         with contextlib.suppress(KeyboardInterrupt):
-            render.stream(text, gpt.stream(text, knobs))
+            render_sample.stream(text, gpt.stream(text, knobs))
         print()

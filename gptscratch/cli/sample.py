@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from gptscratch.cli import options as o
 from gptscratch.config import SampleConfig
 from gptscratch.errors import ConfigError
-
-if TYPE_CHECKING:
-    from gptscratch.generate import TrainedGPT
 
 
 def sample(
@@ -24,9 +21,11 @@ def sample(
         ),
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option("-p", "--prompt", help="What to go on from; else stdin.")
+        str | None, typer.Option("-p", "--prompt", help="What to go on from; - or none: stdin.")
     ] = None,
-    prompt_file: Annotated[str | None, typer.Option(help="A file with the prompt.", metavar="FILE")] = None,
+    prompt_file: Annotated[
+        str | None, typer.Option(help="A file with the prompt; -: stdin.", metavar="FILE")
+    ] = None,
     max_tokens: Annotated[int, typer.Option(help="New tokens.")] = SampleConfig.max_tokens,
     temperature: Annotated[
         float, typer.Option("-t", "--temperature", help="0: greedy.")
@@ -61,38 +60,35 @@ def sample(
     )  # fmt: skip
     text = "" if interactive else _prompt(prompt, prompt_file)
     from gptscratch.checkpoint import load
-    from gptscratch.cli import chat, render
+    from gptscratch.cli import chat, render_sample
 
-    gpt = load(checkpoint, device=device or "auto", dtype=dtype or "float32")
-    if interactive:
-        chat.run(gpt, knobs)
-        return
-    warn_of_unknown(gpt, text)
-    if num_samples == 1 and not (json or no_stream):
-        render.stream(text, gpt.stream(text, knobs))
-    else:
-        render.samples(text, gpt.samples(text, knobs), run=gpt.run, json=json)
+    with render_sample.whoever_reads():
+        gpt = load(checkpoint, device=device or "auto", dtype=dtype or "float32")
+        if interactive:
+            chat.run(gpt, knobs)
+            return
+        render_sample.warn_of_unknown(gpt, text)
+        if num_samples == 1 and not (json or no_stream):
+            render_sample.stream(text, gpt.stream(text, knobs))
+        else:
+            render_sample.samples(text, gpt.samples(text, knobs), run=gpt.run, json=json)
 
 
 def _prompt(prompt: str | None, file: str | None) -> str:
+    """What was given, or stdin where it is no terminal. The last line end of stdin is no part of it."""
     if prompt is not None and file is not None:
         raise ConfigError("--prompt and --prompt-file are both given.", "Take one of them.")
-    if file is not None:
+    if prompt is not None and prompt != "-":
+        return prompt
+    if file is not None and file != "-":
         try:
-            return Path(file).read_text(encoding="utf-8")
+            return Path(file).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"The prompt file {file} cannot be read: {error}.") from None
-    if prompt is None and not sys.stdin.isatty():
-        try:
-            return sys.stdin.read()
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"The prompt on stdin is no UTF-8 text: {error}.") from None
-    return prompt or ""
-
-
-def warn_of_unknown(gpt: TrainedGPT, text: str) -> None:
-    from gptscratch.cli import render
-
-    if unknown := gpt.tokenizer.unknown(text):
-        shown = " ".join(repr(piece) for piece in unknown[:10])
-        render.notice(f"The model never saw {shown}: left out of the prompt.")
+    asked = prompt or file
+    if sys.stdin is None or (sys.stdin.isatty() and not asked):
+        return ""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The prompt on stdin cannot be read: {error}.") from None

@@ -1,0 +1,61 @@
+"""What ``sample`` and its conversation show: text on stdout as it comes, notes on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from gptscratch.cli import render
+from gptscratch.errors import RunError
+
+if TYPE_CHECKING:
+    from gptscratch.generate import TrainedGPT
+
+
+@contextlib.contextmanager
+def whoever_reads() -> Iterator[None]:
+    """A reader who has gone (``| head -1``) or never was (``>&-``) ends the command quietly.
+
+    Raises:
+        RunError: the output cannot be written for another reason, such as a full disk.
+    """
+    if sys.stdout is None:
+        raise typer.Exit
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at its exit: that must find somebody who takes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit from None
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise RunError(f"The output cannot be written: {error}.") from None
+
+
+def stream(prompt: str, pieces: Iterable[str]) -> None:
+    """The prompt and its continuation, each piece at once."""
+    for piece in itertools.chain((prompt,), pieces, ("\n",)):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+
+
+def samples(prompt: str, texts: Sequence[str], *, run: Path, json: bool) -> None:
+    if json:
+        render.print_json({"run": run.name, "prompt": prompt, "samples": list(texts)})
+    else:
+        print("\n---\n".join(prompt + text for text in texts))
+
+
+def warn_of_unknown(gpt: TrainedGPT, text: str) -> None:
+    if unknown := gpt.tokenizer.unknown(text):
+        shown = " ".join(repr(piece) for piece in unknown[:10])
+        render.notice(f"The model never saw {shown}: left out of the prompt.")

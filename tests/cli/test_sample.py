@@ -1,0 +1,77 @@
+"""``gptscratch sample``: where prompts come from, and readers who leave."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from gptscratch.cli.app import app
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def sample(tale: Path) -> Command:
+    def run(*arguments: str, stdin: bytes = b"") -> Result:
+        fixed = ("sample", tale.name, "--seed", "1", "--max-tokens", "12", *arguments)
+        return CliRunner().invoke(app, fixed, input=stdin)
+
+    return run
+
+
+def in_a_shell(tale: Path, rest: str) -> subprocess.CompletedProcess[str]:
+    command = f"'{sys.executable}' -m gptscratch sample {tale.name} --seed 1 {rest}"
+    return subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin"),
+    [
+        (["--prompt", "the fox"], b""),
+        (["--prompt", "-"], b"the fox\n"),
+        (["--prompt-file", "-"], b"the fox\r\n"),
+        ([], b"\xef\xbb\xbfthe fox"),
+        (["--prompt-file", "FILE"], b"a dog"),
+    ],
+)
+def test_a_prompt_comes_from_the_command_line_a_file_or_stdin(
+    sample: Command, tmp_path: Path, arguments: list[str], stdin: bytes
+) -> None:
+    (tmp_path / "prompt.txt").write_text("the fox", encoding="utf-8")
+    given = [str(tmp_path / "prompt.txt") if a == "FILE" else a for a in arguments]
+    done = sample(*given, stdin=stdin)
+    assert done.exit_code == 0
+    assert done.stdout.startswith("the fox")
+    assert done.stdout == sample("--prompt", "the fox").stdout
+
+
+def test_a_prompt_that_is_no_text_is_refused(sample: Command, tmp_path: Path) -> None:
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\xff")
+    for arguments, stdin in ((["--prompt-file", str(tmp_path / "bytes")], b""), ([], b"\xff")):
+        assert "cannot be read" in str(sample(*arguments, stdin=stdin).exception)
+    assert "both given" in str(sample("--prompt", "a", "--prompt-file", "b").exception)
+
+
+def test_a_reader_who_leaves_is_no_error(tale: Path) -> None:
+    done = in_a_shell(tale, "--max-tokens 3000 -p '\n\n' | head -1; exit ${PIPESTATUS[0]}")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
+
+
+def test_a_closed_stdout_is_no_error(tale: Path) -> None:
+    done = in_a_shell(tale, "--max-tokens 3 >&-")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_told_in_one_line(tale: Path) -> None:
+    done = in_a_shell(tale, "--max-tokens 3 > /dev/full")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: The output cannot be written")
+    assert "Traceback" not in done.stderr
