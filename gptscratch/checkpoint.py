@@ -47,8 +47,8 @@ class RunRecord:
         return {"format": FORMAT, "version": gptscratch.__version__, **self.config.to_dict(), **own}
 
 
-def create_run(run: Path, record: RunRecord, tokenizer: Tokenizer, *, replace: bool = False) -> None:
-    """Make the run's folder with its config.json and tokenizer.json.
+def require_free(run: Path, *, replace: bool = False) -> None:
+    """See that a run may be made in this folder.
 
     Raises:
         ConfigError: a run is there already and ``replace`` is false, or the folder holds something else.
@@ -59,11 +59,17 @@ def create_run(run: Path, record: RunRecord, tokenizer: Tokenizer, *, replace: b
                 f"The run {run.name} exists already, in {run}.",
                 "Take another --name, go on with --resume, or replace it with --force.",
             )
-        shutil.rmtree(run)
     elif run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise ConfigError(f"{run} exists and is not a run.", "Name an empty or a new folder.")
+
+
+def create_run(run: Path, record: RunRecord, tokenizer: Tokenizer, *, replace: bool = False) -> None:
+    """Make the run's folder with its config.json and tokenizer.json; errors as ``require_free``."""
+    require_free(run, replace=replace)
     with disk_errors(f"making the run's folder {run}"):
-        run.mkdir(parents=True, exist_ok=True)
+        if run.exists():
+            shutil.rmtree(run)
+        run.mkdir(parents=True)
         tokenizer.save(run / "tokenizer.json")
         write_json(run / "config.json", record.to_dict())
 

@@ -35,7 +35,8 @@ class GPT(nn.Module):
         self.config = config
         added, position = ADDED.get(config.position), config.position
         self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.position_embedding = added(config.context_length, config.d_model) if added else None
+        deviation = embedding_deviation(config)
+        self.position_embedding = added(config.context_length, config.d_model, deviation) if added else None
         self.rotary = (
             Rotary(config.head_dim, config.rope_theta, reference=reference) if position == "rope" else None
         )
@@ -134,17 +135,28 @@ def initialise(model: GPT) -> None:
 
     Normal numbers of deviation 0.02; the outputs of residual branches, of which 2 n_layer are
     summed, start smaller by the root of that (Radford et al. 2019, section 2.3). Norms start as
-    the identity.
+    the identity. Embeddings that no lm_head shares start larger: see ``embedding_deviation``.
     """
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)
         elif parameter.dim() == 1:
             nn.init.ones_(parameter)
+        elif "embedding" in name:
+            nn.init.normal_(parameter, std=embedding_deviation(model.config))
         else:
             ends_branch = name.endswith(("attention.out.weight", "mlp.down.weight"))
             branches = 2 * model.config.n_layer if ends_branch else 1
             nn.init.normal_(parameter, std=0.02 / math.sqrt(branches))
+
+
+def embedding_deviation(config: ModelConfig) -> float:
+    """Of token and position embeddings at the start.
+
+    Logits through a shared matrix must start small. Else the residual stream does better to start as
+    large as what the blocks will add to it: docs/decisions/planner.md has the comparison.
+    """
+    return 0.02 if config.tie_embeddings else 0.5
 
 
 @torch.no_grad()

@@ -39,19 +39,23 @@ class SinusoidalPositions(nn.Module):
     it is for the lm_head that may share it.
     """
 
-    AMPLITUDE = 0.02
-
-    def __init__(self, context_length: int, d_model: int) -> None:
+    def __init__(self, d_model: int, amplitude: float) -> None:
         super().__init__()
-        del context_length  # the waves go on for ever; the argument keeps the tables interchangeable
         self.d_model = d_model
+        self.amplitude = amplitude
 
     def forward(self, positions: Tensor) -> Tensor:
-        return self.AMPLITUDE * sinusoidal(positions.float(), self.d_model)  # (B, T, D)
+        return self.amplitude * sinusoidal(positions.float(), self.d_model)  # (B, T, D)
 
 
-ADDED: Mapping[str, Callable[[int, int], LearnedPositions | SinusoidalPositions]] = MappingProxyType(
-    {"learned": LearnedPositions, "sinusoidal": SinusoidalPositions}
+Added = LearnedPositions | SinusoidalPositions
+
+# (context_length, d_model, deviation of a fresh embedding) -> what is added to the tokens' embeddings
+ADDED: Mapping[str, Callable[[int, int, float], Added]] = MappingProxyType(
+    {
+        "learned": lambda context_length, d_model, _: LearnedPositions(context_length, d_model),
+        "sinusoidal": lambda _, d_model, deviation: SinusoidalPositions(d_model, deviation),
+    }
 )
 
 

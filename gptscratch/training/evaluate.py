@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from gptscratch.data.batches import windows
+from gptscratch.data.prepare import Prepared
 from gptscratch.model.gpt import GPT
 from gptscratch.training.loss import IGNORE, SLICE_ELEMENTS
 
@@ -61,3 +63,19 @@ def evaluate(
         bits_per_byte=mean / math.log(2) / bytes_per_token,
         tokens=tokens,
     )
+
+
+class Scorer:
+    """Evaluates a model on the validation split."""
+
+    def __init__(self, model: GPT, prepared: Prepared) -> None:
+        self.model = model
+        self.tokens = prepared.tokens.val
+        self.bytes_per_token = prepared.manifest.val.bytes / max(1, prepared.manifest.val.tokens)
+
+    def __call__(self, limit: int | None = None) -> Evaluation:
+        """Over about ``limit`` tokens, evenly spread and always the same; None: all."""
+        context = self.model.config.context_length
+        rows = max(1, 8192 // context)
+        parts = windows(self.tokens, context, rows, limit=limit)
+        return evaluate(self.model, parts, bytes_per_token=self.bytes_per_token)

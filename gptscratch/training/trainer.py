@@ -1,40 +1,36 @@
-"""The job: from a corpus to a trained model. ``run_loop`` is the training loop; the rest sets it up."""
+"""The job: from a corpus to a trained model. The loop itself stands in loop.py."""
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gptscratch import checkpoint, paths
-from gptscratch.config import RunConfig, flattened, qualified
-from gptscratch.data.batches import Batches, windows
+from gptscratch.config import RunConfig, qualified
+from gptscratch.data.mixture import make_batches
 from gptscratch.data.prepare import Prepared, prepare
-from gptscratch.data.shards import open_tokens
-from gptscratch.device import matmul_rate, pick_device, pick_dtype, seed_step, set_up
+from gptscratch.device import matmul_rate, pick_device, pick_dtype, set_up
 from gptscratch.errors import CheckpointError, ConfigError, disk_errors
 from gptscratch.generate import TrainedGPT
 from gptscratch.metrics import MetricsFile, rewind_metrics
 from gptscratch.model.gpt import GPT
-from gptscratch.tokenizer import Tokenizer
-from gptscratch.training.evaluate import Evaluation, evaluate
+from gptscratch.training.evaluate import Scorer
 from gptscratch.training.events import Evaluated, Event, Listener, Notice, Planned, Started, Working
-from gptscratch.training.hooks import HOOKS, Session, best_facts, evaluated, score
+from gptscratch.training.hooks import Session, best_facts, evaluated, score
 from gptscratch.training.horizon import make_horizon
+from gptscratch.training.loop import run_loop
 from gptscratch.training.optimizer import make_optimizer
+from gptscratch.training.origin import extended, like_run, run_folder, same_tokens
 from gptscratch.training.planner import Facts, Plan, make_plan
-from gptscratch.training.schedule import Schedule, make_schedule
+from gptscratch.training.schedule import make_schedule
 from gptscratch.training.state import TrainState
-from gptscratch.training.step import Worker, take_step
+from gptscratch.training.step import Worker
 
 
 @dataclass(frozen=True)
@@ -82,8 +78,9 @@ def train(
     names = [corpus] if isinstance(corpus, str | Path) else list(corpus)
     if names:
         settings["corpus"] = tuple(str(name) for name in names)
+    run = run_folder(RunConfig().with_settings(settings), out)
+    checkpoint.require_free(run, replace=replace_run)
     plan, prepared = plan_run(settings, init_from=init_from, listen=listen)
-    run = _run_folder(plan.config, out)
     model = _new_model(plan.config)
     if init_from is not None:
         source, weights = paths.find_checkpoint(init_from)
@@ -121,8 +118,8 @@ def resume(
     started = time.perf_counter() if started is None else started
     run, folder = paths.find_checkpoint(name_or_path, which="last")
     record = checkpoint.read_run(run)
-    record = replace(record, config=_extended(record.config, settings))
-    prepared = _same_tokens(run, record)
+    record = replace(record, config=extended(record.config, settings))
+    prepared = same_tokens(run, record)
     if prepared.manifest.corpus_hash != record.corpus_hash:
         raise CheckpointError(
             f"The corpus of {run.name} has changed since the run began.",
@@ -149,7 +146,7 @@ def plan_run(
     """Read the corpus and make the plan, without training: what ``--dry-run`` shows."""
     settings = qualified(settings)
     if init_from is not None:
-        settings = _like(init_from, settings)
+        settings = like_run(init_from, settings)
     config = RunConfig().with_settings(settings)  # checks all that was given, before any work
     device = pick_device(config.train.device)
     dtype = pick_dtype(config.train.dtype, device)
@@ -230,8 +227,8 @@ def _train(
         decay_fraction=config.train.decay_fraction,
         final_fraction=config.train.final_fraction,
     )
-    batches = Batches(
-        prepared.tokens.train, config.model.context_length, config.train.batch_size, config.train.seed
+    batches = make_batches(
+        prepared.tokens, config.model.context_length, config.train.batch_size, config.train.seed
     )
     dtype = pick_dtype(config.train.dtype, model.lm_head.weight.device)
     worker = Worker(model, dtype, compile=bool(config.train.compile))
@@ -251,74 +248,6 @@ def _train(
     )
 
 
-def run_loop(session: Session, worker: Worker, batches: Batches, schedule: Schedule) -> bool:
-    """Step until the horizon is reached; True if the user interrupted it (and the run is saved)."""
-    state, config = session.state, session.config
-    with interrupts() as interrupted:
-        while not session.over and not interrupted.is_set():
-            started = time.perf_counter()
-            seed_step(config.seed, state.step)
-            inputs, targets = batches.batch(state.step)
-            session.scale = schedule(state.step, session.horizon.progress(state))
-            result = take_step(
-                worker,
-                session.optimizer,
-                inputs,
-                targets,
-                micro_batch=config.micro_batch,
-                grad_clip=config.grad_clip,
-                scale=session.scale,
-            )
-            session.count(result, inputs.size, time.perf_counter() - started)
-            for hook in HOOKS:
-                hook(session)
-        if interrupted.is_set() and not session.over:
-            session.save()
-            return True
-    return False
-
-
-@contextmanager
-def interrupts() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second one acts as ever."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # only the main thread may handle signals
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        event.set()
-        restore()
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield event
-    finally:
-        restore()
-
-
-class Scorer:
-    """Evaluates a model on the validation split."""
-
-    def __init__(self, model: GPT, prepared: Prepared) -> None:
-        self.model = model
-        self.tokens = prepared.tokens.val
-        self.bytes_per_token = prepared.manifest.val.bytes / max(1, prepared.manifest.val.tokens)
-
-    def __call__(self, limit: int | None = None) -> Evaluation:
-        """Over about ``limit`` tokens, evenly spread and always the same; None: all."""
-        context = self.model.config.context_length
-        rows = max(1, 8192 // context)
-        parts = windows(self.tokens, context, rows, limit=limit)
-        return evaluate(self.model, parts, bytes_per_token=self.bytes_per_token)
-
-
 def _score_best(session: Session, scorer: Scorer) -> Evaluated:
     """The best checkpoint on the whole validation split, which replaces its entry in best.json."""
     state = session.state
@@ -331,20 +260,6 @@ def _score_best(session: Session, scorer: Scorer) -> Evaluated:
     with disk_errors("writing best.json"):
         checkpoint.point(session.run, "best", state.best_step, **best_facts(evaluation))
     return record
-
-
-def _run_folder(config: RunConfig, out: str | Path | None) -> Path:
-    """Where a new run goes; a name that was not given is made from the corpus's and never taken twice."""
-    if out is not None:
-        return Path(out).expanduser()
-    if config.name:
-        return paths.run_dir(config.name)
-    first = config.data.corpus[0] if config.data.corpus else "python"
-    stem = "stdin" if first == "-" else Path(first).resolve().name.split(".")[0].strip("*?[] ") or "run"
-    name, number = stem, 2
-    while paths.run_dir(name).exists():
-        name, number = f"{stem}-{number}", number + 1
-    return paths.run_dir(name)
 
 
 def _new_model(config: RunConfig) -> GPT:
@@ -362,42 +277,3 @@ def _rewind(run: Path, record: checkpoint.RunRecord, state: TrainState) -> bool:
         checkpoint.write_json(run / "config.json", record.to_dict())
     forgotten = rewind_metrics(run / "metrics.jsonl", state.step)
     return forgotten or state.step % config.eval_interval == 0
-
-
-def _same_tokens(run: Path, record: checkpoint.RunRecord) -> Prepared:
-    """The run's token files, made again from its corpus if they are gone."""
-    folder = Path(record.tokens)
-    if (folder / "manifest.json").is_file():
-        tokens = open_tokens(folder)
-        return Prepared(folder, Tokenizer.load(folder), tokens, tokens.manifest, None, True)
-    if "-" in record.config.data.corpus:
-        raise CheckpointError(f"The token files of {run.name} are gone, and its corpus came from stdin.")
-    return prepare(replace(record.config.data, tokenizer=str(run / "tokenizer.json")))
-
-
-def _like(init_from: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings, completed with the shape and the tokenizer of a checkpoint.
-
-    Raises:
-        ConfigError: one of them differs from the checkpoint's.
-    """
-    run, _ = paths.find_checkpoint(init_from)
-    theirs = flattened({"model": checkpoint.read_run(run).config.to_dict()["model"]})
-    free = ("model.dropout",)
-    for key, value in settings.items():
-        if key.startswith("model.") and key not in free and theirs[key] != value:
-            raise ConfigError(f"{key} is {value}, but in {run.name} it is {theirs[key]}.", "Leave it out.")
-    if settings.get("data.tokenizer"):
-        raise ConfigError("--init-from brings its own tokenizer.", "Leave --tokenizer out.")
-    theirs.pop("model.vocab_size")
-    return {**theirs, **settings, "data.tokenizer": str(run / "tokenizer.json")}
-
-
-def _extended(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
-    """A run's config with changes that a resumed run may have: the trainer's."""
-    changes = qualified(settings)
-    fixed = [key for key in changes if not key.startswith("train.") or key == "train.optimizer"]
-    if fixed:
-        raise ConfigError(f"A resumed run keeps its {', '.join(fixed)}.", "Start a new run to change it.")
-    horizons = {f"train.{unit}": 0 for unit in ("steps", "epochs", "tokens", "minutes")}
-    return config.with_settings({**(horizons if horizons.keys() & changes.keys() else {}), **changes})

@@ -149,7 +149,8 @@ def test_sinusoids_and_fresh_embeddings_have_the_proportion_of_the_paper():
 
 
 def test_initial_weights_follow_gpt2():
-    model = GPT(tiny(d_model=256, n_layer=8, bias=True, norm="layernorm", position="learned"))
+    shape = {"d_model": 256, "n_layer": 8, "bias": True, "norm": "layernorm", "position": "learned"}
+    model = GPT(tiny(tie_embeddings=True, **shape))
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             assert parameter.abs().max() == 0
@@ -159,6 +160,12 @@ def test_initial_weights_follow_gpt2():
             std = 0.02 / 4 if name.endswith(("attention.out.weight", "mlp.down.weight")) else 0.02
             assert parameter.std().item() == pytest.approx(std, rel=0.05), name
             assert abs(parameter.mean().item()) < 0.1 * std, name
+
+
+def test_embeddings_that_no_head_shares_start_larger():
+    model = GPT(tiny(d_model=256, vocab_size=500))
+    assert model.token_embedding.weight.std().item() == pytest.approx(0.5, rel=0.05)
+    assert model.lm_head.weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
 def test_initial_loss_is_that_of_guessing():

@@ -1,0 +1,69 @@
+"""The training loop, and how an interrupt ends it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from gptscratch.data.batches import Batches
+from gptscratch.data.mixture import MixedBatches
+from gptscratch.device import seed_step
+from gptscratch.training.hooks import HOOKS, Session
+from gptscratch.training.schedule import Schedule
+from gptscratch.training.step import Worker, take_step
+
+
+def run_loop(session: Session, worker: Worker, batches: Batches | MixedBatches, schedule: Schedule) -> bool:
+    """Step until the horizon is reached; True if the user interrupted it (and the run is saved)."""
+    state, config = session.state, session.config
+    with interrupts() as interrupted:
+        while not session.over and not interrupted.is_set():
+            started = time.perf_counter()
+            seed_step(config.seed, state.step)
+            inputs, targets = batches.batch(state.step)
+            session.scale = schedule(state.step, session.horizon.progress(state))
+            result = take_step(
+                worker,
+                session.optimizer,
+                inputs,
+                targets,
+                micro_batch=config.micro_batch,
+                grad_clip=config.grad_clip,
+                scale=session.scale,
+            )
+            session.count(result, inputs.size, time.perf_counter() - started)
+            for hook in HOOKS:
+                hook(session)
+        if interrupted.is_set() and not session.over:
+            session.save()
+            return True
+    return False
+
+
+@contextmanager
+def interrupts() -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets; the second one acts as ever."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # only the main thread may handle signals
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        event.set()
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield event
+    finally:
+        restore()
