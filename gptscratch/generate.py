@@ -6,6 +6,7 @@ tokenizer around it and speaks text. Nothing here prints.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,14 @@ import torch
 from torch import Tensor
 
 from gptscratch.config import SampleConfig
+from gptscratch.decoder import Decoder
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
+from gptscratch.quantize import quantize as quantize_
 from gptscratch.sampling import Sampler, make_sampler
 from gptscratch.tokenizer import DecodeStream, Tokenizer
+
+_PAYS_FROM = 16  # tokens: a decoder copies every weight
 
 
 @torch.inference_mode()
@@ -33,6 +38,7 @@ def decode(
     stop_ids: frozenset[int] = frozenset(),
     banned_ids: Sequence[int] = (),
     remember: bool = False,
+    decoder: Decoder | None = None,
 ) -> Iterator[list[int | None]]:
     """Continue several prompts side by side, one token of each at a time.
 
@@ -50,30 +56,37 @@ def decode(
         stop_ids: a row ends when it draws one of these, which is not yielded.
         banned_ids: never drawn.
         remember: tell the sampler which ids each row has seen (for a repetition penalty).
+        decoder: of this very model, for speed; None: one is made where it pays.
 
     Yields:
         The new id of each row, None where the row has ended.
     """
-    device = model.lm_head.weight.device
-    context = model.config.context_length
-    history, real = _left_padded([list(prompt[-context:]) for prompt in prompts], device)
-    rows = len(prompts)
-    room = min(context, history.size(1) + max_tokens)
-    cache = KVCache(model.config, rows, max_length=room, device=device, dtype=model.lm_head.weight.dtype)
+    device = model.token_embedding.weight.device
+    context, rows = model.config.context_length, len(prompts)
+    window = _Window([list(prompt[-context:]) for prompt in prompts])
+    room = min(context, window.length + max_tokens)
+    cache = KVCache(
+        model.config, rows, max_length=room, device=device, dtype=model.token_embedding.weight.dtype
+    )
     generators = [np.random.default_rng(None if seed is None else [seed, row]) for row in range(rows)]
     banned = torch.tensor(list(banned_ids), dtype=torch.long, device=device)
-    seen = _seen(history, real, model.config.vocab_size) if remember else None
+    seen = _seen(window, model.config.vocab_size, device) if remember else None
+    if decoder is None and max_tokens >= _PAYS_FROM and Decoder.supports(model):
+        decoder = Decoder(model)
+    lean = decoder is not None and not window.has_pads
+    fresh, mask = window.tensors(device)
     running = [True] * rows
-    fresh, mask = history, real
     for _ in range(max_tokens):
         if cache.length + fresh.size(1) > room:
             cache.reset()
-            kept = max(1, context // 2)
-            history = history[:, -kept:]
-            real = None if real is None else real[:, -kept:]
-            fresh, mask = history, real
-        logits = model.lm_head(model.hidden(fresh, mask=mask, cache=cache)[:, -1])  # (B, V)
-        logits[:, banned] = -torch.inf
+            window.halve(context)
+            fresh, mask = window.tensors(device)
+        if lean and decoder is not None and cache.length:
+            logits = decoder.step(fresh[:, 0], cache)  # (B, V)
+        else:
+            logits = model.lm_head(model.hidden(fresh, mask=mask, cache=cache)[:, -1])  # (B, V)
+        if banned_ids:
+            logits.index_fill_(1, banned, -torch.inf)
         uniform = torch.tensor([g.random(dtype=np.float32) for g in generators], device=device)  # (B,)
         drawn = sampler(logits, uniform, seen)  # (B,)
         if seen is not None:
@@ -84,9 +97,8 @@ def decode(
             return
         yield [t if on else None for on, t in zip(running, token_ids, strict=True)]
         fresh = drawn[:, None]  # (B, 1)
-        mask = None if real is None else torch.ones_like(fresh, dtype=torch.bool)
-        history = torch.cat((history[:, -context:], fresh), dim=1)
-        real = None if real is None or mask is None else torch.cat((real[:, -context:], mask), dim=1)
+        mask = torch.ones_like(fresh, dtype=torch.bool) if window.has_pads else None
+        window.append(token_ids)
 
 
 def generate(
@@ -146,6 +158,20 @@ class TrainedGPT:
     end_of_text: int | None  # the id that ended each document in training; None: there was but one text
     run: Path
     checkpoint: Path | None = None
+    decoder: Decoder | None = None  # made once, by ``for_sampling``
+
+    def for_sampling(self, *, quantize: str | None = None) -> TrainedGPT:
+        """Make the model, in place, as fast as it can be; it is not to be trained any more.
+
+        ``quantize``: float16, int8 or int4 weights, on a CPU.
+
+        Raises:
+            ConfigError: there is no such kernel here.
+        """
+        if quantize is not None:
+            quantize_(self.model, quantize)
+        decoder = Decoder(self.model, adopt=True) if Decoder.supports(self.model) else None
+        return dataclasses.replace(self, decoder=decoder)
 
     def generate(self, prompt: str = "", **knobs: Any) -> str:
         """The continuation of a prompt as one text. ``knobs`` are the fields of ``SampleConfig``."""
@@ -209,6 +235,7 @@ class TrainedGPT:
             stop_ids=frozenset() if self.end_of_text is None else frozenset((self.end_of_text,)),
             banned_ids=self._never_seen,
             remember=knobs.repetition_penalty != 1.0,
+            decoder=self.decoder,
         )
 
 
@@ -264,18 +291,42 @@ def _overlap(text: str, stop: str) -> int:
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
 
 
-def _left_padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """(B, T) ids, and a mask of what is real; None where all rows are of one length."""
-    longest = max(len(row) for row in rows)
-    token_ids = torch.tensor([[0] * (longest - len(row)) + list(row) for row in rows], device=device)
-    if all(len(row) == longest for row in rows):
-        return token_ids, None
-    lengths = torch.tensor([len(row) for row in rows], device=device)
-    return token_ids, torch.arange(longest, device=device) >= longest - lengths[:, None]
+class _Window:
+    """The ids that the next fresh window may need: left-padded rows of one length."""
+
+    def __init__(self, rows: list[list[int]]) -> None:
+        self.length = max(len(row) for row in rows)
+        self.pads = [self.length - len(row) for row in rows]
+        self.rows = [[0] * pads + row for pads, row in zip(self.pads, rows, strict=True)]
+
+    @property
+    def has_pads(self) -> bool:
+        return any(self.pads)
+
+    def append(self, token_ids: Sequence[int]) -> None:
+        for row, token_id in zip(self.rows, token_ids, strict=True):
+            row.append(token_id)
+        self.length += 1
+
+    def halve(self, context: int) -> None:
+        """Keep the newest half of a context."""
+        kept = max(1, context // 2)
+        self.pads = [max(0, pads - (self.length - kept)) for pads in self.pads]
+        self.rows = [row[-kept:] for row in self.rows]
+        self.length = kept
+
+    def tensors(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """(B, T) ids, and a mask of what is real; None where nothing is padded."""
+        token_ids = torch.tensor(self.rows, device=device)
+        if not self.has_pads:
+            return token_ids, None
+        pads = torch.tensor(self.pads, device=device)[:, None]
+        return token_ids, torch.arange(self.length, device=device) >= pads
 
 
-def _seen(token_ids: Tensor, real: Tensor | None, vocab_size: int) -> Tensor:
+def _seen(window: _Window, vocab_size: int, device: torch.device) -> Tensor:
     """(B, V): which ids a row holds."""
-    counted = torch.ones_like(token_ids) if real is None else real.long()
-    counts = token_ids.new_zeros(len(token_ids), vocab_size).scatter_add_(1, token_ids, counted)
-    return counts > 0
+    seen = torch.zeros(len(window.rows), vocab_size, dtype=torch.bool)
+    for row, (token_ids, pads) in enumerate(zip(window.rows, window.pads, strict=True)):
+        seen[row, token_ids[pads:]] = True
+    return seen.to(device)

@@ -15,12 +15,12 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 F0 = "errors config presets paths sizing"
 F1 = (
-    "model tokenizer data sampling device distributed "
+    "model tokenizer data sampling quantize device distributed "
     "training.schedule training.optimizer training.state training.loss training.horizon"
 )
 F2 = (
-    "checkpoint generate metrics interop training.step training.evaluate training.hooks training.events "
-    "training.planner"
+    "checkpoint generate decoder metrics interop training.step training.evaluate training.hooks "
+    "training.events training.planner"
 )
 FLOORS = {room: floor for floor, rooms in enumerate((F0, F1, F2)) for room in rooms.split()}
 # What is named nowhere is a job: F3.
@@ -31,6 +31,7 @@ STAIRS = {
     ("distributed", "device"),
     ("training.horizon", "training.state"),
     ("checkpoint", "generate"),
+    ("generate", "decoder"),
     ("metrics", "training.events"),
     ("training.events", "training.planner"),
     ("training.hooks", "checkpoint"),

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gptscratch.cli import options as o
 from gptscratch.config import SampleConfig
 from gptscratch.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gptscratch.generate import TrainedGPT
+
+_SMALL = 4_000_000  # parameters in blocks
 
 
 def sample(
@@ -46,6 +51,9 @@ def sample(
     interactive: Annotated[bool, typer.Option("-i", "--interactive", help="A prompt at a time.")] = False,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print when all is done.")] = False,
     json: o.Json = False,
+    quantize: Annotated[
+        str | None, typer.Option(help="Smaller weights, on a CPU.", metavar="float16|int8|int4")
+    ] = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
 ) -> None:
@@ -59,11 +67,10 @@ def sample(
         repetition_penalty=repetition_penalty, stop=tuple(stop or ()), num_samples=num_samples, seed=seed,
     )  # fmt: skip
     text = "" if interactive else _prompt(prompt, prompt_file)
-    from gptscratch.checkpoint import load
     from gptscratch.cli import chat, render_sample
 
     with render_sample.whoever_reads():
-        gpt = load(checkpoint, device=device or "auto", dtype=dtype or "float32")
+        gpt = loaded(checkpoint, quantize=quantize, device=device, dtype=dtype)
         if interactive:
             chat.run(gpt, knobs)
             return
@@ -72,6 +79,20 @@ def sample(
             render_sample.stream(text, gpt.stream(text, knobs))
         else:
             render_sample.samples(text, gpt.samples(text, knobs), run=gpt.run, json=json)
+
+
+def loaded(
+    checkpoint: str | None, *, quantize: str | None, device: str | None, dtype: str | None
+) -> TrainedGPT:
+    """The model, made fast for sampling; a small one gets a single thread, since it waits for a second."""
+    import torch
+
+    from gptscratch.checkpoint import load
+
+    gpt = load(checkpoint, device=device or "auto", dtype=dtype or "float32")
+    if sum(parameter.numel() for parameter in gpt.model.blocks.parameters()) < _SMALL:
+        torch.set_num_threads(1)
+    return gpt.for_sampling(quantize=quantize)
 
 
 def _prompt(prompt: str | None, file: str | None) -> str:

@@ -75,3 +75,14 @@ def test_a_full_disk_is_told_in_one_line(tale: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("error: The output cannot be written")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("how", ["float16", "int8", "int4"])
+def test_quantized_weights_are_an_option(sample: Command, how: str) -> None:
+    done = sample("--prompt", "the fox", "--quantize", how)
+    assert done.exit_code == 0
+    assert done.stdout.startswith("the fox")
+
+
+def test_an_unknown_quantization_is_refused(sample: Command) -> None:
+    assert "float16, int8, int4" in str(sample("--prompt", "a", "--quantize", "int1").exception)

@@ -1,0 +1,107 @@
+"""The lean decoder says what the plain model says, for every family, position and batch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+import gptscratch.decoder
+from gptscratch.config import ACTIVATIONS, POSITIONS, ModelConfig
+from gptscratch.decoder import Decoder
+from gptscratch.generate import decode
+from gptscratch.model.cache import KVCache
+from gptscratch.model.gpt import GPT
+from gptscratch.sampling import make_sampler
+
+GPT2 = {"norm": "layernorm", "activation": "gelu-tanh", "qk_norm": False, "bias": True, "n_kv_head": 4,
+        "tie_embeddings": True}  # fmt: skip
+GREEDY = make_sampler(temperature=0.0)
+
+
+def lively(**changes: object) -> GPT:
+    torch.manual_seed(0)
+    shape = {"vocab_size": 31, "context_length": 16, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "d_model": 32}
+    model = GPT(ModelConfig(**shape | changes))  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@torch.inference_mode()
+def plain_and_lean(model: GPT, decoder: Decoder, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (B, T, V) of a whole context, the prompt's three tokens read by the model itself."""
+    token_ids = torch.randint(31, (rows, 16), generator=torch.Generator().manual_seed(1))
+    cache = KVCache(model.config, rows, dtype=model.token_embedding.weight.dtype)
+    logits = [model(token_ids[:, :3], cache=cache)]
+    logits += [decoder.step(token_ids[:, t], cache)[:, None] for t in range(3, 16)]
+    return model(token_ids), torch.cat(logits, dim=1)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("family", [{}, GPT2, {"n_kv_head": 1, "head_dim": 6}], ids=["modern", "gpt2", "mqa"])
+def test_the_lean_path_equals_the_model(family: dict[str, object], position: str, rows: int) -> None:
+    model = lively(position=position, **family)
+    plain, lean = plain_and_lean(model, Decoder(model), rows)
+    torch.testing.assert_close(lean, plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", [{}, GPT2], ids=["modern", "gpt2"])
+def test_a_matrix_shared_by_threads_gives_the_same(
+    family: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(gptscratch.decoder, "_WORTH_A_THREAD", 0)
+    model = lively(**family)
+    for rows in (1, 3):
+        plain, lean = plain_and_lean(model, Decoder(model, adopt=True), rows)
+        torch.testing.assert_close(lean, plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_is_the_models(activation: str) -> None:
+    model = lively(activation=activation, bias=True)
+    torch.testing.assert_close(*plain_and_lean(model, Decoder(model), 1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", [{}, GPT2], ids=["modern", "gpt2"])
+@pytest.mark.parametrize("position", POSITIONS)
+def test_greedy_text_is_identical_past_the_context_too(family: dict[str, object], position: str) -> None:
+    model = lively(position=position, **family)
+
+    def greedy(prompts: Sequence[Sequence[int]], decoder: Decoder | None) -> list[list[int | None]]:
+        # Below the length from which on a decoder is made by itself, unless one is given.
+        return list(decode(model, prompts, GREEDY, max_tokens=15, decoder=decoder))
+
+    for prompts in ([[1, 2, 3]], [[5] * 14], [[1, 2], [9, 3]], [[1], [4, 4, 8]]):
+        assert greedy(prompts, Decoder(model)) == greedy(prompts, None)
+
+
+def test_bfloat16_stays_near_the_model() -> None:
+    model = lively().bfloat16()
+    plain, lean = plain_and_lean(model, Decoder(model), 2)
+    assert (plain - lean).abs().max() < 0.03 * plain.abs().max()
+
+
+@pytest.mark.parametrize("family", [{}, GPT2], ids=["modern", "gpt2"])
+def test_an_adopted_model_shares_its_weights_and_computes_as_before(family: dict[str, object]) -> None:
+    model = lively(**family)
+    before = copy.deepcopy(model)
+    decoder = Decoder(model, adopt=True)
+    token_ids = torch.arange(10)[None]
+    torch.testing.assert_close(model(token_ids), before(token_ids), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(*plain_and_lean(model, decoder, 1), rtol=1e-5, atol=1e-5)
+    q, k = (
+        part.weight.untyped_storage().data_ptr()
+        for part in (model.blocks[0].attention.q, model.blocks[0].attention.k)
+    )
+    assert q == k
+
+
+def test_a_model_in_training_is_left_to_itself() -> None:
+    assert Decoder.supports(lively())
+    assert not Decoder.supports(lively().train())
