@@ -161,21 +161,22 @@ def memory_to_sample(config: ModelConfig, *, batch_size: int = 1, dtype: str = "
 
 
 def _activation_bytes(c: ModelConfig, micro_batch: int, size: int) -> int:
-    """What one forward keeps for the backward pass, without checkpointing, by our own count.
+    """What one forward on a CPU keeps for the backward pass, without checkpointing, by our own count.
 
-    Per token and layer: each norm its input and output; q, k, v before and after what is done to
-    them; attention's output; the MLP's wide tensors. Fused attention keeps no (T, T) weights.
-    Then the logits: as they are, as float32 log-probabilities, and their gradient. Under autocast
-    the residual stream, norms and rotations stay float32, and the weights have a narrow copy.
+    Per token and layer: what each norm keeps and gives; q and k before their norms; q, k, v and
+    attention's output; the MLP's wide tensors. In half precision also attention's weights
+    (``model.kernels``), and the worker's copy of all parameters with its gradients.
     """
-    all_heads = (c.n_head + c.n_kv_head) * c.head_dim
-    turned = int(c.qk_norm) + 2 * int(c.position == "rope")
+    queries, keys = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
+    normed = queries + keys if c.qk_norm else 0
     wide = (4 if c.activation == "swiglu" else 2) * c.d_ff
-    per_layer = 4 * (4 * c.d_model + turned * all_heads) + size * (2 * all_heads + wide)
+    per_layer = 4 * c.d_model + normed + 2 * queries + 2 * keys + wide
+    if size < 4:
+        per_layer += c.n_head * min(c.context_length, (c.context_length + 128) // 2)
     tokens = micro_batch * c.context_length
-    logits = c.vocab_size * (size + 4 + 4)
-    narrow_weights = size * _product_weights(c) if size < 4 else 0
-    return tokens * (c.n_layer * per_layer + 4 * 2 * c.d_model + logits) + narrow_weights
+    copies = 2 * size * count_parameters(c).total if size < 4 else 0
+    head_gradient = 4 * c.vocab_size * c.d_model
+    return size * tokens * (c.n_layer * per_layer + 3 * c.d_model) + head_gradient + copies
 
 
 def _product_weights(c: ModelConfig) -> int:

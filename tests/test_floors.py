@@ -13,7 +13,7 @@ import gptscratch
 ROOT = Path(gptscratch.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-F0 = "errors config presets paths sizing"
+F0 = "errors config presets paths sizing threads"
 F1 = (
     "model tokenizer data sampling quantize device distributed "
     "training.schedule training.optimizer training.state training.loss training.horizon"
@@ -116,11 +116,15 @@ def test_a_guest_stays_in_its_rooms(package: str, homes: str) -> None:
         assert at_home or not guests, file
 
 
-def test_the_environment_is_read_in_two_places() -> None:
+def test_the_environment_is_touched_in_three_places() -> None:
     for file in FILES:
         tree = ast.parse(file.read_text(encoding="utf-8"))
         names = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
-        assert not names & {"environ", "getenv", "putenv"} or name_of(file) in ("paths", "distributed"), file
+        assert not names & {"environ", "getenv", "putenv"} or name_of(file) in (
+            "paths",
+            "distributed",
+            "threads",
+        ), file
 
 
 def test_the_ground_floor_knows_no_torch() -> None:

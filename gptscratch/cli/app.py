@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from typing import Annotated
 
 import typer
@@ -16,8 +15,6 @@ import typer
 import gptscratch
 from gptscratch.cli import info, render, sample, tokenize, train
 from gptscratch.errors import UserError
-
-STARTED = time.perf_counter()
 
 app = typer.Typer(
     name="gptscratch",

@@ -10,6 +10,7 @@ import typer
 
 from gptscratch.config import (
     ACTIVATIONS,
+    CLEAN,
     DEVICES,
     DTYPES,
     NORMS,
@@ -55,6 +56,19 @@ Encoding = Annotated[str | None, _option("--encoding", help="Of the files [utf-8
 Errors = Annotated[
     str | None,
     _option("--errors", help="At bytes that are no text [strict].", panel=TEXT, metavar="strict|replace"),
+]
+
+Clean = Annotated[
+    list[str] | None,
+    _option(
+        "--clean",
+        help="A cleaning step, in the order given (repeatable).",
+        panel=TEXT,
+        metavar=_choice(CLEAN),
+    ),
+]
+ValFile = Annotated[
+    str | None, _option("--val-file", help="Validate on this text, hold nothing back.", panel=TEXT)
 ]
 
 TokenizerKind = Annotated[

@@ -22,10 +22,13 @@ def tokenize(
     separator: o.Separator = None,
     encoding: o.Encoding = None,
     errors: o.Errors = None,
+    clean: o.Clean = None,
+    val_file: o.ValFile = None,
     text: Annotated[str | None, typer.Option(help="Show the pieces and ids of this text.")] = None,
     with_: Annotated[
         str | None, typer.Option("--with", help="A tokenizer to apply: of a run, or a file.", metavar="RUN")
     ] = None,
+    stats: Annotated[bool, typer.Option("--stats", help="Look at the corpus, and write nothing.")] = False,
     out: Annotated[
         str | None, typer.Option(help="Where to write, instead of the cache directory.", metavar="DIR")
     ] = None,
@@ -54,6 +57,13 @@ def tokenize(
     from gptscratch.data.prepare import prepare
 
     data = RunConfig().with_settings(settings).data
+    if stats:
+        from gptscratch.data.stats import corpus_stats
+
+        with WorkView() as view:
+            found = corpus_stats(data, on_progress=view)
+        render_info.corpus(found, json=json)
+        return
     with WorkView() as view:
         prepared = prepare(data, on_progress=view, out=Path(out) if out else None)
     render_info.prepared(prepared, json=json)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from gptscratch import threads
 from gptscratch.cli import options as o
 from gptscratch.errors import ConfigError
+
+STARTED = time.perf_counter()  # the user's minutes begin to count when the program starts
 
 
 class TrainCommand(TyperCommand):
@@ -87,6 +91,8 @@ def train(
     separator: o.Separator = None,
     encoding: o.Encoding = None,
     errors: o.Errors = None,
+    clean: o.Clean = None,
+    val_file: o.ValFile = None,
     batch_size: o.BatchSize = None,
     micro_batch: o.MicroBatch = None,
     learning_rate: o.LearningRate = None,
@@ -117,7 +123,8 @@ def train(
     settings = o.settings_of(locals(), preset=preset, config=config, pairs=set_ or ())
     if resume is not None and (corpus or init_from or out or dry_run):
         raise ConfigError("--resume goes on with a run as it was.", "Leave out CORPUS, --init-from, --out.")
-    from gptscratch.cli import app, render
+    threads.wait_politely_in_company()
+    from gptscratch.cli import render
     from gptscratch.cli.progress import TrainView
     from gptscratch.training import trainer
 
@@ -128,11 +135,11 @@ def train(
         return
     with view:
         if resume is not None:
-            result = trainer.resume(resume or None, listen=view, started=app.STARTED, **settings)
+            result = trainer.resume(resume or None, listen=view, started=STARTED, **settings)
         else:
             result = trainer.train(
                 (), out=out, init_from=init_from, replace_run=force, listen=view,
-                started=app.STARTED, **settings,
+                started=STARTED, **settings,
             )  # fmt: skip
     render.result(result, json=json, quiet=quiet)
     if result.interrupted:

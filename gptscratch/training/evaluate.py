@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gptscratch.data.batches import windows
-from gptscratch.data.prepare import Prepared
+from gptscratch.data.shards import Tokens
 from gptscratch.model.gpt import GPT
 from gptscratch.training.loss import IGNORE, SLICE_ELEMENTS
 
@@ -68,10 +68,11 @@ def evaluate(
 class Scorer:
     """Evaluates a model on the validation split."""
 
-    def __init__(self, model: GPT, prepared: Prepared) -> None:
+    def __init__(self, model: GPT, tokens: Tokens) -> None:
+        counts = tokens.manifest.val
         self.model = model
-        self.tokens = prepared.tokens.val
-        self.bytes_per_token = prepared.manifest.val.bytes / max(1, prepared.manifest.val.tokens)
+        self.tokens = tokens.val
+        self.bytes_per_token = counts.bytes / max(1, counts.tokens)
 
     def __call__(self, limit: int | None = None) -> Evaluation:
         """Over about ``limit`` tokens, evenly spread and always the same; None: all."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from gptscratch import sizing
@@ -76,11 +77,11 @@ def make_plan(settings: Mapping[str, Any], data: DataConfig, facts: Facts) -> Pl
     config = config.with_settings(_shortened(config.model, facts, notices))
     config = config.with_settings(_open(given, _batch_settings(config, given, facts)))
     steps = _steps(config, facts)
-    config = config.with_settings(_open(given, _rate_settings(config, steps)))
-    config = config.with_settings(_open(given, _interval_settings(config, steps, facts)))
-    notices += _ineffective(config, given)
     tokens = steps * config.train.batch_size * config.model.context_length
     seconds = 60 * config.train.minutes or START_UP_SECONDS + tokens / tokens_per_second(config.model, facts)
+    config = config.with_settings(_open(given, _rate_settings(config, steps, facts)))
+    config = config.with_settings(_open(given, _interval_settings(config, steps, seconds, facts)))
+    notices += _ineffective(config, given)
     return Plan(
         config=config.with_settings({"n_kv_head": config.model.resolved().n_kv_head}),
         parameters=sizing.count_parameters(config.model).total,
@@ -95,46 +96,61 @@ def make_plan(settings: Mapping[str, Any], data: DataConfig, facts: Facts) -> Pl
 
 def tokens_per_second(model: ModelConfig, facts: Facts) -> float:
     """Training speed to expect: narrow models reach only a part of the rate of large products."""
-    share = 0.75 * model.d_model / (model.d_model + 250)
+    half = HALF_RATE_WIDTH[facts.device, facts.dtype == "float32"]
+    share = 0.8 * model.d_model / (model.d_model + half)
     return share * facts.flops_per_second / sizing.training_flops_per_token(model)
 
 
+# The width at which training reaches half of what it reaches at best, by device and whether in float32.
+HALF_RATE_WIDTH: Mapping[tuple[str, bool], int] = MappingProxyType(
+    {
+        ("cpu", True): 60,
+        ("cpu", False): 250,
+        ("cuda", True): 1000,
+        ("cuda", False): 2000,
+        ("mps", True): 500,
+        ("mps", False): 500,
+    }
+)
+
+# Layers, width and context of what is chosen from, and how many tokens each block parameter must see
+# for a larger model to end better than a smaller one.
+SHAPES = (
+    (2, 64, 64), (3, 96, 64), (4, 128, 128), (4, 192, 256), (6, 256, 256), (6, 384, 256),
+    (8, 512, 512), (10, 640, 512), (12, 768, 1024),
+)  # fmt: skip
+TOKENS_PER_PARAMETER = 0.5
+
+
 def _model_settings(config: RunConfig, given: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
-    """Width and depth for the work that the horizon allows, if the user named neither."""
-    sizes = ("model.n_layer", "model.d_model", "model.n_head")
-    if all(size not in given for size in sizes):
-        shape = _shape_for(config, facts)
-        return {"model.n_layer": shape[0], "model.d_model": shape[1], "model.n_head": shape[2]}
-    if "model.d_model" in given or "model.n_head" in given:
-        width = config.model.d_model
-        heads = config.model.n_head
-        if "model.d_model" not in given:
-            return {"model.d_model": 32 * heads}
-        if "model.n_head" not in given:
-            return {"model.n_head": _heads(width)}
-        return {}
-    width = 32 * max(2, config.model.n_layer)
-    return {"model.d_model": width, "model.n_head": _heads(width)}
+    """Width, depth, heads and context that are not given; the first two for the work that is allowed."""
+    layers, width, heads = (f"model.{name}" in given for name in ("n_layer", "d_model", "n_head"))
+    if not (layers or width or heads):
+        n_layer, d_model, context_length = _shape_for(config, given, facts)
+        chosen = {"model.n_layer": n_layer, "model.d_model": d_model, "model.n_head": _heads(d_model)}
+        return {**chosen, "model.context_length": context_length}
+    n_layer, n_head, d_model = config.model.n_layer, config.model.n_head, config.model.d_model
+    if not width:
+        d_model = 32 * n_head if heads else 32 * max(2, n_layer)
+    return {
+        "model.d_model": d_model,
+        "model.n_head": n_head if heads else _heads(d_model),
+        "model.n_layer": n_layer,
+    }
 
 
-SHAPES = ((2, 64), (3, 96), (4, 128), (4, 192), (5, 256), (6, 320), (6, 384), (8, 512), (10, 640), (12, 768))
-TOKENS_PER_PARAMETER = 3.0  # of the blocks; below it a smaller model ends better
-
-
-def _shape_for(config: RunConfig, facts: Facts) -> tuple[int, int, int]:
+def _shape_for(config: RunConfig, given: Mapping[str, Any], facts: Facts) -> tuple[int, int, int]:
     """The largest of ``SHAPES`` that the horizon trains for long enough and the corpus feeds."""
     best = SHAPES[0]
-    for n_layer, d_model in SHAPES:
-        model = (
-            RunConfig(model=config.model)
-            .with_settings({"n_layer": n_layer, "d_model": d_model, "n_head": _heads(d_model)})
-            .model
-        )
-        tokens = _horizon_tokens(config, model, facts)
+    for n_layer, d_model, context in SHAPES:
+        sizes = {"n_layer": n_layer, "d_model": d_model, "n_head": _heads(d_model), "context_length": context}
+        open_sizes = _open(given, {f"model.{name}": size for name, size in sizes.items()})
+        model = config.with_settings(open_sizes).model
         blocks = sizing.count_parameters(model).non_embedding
-        if tokens >= TOKENS_PER_PARAMETER * blocks and blocks <= 8 * facts.train_tokens:
-            best = (n_layer, d_model)
-    return (*best, _heads(best[1]))
+        trained = _horizon_tokens(config, model, facts) >= TOKENS_PER_PARAMETER * blocks
+        if trained and blocks <= 10 * facts.train_tokens:
+            best = (n_layer, d_model, context)
+    return best
 
 
 def _horizon_tokens(config: RunConfig, model: ModelConfig, facts: Facts) -> float:
@@ -143,7 +159,8 @@ def _horizon_tokens(config: RunConfig, model: ModelConfig, facts: Facts) -> floa
         return max(1.0, 60 * train.minutes - START_UP_SECONDS) * tokens_per_second(model, facts)
     if train.tokens or train.epochs:
         return train.tokens or train.epochs * facts.train_tokens
-    return float(train.steps * (train.batch_size or 32) * model.context_length)
+    tokens = train.batch_size * model.context_length or 16 * model.d_model
+    return float(train.steps * tokens)
 
 
 def _heads(width: int) -> int:
@@ -170,14 +187,14 @@ def _shortened(model: ModelConfig, facts: Facts, notices: list[str]) -> dict[str
 
 
 def _batch_settings(config: RunConfig, given: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
-    context = config.model.context_length
-    wanted = 1536 if config.model.d_model <= 128 else 4096  # tokens per step
-    if facts.device == "cuda":
-        wanted = 32768
+    """Some hundred steps at least, but not so many that the optimizer's own work counts."""
+    context, width = config.model.context_length, config.model.d_model
+    tokens = _horizon_tokens(config, config.model, facts)
+    wanted = min(max(tokens / 500, 8 * width), (1 << 19) if facts.device == "cuda" else 16 * width, 8192)
     micro = config.train.micro_batch
     if micro and "train.batch_size" not in given:
         return {"train.batch_size": micro * max(1, round(wanted / context / micro))}
-    batch = config.train.batch_size or max(1, min(wanted, facts.train_tokens) // context)
+    batch = config.train.batch_size or max(1, round(min(wanted, facts.train_tokens) / context))
     fits = max(1, _micro_tokens(config, facts) // context)
     return {
         "train.batch_size": batch,
@@ -199,41 +216,43 @@ def _steps(config: RunConfig, facts: Facts) -> int:
     return max(1, round(tokens / (config.train.batch_size * config.model.context_length)))
 
 
-def _rate_settings(config: RunConfig, steps: int) -> dict[str, Any]:
+def _rate_settings(config: RunConfig, steps: int, facts: Facts) -> dict[str, Any]:
+    """Rates, decay and dropout; the more epochs, the more is done against learning the text by heart."""
     width = config.model.d_model
+    epochs = steps * config.train.batch_size * config.model.context_length / facts.train_tokens
+    common = {
+        "train.weight_decay": 0.1,
+        "train.warmup": min(100, steps // 20),
+        "model.dropout": 0.0 if epochs < 10 else 0.1 if epochs < 25 else 0.2,
+    }
     if config.train.optimizer == "adamw":
-        peak = 3e-3 * (128 / width) ** 0.5 if width <= 512 else 6e-4
-        rates = {"train.learning_rate": peak, "train.weight_decay": 0.1}
-    else:
-        rates = {
-            "train.learning_rate": 0.05 if width <= 128 else 0.03,
-            "train.adamw_learning_rate": 0.01 * (128 / max(128, width)) ** 0.5,
-            "train.weight_decay": 0.01,
-        }
-    return {**rates, "train.warmup": min(100, steps // 20)}
-
-
-def _interval_settings(config: RunConfig, steps: int, facts: Facts) -> dict[str, Any]:
-    every = _round(steps / EVALUATIONS)
-    tokens = steps * config.train.batch_size * config.model.context_length
-    # Scoring a token costs about two thirds of training on it: a third of the work, in float32.
-    affordable = int(EVALUATION_SHARE * tokens / EVALUATIONS * 1.5)
-    context = config.model.context_length
-    part = max(affordable, 4 * context)
+        return {**common, "train.learning_rate": min(3e-3, 3e-3 * (128 / width) ** 0.5)}
     return {
-        "train.log_interval": _round(steps / 200),
-        "train.eval_interval": every,
-        "train.save_interval": config.train.eval_interval or every,
-        "train.eval_tokens": min(part, facts.val_tokens),
+        **common,
+        "train.learning_rate": 0.03,
+        "train.adamw_learning_rate": min(0.02, max(0.002, 0.02 * 128 / width)),
+        "train.momentum": 0.9 if steps < 500 else 0.95,
     }
 
 
-def _round(value: float) -> int:
-    """The nearest of 1, 2, 5, 10, 20, 50 ..., at least 1."""
-    if value <= 1:
-        return 1
-    power = 10 ** math.floor(math.log10(value))
-    return int(min((1, 2, 5, 10), key=lambda n: abs(math.log(n * power / value))) * power)
+def _interval_settings(config: RunConfig, steps: int, seconds: float, facts: Facts) -> dict[str, Any]:
+    count = min(EVALUATIONS, max(2, seconds / 6))
+    every = _nice(steps / count)
+    tokens = steps * config.train.batch_size * config.model.context_length
+    # Scoring a token costs about two thirds of training on it: a third of the work, but in float32.
+    part = max(EVALUATION_SHARE * tokens / count * 1.5, 4 * config.model.context_length)
+    return {
+        "train.log_interval": _nice(steps / 200),
+        "train.eval_interval": every,
+        "train.save_interval": config.train.eval_interval or every,
+        "train.eval_tokens": min(int(part), facts.val_tokens),
+    }
+
+
+def _nice(value: float) -> int:
+    """The next of 1, 2, 5, 10, 20, 50 ... that is not below."""
+    power = 10 ** math.floor(math.log10(max(1.0, value)))
+    return int(next(n * power for n in (1, 2, 5, 10) if n * power >= value))
 
 
 def _ineffective(config: RunConfig, given: Mapping[str, Any]) -> list[str]:

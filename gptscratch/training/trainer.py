@@ -198,7 +198,7 @@ def _train(
         optimizer.load(optimizer_state)
         to_score = _rewind(run, record, state)
 
-    scorer = Scorer(model, prepared)
+    scorer = Scorer(model, prepared.tokens)
     metrics = MetricsFile(run / "metrics.jsonl")
 
     def tell(event: Event) -> None:

@@ -17,7 +17,7 @@ import torch
 from gptscratch import paths
 from gptscratch.checkpoint import load_tensors
 from gptscratch.metrics import read_metrics
-from gptscratch.training import hooks, trainer
+from gptscratch.training import hooks, loop
 from gptscratch.training.events import Event, Saved
 from gptscratch.training.hooks import Session
 from gptscratch.training.trainer import TrainResult, resume
@@ -70,7 +70,7 @@ def assert_same_run(found: Path, wanted: Path) -> None:
 def test_resumed_run_equals_straight_run(fit: Fit, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     straight = fit(name="straight", **HARD).run
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "HOOKS", (interrupt_at(step), *hooks.HOOKS))
+        patch.setattr(loop, "HOOKS", (interrupt_at(step), *hooks.HOOKS))
         stopped = fit(name="stopped", **HARD)
     assert stopped.interrupted
     assert stopped.step == step
@@ -83,7 +83,7 @@ def test_resumed_run_equals_straight_run(fit: Fit, monkeypatch: pytest.MonkeyPat
 def test_a_run_stopped_again_and_again_equals_straight_run(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     straight = fit(name="straight", **HARD).run
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "HOOKS", (*map(interrupt_at, (2, 5, 8, 9, 20)), *hooks.HOOKS))
+        patch.setattr(loop, "HOOKS", (*map(interrupt_at, (2, 5, 8, 9, 20)), *hooks.HOOKS))
         stops = [fit(name="stopped", **HARD).step]
         while (result := resume("stopped")).interrupted:
             stops.append(result.step)
@@ -100,7 +100,7 @@ def test_a_signal_at_the_last_step_changes_nothing(
             signal.raise_signal(number)
 
     before = signal.getsignal(number)
-    monkeypatch.setattr(trainer, "HOOKS", (hook, *hooks.HOOKS))
+    monkeypatch.setattr(loop, "HOOKS", (hook, *hooks.HOOKS))
     assert not fit(name="a").interrupted
     assert signal.getsignal(number) is before
 
@@ -112,7 +112,7 @@ def test_a_second_interrupt_leaves_at_once(fit: Fit, monkeypatch: pytest.MonkeyP
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "HOOKS", (hook, *hooks.HOOKS))
+        patch.setattr(loop, "HOOKS", (hook, *hooks.HOOKS))
         with pytest.raises(KeyboardInterrupt):
             fit(name="a", **HARD)
     assert resume("a").step == 24
@@ -129,7 +129,7 @@ def test_a_run_that_died_between_a_save_and_its_evaluation_makes_up_for_it(
 
     settings = HARD | {"eval_interval": 10}  # the last step is no multiple of it
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "HOOKS", (hooks.log, hooks.save, die, hooks.evaluate))
+        patch.setattr(loop, "HOOKS", (hooks.log, hooks.save, die, hooks.evaluate))
         with pytest.raises(KeyboardInterrupt):
             fit(name="a", **settings)
     assert resume("a").step == 24

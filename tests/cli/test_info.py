@@ -1,0 +1,49 @@
+"""``gptscratch info``: runs, presets, token files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Command = Callable[..., Any]
+
+
+def test_without_runs_info_says_how_to_make_one(gptscratch: Command) -> None:
+    ended = gptscratch("info")
+    assert ended.code == 0
+    assert "gptscratch train" in ended.err
+
+
+def test_info_lists_the_runs(gptscratch: Command, tale: Path) -> None:
+    (run,) = json.loads(gptscratch("info", "--json").out)
+    assert run["name"] == tale.name
+    assert run["step"] == 24
+    assert tale.name in gptscratch("info").out
+
+
+def test_info_of_a_run_shows_results_configuration_and_tree(gptscratch: Command, tale: Path) -> None:
+    shown = gptscratch("info", tale.name).out
+    for part in ("val loss", "checkpoints", "learning_rate", "token_embedding", "FLOPs"):
+        assert part in shown
+    described = json.loads(gptscratch("info", tale, "--json").out)
+    assert described["model"]["config"]["d_model"] == 32
+    assert described["checkpoints"][-1] == 24
+
+
+def test_info_of_a_preset_counts_its_parameters(gptscratch: Command) -> None:
+    described = json.loads(gptscratch("info", "gpt2", "--json").out)
+    assert described["parameters"] == 124_439_808
+    assert "124,439,808" in gptscratch("info", "gpt2").out
+
+
+def test_info_of_token_files_counts_them(gptscratch: Command, corpus: Path, tmp_path: Path) -> None:
+    gptscratch("tokenize", corpus, "--tokenizer", "char", "--out", tmp_path / "tokens")
+    assert json.loads(gptscratch("info", tmp_path / "tokens", "--json").out)["tokenizer"] == "char"
+
+
+def test_info_of_nothing_that_exists_is_exit_code_2(gptscratch: Command, tale: Path) -> None:
+    ended = gptscratch("info", "nobody")
+    assert ended.code == 2
+    assert tale.name in ended.err  # the hint lists what there is

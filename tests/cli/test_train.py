@@ -1,0 +1,149 @@
+"""``gptscratch train``: a run from start to end, its plan, its resume; wrong input in one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Command = Callable[..., Any]
+
+SMALL = (
+    "--layers", 1, "--d-model", 32, "--heads", 2, "--context-length", 16, "--batch-size", 8,
+    "--tokenizer", "char", "--device", "cpu", "--dtype", "float32",
+)  # fmt: skip
+
+
+def test_train_prints_the_plan_evaluations_and_where_the_run_lies(gptscratch: Command, corpus: Path) -> None:
+    ended = gptscratch("train", corpus, *SMALL, "--steps", 20)
+    assert ended.code == 0
+    for shown in ("corpus", "tokenizer", "model", "val loss"):
+        assert shown in ended.err
+    assert "validation loss" in ended.out
+    assert "gptscratch sample tale" in ended.out
+
+
+def test_train_reports_its_result_as_json(gptscratch: Command, corpus: Path) -> None:
+    ended = gptscratch("train", corpus, *SMALL, "--steps", 20, "--json")
+    result = json.loads(ended.out)
+    assert ended.err == ""
+    assert result["step"] == 20
+    assert 0 < result["val_loss"] < 4
+    assert Path(result["folder"], "config.json").is_file()
+
+
+def test_quiet_prints_nothing(gptscratch: Command, corpus: Path) -> None:
+    ended = gptscratch("train", corpus, *SMALL, "--steps", 4, "--quiet")
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+
+
+def test_dry_run_prints_the_plan_and_makes_no_run(gptscratch: Command, corpus: Path, home: Path) -> None:
+    ended = gptscratch("train", corpus, "--minutes", 3, "--dry-run")
+    assert "epochs" in ended.out
+    assert "3 min" in ended.out
+    assert not (home / "runs").exists()
+
+
+def test_dry_run_as_json_holds_the_whole_configuration(gptscratch: Command, corpus: Path) -> None:
+    plan = json.loads(gptscratch("train", corpus, *SMALL, "--epochs", 1.5, "--dry-run", "--json").out)
+    assert plan["config"]["model"]["d_model"] == 32
+    assert plan["epochs"] == pytest.approx(1.5, abs=0.05)
+    assert plan["steps"] * 8 * 16 == plan["tokens"]
+
+
+def test_resume_alone_goes_on_with_the_newest_run(gptscratch: Command, corpus: Path) -> None:
+    gptscratch("train", corpus, *SMALL, "--steps", 10, "--name", "a")
+    ended = gptscratch("train", "--resume", "--steps", 16, "--json")
+    assert json.loads(ended.out)["step"] == 16
+    assert json.loads(ended.out)["run"] == "a"
+
+
+def test_a_setting_can_come_from_a_file_an_option_or_set(
+    gptscratch: Command, corpus: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"model": {"n_layer": 2, "d_model": 64}, "train": {"seed": 5}}))
+    more = ("--config", file, "--layers", 3, "--set", "rope_theta=500", "--steps", 5)
+    plan = json.loads(gptscratch("train", corpus, *more, "--dry-run", "--json").out)
+    model = plan["config"]["model"]
+    assert (model["n_layer"], model["d_model"], model["rope_theta"]) == (3, 64, 500)
+    assert plan["config"]["train"]["seed"] == 5
+
+
+def test_a_preset_gives_the_shape_and_options_change_it(gptscratch: Command, corpus: Path) -> None:
+    options = ("--preset", "gpt2", "--layers", 1, "--d-model", 24, "--steps", 3)
+    plan = json.loads(gptscratch("train", corpus, *options, "--dry-run", "--json").out)
+    model = plan["config"]["model"]
+    assert (model["position"], model["n_layer"], model["n_head"]) == ("learned", 1, 12)
+
+
+@pytest.fixture
+def wrong(tmp_path: Path) -> Path:
+    """A folder of inputs that cannot be trained on."""
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "latin.txt").write_bytes("Grüße aus Köln, schöne Straße. ".encode("latin-1") * 50)
+    (tmp_path / "binary.bin").write_bytes(bytes(range(256)) * 20)
+    (tmp_path / "rows.csv").write_text("title,body\na,b\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.txt"], "missing.txt"),
+        (["empty.txt"], "empty"),
+        (["latin.txt"], "offset 2"),
+        (["binary.bin"], "binary"),
+        (["rows.csv", "--column", "review"], "title"),
+        (["CORPUS", "--tokenizer", "chars"], "char"),
+        (["CORPUS", "--tokenizer", "bpe", "--vocab-size", "100"], "257"),
+        (["CORPUS", "--heads", "3", "--d-model", "32"], "does not divide"),
+        (["CORPUS", "--position", "round"], "rope"),
+        (["CORPUS", "--preset", "huge"], "gpt2-xl"),
+        (["CORPUS", "--steps", "5", "--minutes", "1"], "horizon"),
+        (["CORPUS", "--set", "n_layers=3"], "n_layer"),
+        (["CORPUS", "--set", "n_layer"], "a name and a value"),
+        (["CORPUS", "--config", "missing.json"], "does not exist"),
+        (["CORPUS", "--dropout", "1.5"], "dropout"),
+        (["CORPUS", "--init-from", "nobody"], "nobody"),
+        (["--resume", "nobody"], "nobody"),
+        (["CORPUS", "--resume", "x"], "--resume"),
+        (["CORPUS", "--name", "../x"], "no name"),
+    ],
+)
+def test_wrong_input_is_one_clear_line_and_exit_code_2(
+    gptscratch: Command,
+    wrong: Path,
+    corpus: Path,
+    home: Path,
+    arguments: list[str],
+    message: str,
+) -> None:
+    given = [corpus if a == "CORPUS" else wrong / a if (wrong / a).is_file() else a for a in arguments]
+    ended = gptscratch("train", *given)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert message in ended.err
+    assert "Traceback" not in ended.err
+    assert not list(home.glob("runs/*"))
+
+
+def test_a_taken_name_is_refused_before_any_work(gptscratch: Command, corpus: Path) -> None:
+    gptscratch("train", corpus, *SMALL, "--steps", 3, "--name", "a")
+    ended = gptscratch("train", corpus, *SMALL, "--steps", 3, "--name", "a")
+    assert ended.code == 2
+    assert "--force" in ended.err
+    assert gptscratch("train", corpus, *SMALL, "--steps", 4, "--name", "a", "--force").code == 0
+
+
+def test_a_corpus_shorter_than_the_context_shortens_it_with_a_notice(
+    gptscratch: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "short.txt").write_text("to be or not to be, that is the question. " * 6)
+    options = ("--layers", 1, "--d-model", 32, "--context-length", 64, "--steps", 3)
+    ended = gptscratch("train", tmp_path / "short.txt", *options)
+    assert ended.code == 0
+    assert "the context is" in ended.err
