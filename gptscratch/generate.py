@@ -83,6 +83,8 @@ def decode(
             fresh, mask = window.tensors(device)
         if lean and decoder is not None and cache.length:
             logits = decoder.step(fresh[:, 0], cache)  # (B, V)
+        elif rows > 1 and window.is_one:
+            logits = _read_once(model, fresh[:1], cache)
         else:
             logits = model.lm_head(model.hidden(fresh, mask=mask, cache=cache)[:, -1])  # (B, V)
         if banned_ids:
@@ -99,6 +101,15 @@ def decode(
         fresh = drawn[:, None]  # (B, 1)
         mask = torch.ones_like(fresh, dtype=torch.bool) if window.has_pads else None
         window.append(token_ids)
+
+
+def _read_once(model: GPT, token_ids: Tensor, cache: KVCache) -> Tensor:
+    """(1, T) ids, read for all rows of the cache together -> (B, V) logits."""
+    dtype, device = model.token_embedding.weight.dtype, token_ids.device
+    single = KVCache(model.config, 1, max_length=token_ids.size(1), device=device, dtype=dtype)
+    logits: Tensor = model.lm_head(model.hidden(token_ids, cache=single)[:, -1])  # (1, V)
+    cache.spread(single)
+    return logits.repeat(cache.batch_size, 1)
 
 
 def generate(
@@ -296,6 +307,7 @@ class _Window:
 
     def __init__(self, rows: list[list[int]]) -> None:
         self.length = max(len(row) for row in rows)
+        self.drawn = False
         self.pads = [self.length - len(row) for row in rows]
         self.rows = [[0] * pads + row for pads, row in zip(self.pads, rows, strict=True)]
 
@@ -303,10 +315,16 @@ class _Window:
     def has_pads(self) -> bool:
         return any(self.pads)
 
+    @property
+    def is_one(self) -> bool:
+        """Whether nothing was drawn yet and all rows are the same."""
+        return not self.drawn and not self.has_pads and all(row == self.rows[0] for row in self.rows)
+
     def append(self, token_ids: Sequence[int]) -> None:
         for row, token_id in zip(self.rows, token_ids, strict=True):
             row.append(token_id)
         self.length += 1
+        self.drawn = True
 
     def halve(self, context: int) -> None:
         """Keep the newest half of a context."""

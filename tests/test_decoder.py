@@ -51,11 +51,11 @@ def test_the_lean_path_equals_the_model(family: dict[str, object], position: str
 
 
 @pytest.mark.parametrize("family", [{}, GPT2], ids=["modern", "gpt2"])
-def test_a_matrix_shared_by_threads_gives_the_same(
+def test_a_matrix_large_enough_for_other_kernels_gives_the_same(
     family: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(gptscratch.decoder, "_WORTH_A_THREAD", 0)
+    monkeypatch.setattr(gptscratch.decoder, "_LARGE", 0)
     model = lively(**family)
     for rows in (1, 3):
         plain, lean = plain_and_lean(model, Decoder(model, adopt=True), rows)
@@ -77,7 +77,7 @@ def test_greedy_text_is_identical_past_the_context_too(family: dict[str, object]
         # Below the length from which on a decoder is made by itself, unless one is given.
         return list(decode(model, prompts, GREEDY, max_tokens=15, decoder=decoder))
 
-    for prompts in ([[1, 2, 3]], [[5] * 14], [[1, 2], [9, 3]], [[1], [4, 4, 8]]):
+    for prompts in ([[1, 2, 3]], [[5] * 14], [[1, 2], [9, 3]], [[1], [4, 4, 8]], [[6, 2]] * 3):
         assert greedy(prompts, Decoder(model)) == greedy(prompts, None)
 
 

@@ -71,6 +71,12 @@ class KVCache:
         """Count the new tokens in: last of all, so that an interrupted forward leaves nothing behind."""
         self.length += n_new
 
+    def spread(self, single: KVCache) -> None:
+        """Begin every row with what a cache of one row, without pads, has seen."""
+        for mine, theirs in zip(self._keys + self._values, single._keys + single._values, strict=True):
+            mine[:, :, : single.length] = theirs[:, :, : single.length]
+        self.length = single.length
+
     def roll_back(self, length: int) -> None:
         """Forget all positions from ``length`` on."""
         if not 0 <= length <= self.length:
