@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 import gptscratch
 from gptscratch import paths
@@ -190,10 +191,9 @@ def load(
     """
     run, checkpoint = paths.find_checkpoint(name_or_path)
     record = read_run(run)
-    with torch.device("meta"):
-        model = GPT(record.config.model)
     place = pick_device(device)
-    model = model.to_empty(device=place)
+    with place, _Uninitialised():
+        model = GPT(record.config.model)
     load_parameters(model, checkpoint)
     model = model.to(dtype=pick_dtype(dtype, place))
     tokenizer = Tokenizer.load(run)
@@ -206,6 +206,18 @@ def load(
         run=run,
         checkpoint=checkpoint,
     )
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Parameters are not filled. The other way, by "meta", loads torch's compiler and sympy: a second."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        del types
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **(kwargs or {}))
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

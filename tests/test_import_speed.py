@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +38,13 @@ def test_help_needs_no_torch() -> None:
         statement = f"sys.argv = ['gptscratch', '{argument}']\nfrom gptscratch.cli.app import main\n"
         statement += "try: main()\nexcept SystemExit: pass"
         assert loaded_by(statement, ["torch", "numpy", "tokenizers"]) == []
+
+
+def test_sampling_loads_no_compiler(tale: Path) -> None:
+    use = f"load({str(tale)!r}).for_sampling().generate('the', max_tokens=2)"
+    assert (
+        loaded_by(
+            f"from gptscratch import load\n{use}", ["torch._dynamo", "sympy", "transformers", "typer", "rich"]
+        )
+        == []
+    )
