@@ -23,6 +23,7 @@ from gptscratch.model.gpt import GPT
 from gptscratch.quantize import quantize as quantize_
 from gptscratch.sampling import Sampler, make_sampler
 from gptscratch.tokenizer import DecodeStream, Tokenizer
+from gptscratch.tokenizer.cluster import whole
 
 _PAYS_FROM = 16  # tokens: a decoder copies every weight
 
@@ -282,7 +283,7 @@ class _Reply:
             text, self._held, self.ended = self._held[: min(found)], "", True
             return text
         keep = max((_overlap(self._held, s) for s in self.stop), default=0)
-        cut = len(self._held) - keep
+        cut = whole(self._held[: len(self._held) - keep])
         text, self._held = self._held[:cut], self._held[cut:]
         return text
 

@@ -9,10 +9,11 @@ import torch
 
 from gptscratch.config import POSITIONS, ModelConfig, SampleConfig
 from gptscratch.errors import ConfigError
-from gptscratch.generate import TrainedGPT, decode, generate
+from gptscratch.generate import TrainedGPT, _Reply, decode, generate
 from gptscratch.interop.hf import to_hf
 from gptscratch.model.gpt import GPT
 from gptscratch.sampling import make_sampler
+from gptscratch.tokenizer.cluster import whole
 
 Reciter = Callable[..., TrainedGPT]
 GREEDY = make_sampler(temperature=0.0)
@@ -181,6 +182,41 @@ def test_what_may_begin_a_stop_text_waits_and_is_shown_if_it_does_not(reciter: R
 def test_a_stop_text_may_hold_characters_of_several_tokens(reciter: Reciter) -> None:
     assert reciter("a🦊bç漢").generate("a", max_tokens=20, temperature=0, stop=("🦊b",)) == ""
     assert reciter("a🦊bç漢").generate("a", max_tokens=20, temperature=0, stop=("ç漢a",)) == "🦊b"
+
+
+FAMILY, FLAG, WAVE, KEYCAP, HEART = "👨‍👩‍👧", "🇩🇪", "👋🏽", "#️⃣", "❤️"
+
+
+@pytest.mark.parametrize("cluster", [FAMILY, FLAG, WAVE, KEYCAP, HEART, "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "🦊"])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_an_emoji_of_several_characters_comes_whole(cluster: str, size: int) -> None:
+    class Pieces:
+        """Some characters a token."""
+
+        def __init__(self, text: str) -> None:
+            self.parts = [text[i : i + size] for i in range(0, len(text), size)]
+
+        def feed(self, token_id: int) -> str:
+            return self.parts[token_id]
+
+        def finish(self) -> str:
+            return ""
+
+    text = f"a{cluster}{cluster}b {cluster}"
+    pieces = Pieces(text)
+    reply = _Reply(pieces, ())  # type: ignore[arg-type]
+    shown = [reply.feed(i) for i in range(len(pieces.parts))] + [reply.finish()]
+    assert "".join(shown) == text
+    seen = ""
+    for piece in shown:
+        seen += piece
+        if cluster != KEYCAP:  # its first character is a plain letter, and letters do not wait
+            assert seen.replace(cluster, "") in ("", "a", "ab", "ab ")
+
+
+def test_plain_text_waits_for_nothing() -> None:
+    for text in ("a", "naïve", "nai\u0308ve", "漢字", "3", ".", "e" + "\u0301" * 40, "👩" + "\u200d👩" * 30):
+        assert whole(text) == len(text)
 
 
 def test_the_end_of_a_document_ends_the_text(reciter: Reciter) -> None:
