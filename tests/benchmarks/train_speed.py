@@ -1,0 +1,211 @@
+"""Training speed beside nanoGPT: time to a loss, and tokens per second of the same architecture.
+
+    python tests/benchmarks/train_speed.py tinyshakespeare.txt --nanogpt path/to/nanoGPT
+
+The contestants take turns; medians are printed. nanoGPT's own recipe for a CPU is run as its README gives
+it, with one evaluation at the end; its data are prepared outside of its time, ours inside of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from types import ModuleType
+
+import numpy as np
+import torch
+
+from gptscratch.config import ModelConfig
+from gptscratch.data.batches import windows
+from gptscratch.device import set_up
+from gptscratch.model.gpt import GPT
+from gptscratch.training.optimizer import make_optimizer
+from gptscratch.training.step import Worker, take_step
+
+RECIPE = (
+    "config/train_shakespeare_char.py", "--device=cpu", "--compile=False", "--eval_iters=20",
+    "--eval_interval=2000", "--log_interval=100", "--block_size=64", "--batch_size=12", "--n_layer=4",
+    "--n_head=4", "--n_embd=128", "--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0",
+)  # fmt: skip
+OURS = (
+    "--tokenizer", "char", "--layers", "4", "--heads", "4", "--d-model", "128", "--context-length", "64",
+    "--batch-size", "16", "--sample-interval", "0", "--eval-interval", "1000000", "--json",
+)  # fmt: skip
+SAME = {"n_layer": 6, "n_head": 6, "d_model": 384, "context_length": 256, "vocab_size": 65}
+ROWS = 16
+
+
+def time_to_loss(corpus: Path, nanogpt: Path, steps: list[int], rounds: int) -> None:
+    """Whole processes, from the shell: nanoGPT's recipe, and ours for each number of steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        peer = shutil.copytree(nanogpt, Path(folder) / "nanoGPT")
+        prepare_peer(corpus, peer)
+        times: dict[str, list[float]] = {}
+        losses: dict[str, list[float]] = {}
+        for number in range(rounds):
+            started = time.perf_counter()
+            subprocess.run([sys.executable, "train.py", *RECIPE], cwd=peer, check=True, capture_output=True)
+            times.setdefault("nanoGPT", []).append(time.perf_counter() - started)
+            losses.setdefault("nanoGPT", []).append(peer_loss(peer))
+            for count in steps:
+                name = f"gptscratch, {count} steps"
+                out = Path(folder) / f"run-{count}-{number}"
+                command = ["train", str(corpus), *OURS, "--steps", str(count), "--out", str(out)]
+                started = time.perf_counter()
+                done = subprocess.run(
+                    [sys.executable, "-m", "gptscratch", *command], check=True, capture_output=True, text=True
+                )
+                times.setdefault(name, []).append(time.perf_counter() - started)
+                losses.setdefault(name, []).append(json.loads(done.stdout)["val_loss"])
+    base = median(times["nanoGPT"])
+    print(f"\n| whole process, medians of {rounds} | seconds | share | validation loss, whole split |")
+    print("| --- | ---: | ---: | ---: |")
+    for name, found in times.items():
+        share = median(found) / base
+        print(f"| {name} | {median(found):.1f} | {share:.3f} | {median(losses[name]):.4f} |")
+
+
+def prepare_peer(corpus: Path, peer: Path) -> None:
+    """The files that nanoGPT's data/shakespeare_char/prepare.py would write."""
+    text = corpus.read_text(encoding="utf-8")
+    ids = {character: i for i, character in enumerate(sorted(set(text)))}
+    data = np.array([ids[c] for c in text], dtype=np.uint16)
+    folder = peer / "data" / "shakespeare_char"
+    cut = int(len(data) * 0.9)
+    data[:cut].tofile(folder / "train.bin")
+    data[cut:].tofile(folder / "val.bin")
+    meta = {"vocab_size": len(ids), "stoi": ids, "itos": {i: c for c, i in ids.items()}}
+    (folder / "meta.pkl").write_bytes(pickle.dumps(meta))
+
+
+def peer_module(peer: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("nanogpt_model", peer / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["nanogpt_model"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@torch.no_grad()
+def peer_loss(peer: Path) -> float:
+    """The loss of nanoGPT's checkpoint over its whole validation split, in windows of its context."""
+    module = peer_module(peer)
+    saved = torch.load(peer / "out-shakespeare-char" / "ckpt.pt", weights_only=False)
+    model = module.GPT(module.GPTConfig(**saved["model_args"]))
+    model.load_state_dict(saved["model"])
+    model.eval()
+    tokens = np.fromfile(peer / "data" / "shakespeare_char" / "val.bin", dtype=np.uint16)
+    total, count = 0.0, 0
+    for inputs, targets in windows(tokens, saved["model_args"]["block_size"], 128):
+        _, loss = model(torch.from_numpy(inputs), torch.from_numpy(targets))
+        total, count = total + loss.item() * targets.size, count + targets.size
+    return total / count
+
+
+def throughput(nanogpt: Path, rounds: int) -> None:
+    """Tokens per second of nanoGPT's model and of ours in its shape, AdamW, without dropout."""
+    set_up(torch.device("cpu"))
+    chance = np.random.default_rng(0)
+    shape = (ROWS, SAME["context_length"])
+    inputs, targets = (chance.integers(0, SAME["vocab_size"], shape) for _ in range(2))
+    gpt2 = ModelConfig(
+        **SAME, position="learned", norm="layernorm", activation="gelu", qk_norm=False, tie_embeddings=True
+    )
+    contestants = {
+        "nanoGPT, float32": peer_step(nanogpt, inputs, targets, torch.float32),
+        "gptscratch, float32": our_step(gpt2, "adamw", inputs, targets, torch.float32),
+        "nanoGPT, bfloat16 autocast": peer_step(nanogpt, inputs, targets, torch.bfloat16),
+        "gptscratch, bfloat16": our_step(gpt2, "adamw", inputs, targets, torch.bfloat16),
+        "gptscratch modern, Muon, bfloat16": our_step(
+            ModelConfig(**SAME), "muon", inputs, targets, torch.bfloat16
+        ),
+    }
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for step in contestants.values():
+        step()
+    for _ in range(rounds):
+        for name, step in contestants.items():
+            started = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - started)
+    base = inputs.size / median(times["nanoGPT, float32"])
+    print(f"\n| one step of {ROWS} x {shape[1]} tokens, medians of {rounds} | tokens/s | ratio |")
+    print("| --- | ---: | ---: |")
+    for name, found in times.items():
+        rate = inputs.size / median(found)
+        print(f"| {name} | {rate:,.0f} | {rate / base:.2f} |")
+
+
+def our_step(
+    config: ModelConfig, optimizer: str, inputs: np.ndarray, targets: np.ndarray, dtype: torch.dtype
+) -> Callable[[], None]:
+    model = GPT(config)
+    worker = Worker(model, dtype)
+    update = make_optimizer(
+        model,
+        optimizer=optimizer,
+        learning_rate=1e-3,
+        adamw_learning_rate=1e-3,
+        weight_decay=0.1,
+        betas=(0.9, 0.95),
+        momentum=0.95,
+    )
+
+    def step() -> None:
+        take_step(worker, update, inputs, targets, micro_batch=ROWS, grad_clip=1.0, scale=1.0)
+
+    return step
+
+
+def peer_step(
+    nanogpt: Path, inputs: np.ndarray, targets: np.ndarray, dtype: torch.dtype
+) -> Callable[[], None]:
+    """The body of nanoGPT's training loop."""
+    module = peer_module(nanogpt)
+    names = {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256, "vocab_size": 65}
+    model = module.GPT(module.GPTConfig(**names, dropout=0.0, bias=False))
+    optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
+    x, y = torch.from_numpy(inputs), torch.from_numpy(targets)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            _, loss = model(x, y)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("--nanogpt", type=Path, required=True, help="a folder with nanoGPT")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, nargs="*", default=[170, 800], help="of ours, to the loss")
+    parser.add_argument("--only", choices=["loss", "throughput"])
+    options = parser.parse_args()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    if options.only != "loss":
+        throughput(options.nanogpt, max(5, options.rounds))
+    if options.only != "throughput":
+        time_to_loss(options.corpus.resolve(), options.nanogpt, options.steps, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
