@@ -214,6 +214,10 @@ class SampleConfig:
     top_p: float | None = None  # keep the likeliest that together reach this probability
     min_p: float | None = None  # keep those at least this likely, relative to the likeliest
     repetition_penalty: float = 1.0  # above 1: tokens already seen become less likely
+    frequency_penalty: float = 0.0  # taken from a logit for each time that its token was drawn
+    presence_penalty: float = 0.0  # taken from a logit once its token was drawn
+    no_repeat: int = 0  # so many tokens in a row never come twice; 0: they may
+    no_copy: int = 0  # so many tokens in a row never come from the training tokens; 0: they may
     stop: tuple[str, ...] = ()  # texts that end the sample; not part of it
     num_samples: int = 1
     seed: int | None = None  # None: another one each time
@@ -242,6 +246,12 @@ class SampleConfig:
             f"repetition_penalty is {self.repetition_penalty}: it must be above 0.",
             "1 changes nothing, 1.1 is mild.",
         )
+        for name in ("frequency_penalty", "presence_penalty"):
+            value = getattr(self, name)
+            _require(-math.inf < value < math.inf, f"{name} is {value}: it must be finite.")
+        for name in ("no_repeat", "no_copy"):
+            value = getattr(self, name)
+            _require(value >= 0, f"{name} is {value}: it must not be negative.")
         _require(self.num_samples >= 1, f"num_samples is {self.num_samples}: it must be at least 1.")
         _require(all(self.stop), "a stop text is empty.")
         _require_seed(self.seed or 0)

@@ -1,17 +1,26 @@
 """From logits to a token: pure functions, with the randomness as an argument.
 
-The order, which is that of Hugging Face's generate: repetition penalty, temperature, top-k, top-p, min-p.
+The order, which is that of Hugging Face's generate: repetition penalty, (frequency and presence penalty,)
+temperature, top-k, top-p, min-p.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-# (logits (B, V), uniform (B,) in [0, 1), seen (B, V) bool or None) -> token ids (B,)
-Sampler = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+class Sampler(Protocol):
+    """Logits (B, V) and numbers (B,) in [0, 1) -> token ids (B,).
+
+    ``seen`` (B, V) bool: what a row holds; ``counts`` (B, V): how often each token was drawn for it.
+    """
+
+    def __call__(
+        self, logits: Tensor, uniform: Tensor, seen: Tensor | None, counts: Tensor | None = None, /
+    ) -> Tensor: ...
 
 
 def make_sampler(
@@ -21,6 +30,8 @@ def make_sampler(
     top_p: float | None = None,
     min_p: float | None = None,
     repetition_penalty: float = 1.0,
+    frequency_penalty: float = 0.0,
+    presence_penalty: float = 0.0,
 ) -> Sampler:
     """One function that draws a token for each row.
 
@@ -31,16 +42,22 @@ def make_sampler(
         min_p: keeps those at least min_p times as likely as the likeliest (Nguyen et al. 2024).
         repetition_penalty: divides positive and multiplies negative logits of the tokens in ``seen``
             (Keskar et al. 2019).
+        frequency_penalty: taken from a logit for each time that its token was drawn.
+        presence_penalty: taken once, if it was; both as OpenAI's API documents them: of new tokens only.
 
     Returns:
         A sampler. Rows do not influence one another: the same logits and the same number in
         ``uniform`` give the same token in a batch of any size.
     """
 
-    def sample(logits: Tensor, uniform: Tensor, seen: Tensor | None) -> Tensor:
+    def sample(
+        logits: Tensor, uniform: Tensor, seen: Tensor | None, counts: Tensor | None = None, /
+    ) -> Tensor:
         logits = logits.float()
         if repetition_penalty != 1.0 and seen is not None:
             logits = penalized(logits, seen, repetition_penalty)
+        if (frequency_penalty or presence_penalty) and counts is not None:
+            logits = logits - frequency_penalty * counts - presence_penalty * (counts > 0)
         if temperature == 0.0:
             return logits.argmax(-1)
         logits, token_ids = candidates(logits / temperature, top_k=top_k, top_p=top_p, min_p=min_p)

@@ -15,12 +15,12 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 F0 = "errors config presets paths sizing threads"
 F1 = (
-    "model tokenizer data sampling quantize device distributed "
+    "model tokenizer data sampling quantize repeats device distributed "
     "training.schedule training.optimizer training.state training.loss training.horizon"
 )
 F2 = (
-    "checkpoint generate decoder metrics interop training.step training.evaluate training.hooks "
-    "training.events training.planner"
+    "checkpoint generate decode decoder reply metrics interop training.step training.evaluate "
+    "training.hooks training.events training.planner"
 )
 FLOORS = {room: floor for floor, rooms in enumerate((F0, F1, F2)) for room in rooms.split()}
 # What is named nowhere is a job: F3.
@@ -31,7 +31,10 @@ STAIRS = {
     ("distributed", "device"),
     ("training.horizon", "training.state"),
     ("checkpoint", "generate"),
+    ("generate", "decode"),
     ("generate", "decoder"),
+    ("generate", "reply"),
+    ("decode", "decoder"),
     ("metrics", "training.events"),
     ("training.events", "training.planner"),
     ("training.hooks", "checkpoint"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 
 from gptscratch.config import POSITIONS, ModelConfig, SampleConfig
 from gptscratch.errors import ConfigError
-from gptscratch.generate import TrainedGPT, _Reply, decode, generate
+from gptscratch.generate import TrainedGPT, decode, generate
 from gptscratch.interop.hf import to_hf
 from gptscratch.model.gpt import GPT
+from gptscratch.reply import Reply
 from gptscratch.sampling import make_sampler
 from gptscratch.tokenizer.cluster import whole
 
@@ -112,6 +114,22 @@ def test_decoding_ends_with_its_last_row() -> None:
     )
 
 
+def test_nothing_repeats_where_it_may_not_and_a_row_is_never_left_without_a_token() -> None:
+    model = lively()
+    found = PROMPT + list(generate(model, PROMPT, max_tokens=60, temperature=0, no_repeat=2))
+    pairs = list(itertools.pairwise(found))
+    assert len(set(pairs)) == len(pairs)
+    assert len(list(generate(model, PROMPT, max_tokens=60, temperature=0, no_repeat=1))) == 60
+
+
+def test_penalties_count_what_was_drawn() -> None:
+    model = lively()
+    found = list(generate(model, PROMPT, max_tokens=20, temperature=0, presence_penalty=1e4))
+    assert len(set(found)) == 20
+    found = list(generate(model, PROMPT, max_tokens=62, temperature=0, frequency_penalty=1e4))
+    assert sorted(found) == sorted(2 * list(range(31)))
+
+
 def test_a_banned_token_is_never_drawn() -> None:
     model = lively()
     likeliest = naive(model, PROMPT, 12)[0]
@@ -204,7 +222,7 @@ def test_an_emoji_of_several_characters_comes_whole(cluster: str, size: int) -> 
 
     text = f"a{cluster}{cluster}b {cluster}"
     pieces = Pieces(text)
-    reply = _Reply(pieces, ())  # type: ignore[arg-type]
+    reply = Reply(pieces, ())  # type: ignore[arg-type]
     shown = [reply.feed(i) for i in range(len(pieces.parts))] + [reply.finish()]
     assert "".join(shown) == text
     seen = ""

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gptscratch.repeats import NoRepeat
 from gptscratch.sampling import drawn, make_sampler
 
 V = 23
@@ -98,3 +99,23 @@ def test_half_precision_logits_are_filtered_in_full_precision() -> None:
     uniform = torch.rand(8)
     sampler = make_sampler(top_p=0.8)
     assert torch.equal(sampler(logits, uniform, None), sampler(logits.float(), uniform, None))
+
+
+def test_frequency_and_presence_penalties_follow_their_definition() -> None:
+    logits = torch.randn(4, V)
+    counts = torch.randint(4, (4, V)).float()
+    lowered = logits - 0.7 * counts - 0.4 * (counts > 0)
+    sampler = make_sampler(frequency_penalty=0.7, presence_penalty=0.4)
+    uniform = torch.rand(4)
+    assert torch.equal(sampler(logits, uniform, None, counts), make_sampler()(lowered, uniform, None))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_what_may_not_repeat_is_what_transformers_forbids(n: int) -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs_ = transformers.NoRepeatNGramLogitsProcessor(n)
+    chance = torch.Generator().manual_seed(0)
+    for length in (1, 2, 7, 40):
+        token_ids = torch.randint(4, (1, length), generator=chance)
+        wanted = theirs_(token_ids, torch.zeros(1, V))[0].isinf().nonzero()[:, 0].tolist()
+        assert sorted(NoRepeat(n, token_ids[0].tolist()).forbidden()) == wanted

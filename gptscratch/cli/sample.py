@@ -43,6 +43,15 @@ def sample(
     repetition_penalty: Annotated[
         float, typer.Option(help="Above 1: tokens already seen become less likely.")
     ] = SampleConfig.repetition_penalty,
+    frequency_penalty: Annotated[
+        float, typer.Option(help="Less likely with each time that it was drawn.")
+    ] = SampleConfig.frequency_penalty,
+    presence_penalty: Annotated[
+        float, typer.Option(help="Less likely once it was drawn.")
+    ] = SampleConfig.presence_penalty,
+    no_repeat: Annotated[
+        int, typer.Option(help="So many tokens in a row never come twice.", metavar="N")
+    ] = SampleConfig.no_repeat,
     stop: Annotated[list[str] | None, typer.Option(help="A text that ends it (repeatable).")] = None,
     num_samples: Annotated[
         int, typer.Option("-n", "--num-samples", help="How many.")
@@ -59,12 +68,14 @@ def sample(
 ) -> None:
     """Sample text from a trained model.
 
-    Filters apply in this order: repetition penalty, temperature, top-k, top-p, min-p. The prompt and
+    Filters apply in this order: penalties, temperature, top-k, top-p, min-p. The prompt and
     its continuation go to stdout, all else to stderr.
     """
     knobs = SampleConfig(
         max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
-        repetition_penalty=repetition_penalty, stop=tuple(stop or ()), num_samples=num_samples, seed=seed,
+        repetition_penalty=repetition_penalty, frequency_penalty=frequency_penalty,
+        presence_penalty=presence_penalty, no_repeat=no_repeat, stop=tuple(stop or ()),
+        num_samples=num_samples, seed=seed,
     )  # fmt: skip
     text = "" if interactive else _prompt(prompt, prompt_file)
     from gptscratch.cli import chat, render_sample
