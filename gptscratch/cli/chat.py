@@ -1,29 +1,198 @@
-"""``sample --interactive``: a prompt at a time, each continued on its own."""
+"""``sample --interactive``: a conversation at a prompt, with settings, history and line editing."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, get_type_hints
 
+from gptscratch import paths
 from gptscratch.cli import render, render_sample
 from gptscratch.config import SampleConfig
+from gptscratch.errors import ConfigError, UserError
 from gptscratch.generate import TrainedGPT
+
+QUOTES = '"""'
+HELP = """\
+Type a beginning and press Enter: the model goes on from it. An empty line goes on from all so far.
+  \"\"\"                  begins and ends a text of several lines
+  /set NAME VALUE      change a setting: /set temperature 0.7, /set seed none
+  /show                the settings
+  /save FILE           write the text so far to a file
+  /load FILE           take a file as the text so far, to go on from with Enter
+  /clear               forget the text so far
+  /help                this
+  /bye                 leave, as Ctrl-D does; Ctrl-C stops a reply"""
+
+
+class Leave(Exception):  # noqa: N818 - no error
+    """The user asked to go."""
+
+
+class Chat:
+    """What a conversation remembers: the settings and the text so far."""
+
+    def __init__(self, gpt: TrainedGPT, knobs: SampleConfig) -> None:
+        self.gpt = gpt
+        self.knobs = knobs
+        self.text = ""  # the last prompt and all that followed it
+
+    def answer(self, line: str) -> None:
+        """Do what one input asks.
+
+        Raises:
+            UserError: a command that is unknown or fails.
+            Leave: the user asked to go.
+        """
+        if not line.startswith("/"):
+            self.go_on(line)
+            return
+        name, _, rest = line[1:].strip().partition(" ")
+        command = _COMMANDS.get(name)
+        if command is None:
+            raise ConfigError(f"There is no command /{name}.", "Type /help for those there are.")
+        command(self, rest.strip())
+
+    def go_on(self, text: str) -> None:
+        """Continue a new text, or (empty) the one so far; Ctrl-C keeps what is there."""
+        if text:
+            render_sample.warn_of_unknown(self.gpt, text)
+            self.text = ""
+        prompt = self.text + text
+        pieces = [prompt]
+
+        def kept() -> Any:
+            for piece in self.gpt.stream(prompt, self.knobs):
+                pieces.append(piece)
+                yield piece
+
+        with contextlib.suppress(KeyboardInterrupt):
+            render_sample.stream(text, kept())
+        self.text = "".join(pieces)
+
+    def set(self, rest: str) -> None:
+        name, _, value = rest.replace("=", " ", 1).partition(" ")
+        self.knobs = changed(self.knobs, name.replace("-", "_"), value.strip())
+
+    def show(self, _: str) -> None:
+        values = dataclasses.asdict(self.knobs)
+        shown = [(name, "none" if value in (None, ()) else str(value)) for name, value in values.items()]
+        render_sample.settings([("run", self.gpt.run.name), *shown])
+
+    def save(self, rest: str) -> None:
+        with _file_errors(rest):
+            Path(rest).expanduser().write_text(self.text, encoding="utf-8")
+        render.notice(f"{len(self.text):,} characters written to {rest}.")
+
+    def load(self, rest: str) -> None:
+        with _file_errors(rest):
+            self.text = Path(rest).expanduser().read_text(encoding="utf-8")
+        render_sample.warn_of_unknown(self.gpt, self.text)
+        render.notice(f"{len(self.text):,} characters read. Press Enter to go on from them.")
+
+    def clear(self, _: str) -> None:
+        self.text = ""
+
+    def help(self, _: str) -> None:
+        render_sample.say(HELP)
+
+    def leave(self, _: str) -> None:
+        raise Leave
+
+
+_COMMANDS: MappingProxyType[str, Callable[[Chat, str], None]] = MappingProxyType(
+    {
+        "set": Chat.set,
+        "show": Chat.show,
+        "save": Chat.save,
+        "load": Chat.load,
+        "clear": Chat.clear,
+        "help": Chat.help,
+        "?": Chat.help,
+        "bye": Chat.leave,
+        "exit": Chat.leave,
+    }
+)
 
 
 def run(gpt: TrainedGPT, knobs: SampleConfig) -> None:
-    """Read prompts until the input ends; Ctrl-C stops a reply, Ctrl-D leaves."""
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - gives input() its line editing and history
-    render.notice(f"{gpt.run.name}: type a beginning and press Enter. Ctrl-C stops a reply, Ctrl-D leaves.")
-    while True:
+    """Read inputs until the user leaves; Ctrl-C stops a reply or drops a line, Ctrl-D leaves."""
+    chat = Chat(gpt, knobs)
+    render_sample.say(f"{gpt.run.name}: type a beginning and press Enter, /help for more, Ctrl-D to leave.")
+    with _history():
+        while True:
+            try:
+                chat.answer(_read())
+            except (EOFError, Leave):
+                return
+            except KeyboardInterrupt:
+                render_sample.say("")
+            except UserError as error:
+                render.error(error)
+
+
+def changed(knobs: SampleConfig, name: str, value: str) -> SampleConfig:
+    """The settings with one of them set from text, as the user types it.
+
+    Raises:
+        ConfigError: there is no such setting, or the value is out of range.
+    """
+    hints = get_type_hints(SampleConfig)
+    names = [known for known in hints if known != "num_samples"]
+    if name not in names:
+        raise ConfigError(f"There is no setting {name!r}.", f"The settings: {', '.join(names)}.")
+    if name == "stop":
+        new: Any = () if value in ("", "none") else (value.encode().decode("unicode_escape"),)
+    elif value == "none" and type(None) in getattr(hints[name], "__args__", ()):
+        new = None
+    else:
+        kind = next(k for k in getattr(hints[name], "__args__", (hints[name],)) if k is not type(None))
         try:
-            text = input("> ")
-        except EOFError:
-            print()
-            return
-        except KeyboardInterrupt:
-            print()
-            continue
-        render_sample.warn_of_unknown(gpt, text)
-        with contextlib.suppress(KeyboardInterrupt):
-            render_sample.stream(text, gpt.stream(text, knobs))
-        print()
+            new = kind(value)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise ConfigError(f"{name} must be {what}, not {value!r}.") from None
+    return dataclasses.replace(knobs, **{name: new})
+
+
+def _read() -> str:
+    """One input: a line, or all between two triple quotes."""
+    line = input("> ")
+    if not line.startswith(QUOTES):
+        return line
+    lines = [line[len(QUOTES) :]]
+    while not lines[-1].endswith(QUOTES):
+        lines.append(input(". "))
+    lines[-1] = lines[-1].removesuffix(QUOTES)
+    return "\n".join(lines)
+
+
+class _history(contextlib.AbstractContextManager[None]):  # noqa: N801 - used as a function
+    """Line editing, and the lines of earlier conversations, where this Python has readline."""
+
+    def __enter__(self) -> None:
+        self.file = paths.home() / "history"
+        with contextlib.suppress(ImportError, OSError):
+            import readline
+
+            readline.set_history_length(1000)
+            readline.read_history_file(self.file)
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ImportError, OSError):
+            import readline
+
+            readline.write_history_file(self.file)
+
+
+@contextlib.contextmanager
+def _file_errors(name: str) -> Any:
+    if not name:
+        raise ConfigError("A file's name is missing.", "As in /save story.txt")
+    try:
+        yield
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name} cannot be used: {error}.") from None

@@ -59,3 +59,13 @@ def warn_of_unknown(gpt: TrainedGPT, text: str) -> None:
     if unknown := gpt.tokenizer.unknown(text):
         shown = " ".join(repr(piece) for piece in unknown[:10])
         render.notice(f"The model never saw {shown}: left out of the prompt.")
+
+
+def settings(lines: Sequence[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in lines) + 2
+    say("\n".join(f"{name:<{width}}{value}" for name, value in lines))
+
+
+def say(text: str) -> None:
+    """For whoever sits at the terminal: beside the model's text, not in it."""
+    render.err.print(text, style="dim", markup=False, highlight=False)
