@@ -135,13 +135,14 @@ class TrainedGPT:
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """The ids of a prompt, unknown characters and words left out; an empty one begins a document."""
-        if ids := self._known(self.tokenizer.encode(prompt, specials=True)):
+        if ids := self.known(self.tokenizer.encode(prompt, specials=True)):
             return ids
         if self.end_of_text is not None:
             return [self.end_of_text]
-        return self._known(self.tokenizer.encode("\n")) or self._known(range(self.tokenizer.vocab_size))[:1]
+        return self.known(self.tokenizer.encode("\n")) or self.known(range(self.tokenizer.vocab_size))[:1]
 
-    def _known(self, ids: Iterable[int]) -> list[int]:
+    def known(self, ids: Iterable[int]) -> list[int]:
+        """Those ids that training had a use for."""
         never_seen = self._never_seen
         return [i for i in ids if i not in never_seen]
 

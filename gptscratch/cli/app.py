@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import gptscratch
-from gptscratch.cli import info, render, sample, tokenize, train
+from gptscratch.cli import info, render, sample, score, tokenize, train
 from gptscratch.errors import UserError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.command("train", cls=train.TrainCommand)(train.train)
 app.command("sample")(sample.sample)
+app.command("score")(score.score)
 app.command("tokenize")(tokenize.tokenize)
 app.command("info")(info.info)
 

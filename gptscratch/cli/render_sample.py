@@ -6,11 +6,13 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
 from gptscratch.cli import render
 from gptscratch.errors import RunError
@@ -64,6 +66,29 @@ def warn_of_unknown(gpt: TrainedGPT, text: str) -> None:
 def settings(lines: Sequence[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in lines) + 2
     say("\n".join(f"{name:<{width}}{value}" for name, value in lines))
+
+
+def score(values: Mapping[str, Any], *, json: bool) -> None:
+    if json:
+        render.print_json(dict(values))
+        return
+    lines = [
+        ("bits a byte", f"{values['bits_per_byte']:.4f}"),
+        ("perplexity", f"{values['perplexity']:.4g} a token, {values['nats_per_token']:.4f} nats"),
+        ("text", f"{values['tokens']:,} tokens, {values['bytes']:,} bytes"),
+        ("run", values["run"]),
+    ]
+    render.facts(render.out, lines)
+
+
+def shaded(pieces: Iterable[tuple[str, float]]) -> None:
+    """Text by bits of surprise: plain up to one bit, then ever redder up to eight."""
+    shown = Text()
+    for piece, bits in pieces:
+        heat = min(max(bits - 1.0, 0.0) / 7.0, 1.0)
+        cool = round(255 * (1 - heat))
+        shown.append(piece, style=f"black on rgb(255,{cool},{cool})" if heat > 0 else "")
+    Console(highlight=False, soft_wrap=True, force_terminal=True, color_system="truecolor").print(shown)
 
 
 def say(text: str) -> None:

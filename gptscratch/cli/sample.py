@@ -77,7 +77,7 @@ def sample(
         presence_penalty=presence_penalty, no_repeat=no_repeat, stop=tuple(stop or ()),
         num_samples=num_samples, seed=seed,
     )  # fmt: skip
-    text = "" if interactive else _prompt(prompt, prompt_file)
+    text = "" if interactive else read_prompt(prompt, prompt_file)
     from gptscratch.cli import chat, render_sample
 
     with render_sample.whoever_reads():
@@ -106,7 +106,7 @@ def loaded(
     return gpt.for_sampling(quantize=quantize)
 
 
-def _prompt(prompt: str | None, file: str | None) -> str:
+def read_prompt(prompt: str | None, file: str | None) -> str:
     """What was given, or stdin where it is no terminal. The last line end of stdin is no part of it."""
     if prompt is not None and file is not None:
         raise ConfigError("--prompt and --prompt-file are both given.", "Take one of them.")
@@ -116,11 +116,11 @@ def _prompt(prompt: str | None, file: str | None) -> str:
         try:
             return Path(file).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"The prompt file {file} cannot be read: {error}.") from None
+            raise ConfigError(f"{file} cannot be read: {error}.") from None
     asked = prompt or file
     if sys.stdin is None or (sys.stdin.isatty() and not asked):
         return ""
     try:
         return sys.stdin.buffer.read().decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The prompt on stdin cannot be read: {error}.") from None
+        raise ConfigError(f"What stands on stdin cannot be read: {error}.") from None

@@ -1,0 +1,44 @@
+"""``gptscratch score``: how well a model predicts a text."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from gptscratch.cli import options as o
+
+
+def score(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A text; - for stdin.")],
+    checkpoint: Annotated[
+        str | None, typer.Option("--with", metavar="CKPT", help="A run or checkpoint; none: the newest run.")
+    ] = None,
+    stride: Annotated[int, typer.Option(help="Tokens between windows; 0: half a context.")] = 0,
+    color: Annotated[bool, typer.Option("--color", help="The text, shaded by surprise.")] = False,
+    json: o.Json = False,
+    quantize: Annotated[
+        str | None, typer.Option(help="Smaller weights, on a CPU.", metavar="float16|int8|int4")
+    ] = None,
+    device: o.Device = None,
+    dtype: o.Dtype = None,
+) -> None:
+    """Score a text: bits per byte (comparable over models and tokenizers) and perplexity."""
+    from gptscratch.cli import render, render_sample
+    from gptscratch.cli.sample import loaded, read_prompt
+    from gptscratch.score import score as score_
+    from gptscratch.score import surprises
+
+    with render_sample.whoever_reads():
+        text = read_prompt(None, file)
+        gpt = loaded(checkpoint, quantize=quantize, device=device, dtype=dtype)
+        scored = score_(gpt, text, stride=stride)
+        if scored.unknown:
+            render.notice(f"{scored.unknown:,} tokens that the model never saw are left out.")
+        if color and json:
+            render.notice("--color has no effect beside --json.")
+        elif color:
+            render_sample.shaded(surprises(gpt, scored))
+        values = {k: v for k, v in dataclasses.asdict(scored).items() if k not in ("bits", "token_ids")}
+        render_sample.score({"run": gpt.run.name, **values}, json=json)
