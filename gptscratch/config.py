@@ -252,6 +252,7 @@ class SampleConfig:
         for name in ("no_repeat", "no_copy"):
             value = getattr(self, name)
             _require(value >= 0, f"{name} is {value}: it must not be negative.")
+        _require(self.no_copy <= 64, f"no_copy is {self.no_copy}: it must be at most 64.")
         _require(self.num_samples >= 1, f"num_samples is {self.num_samples}: it must be at least 1.")
         _require(all(self.stop), "a stop text is empty.")
         _require_seed(self.seed or 0)

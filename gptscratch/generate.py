@@ -15,7 +15,9 @@ from typing import Any
 from gptscratch.config import SampleConfig
 from gptscratch.decode import decode as decode
 from gptscratch.decoder import Decoder
+from gptscratch.errors import ConfigError
 from gptscratch.model.gpt import GPT
+from gptscratch.novelty import CopyIndex, NoCopy
 from gptscratch.quantize import quantize as quantize_
 from gptscratch.repeats import MakeRule, NoRepeat
 from gptscratch.reply import Reply
@@ -75,6 +77,15 @@ def generate(
         model.train(was_training)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CopiedText:
+    """The longest span of a sample that stands in the training tokens."""
+
+    text: str
+    tokens: int
+    of_tokens: int  # the whole sample
+
+
 @dataclass(frozen=True)
 class TrainedGPT:
     """A model and its tokenizer: text in, text out."""
@@ -85,6 +96,7 @@ class TrainedGPT:
     run: Path
     checkpoint: Path | None = None
     decoder: Decoder | None = None  # made once, by ``for_sampling``
+    copies: CopyIndex | None = None  # of the training tokens, for ``no_copy``
 
     def for_sampling(self, *, quantize: str | None = None) -> TrainedGPT:
         """Make the model, in place, as fast as it can be; it is not to be trained any more.
@@ -133,6 +145,15 @@ class TrainedGPT:
         finally:
             self.model.train(was_training)
 
+    def copied(self, text: str) -> CopiedText:
+        """The longest span of a text that stands in the training tokens; needs ``copies``."""
+        if self.copies is None:
+            raise ValueError("there is no index of the training tokens.")
+        ids = self.tokenizer.encode(text)
+        found = self.copies.longest(ids)
+        span = ids[found.start : found.start + found.length]
+        return CopiedText(text=self.tokenizer.decode(span), tokens=found.length, of_tokens=len(ids))
+
     def prompt_ids(self, prompt: str) -> list[int]:
         """The ids of a prompt, unknown characters and words left out; an empty one begins a document."""
         if ids := self.known(self.tokenizer.encode(prompt, specials=True)):
@@ -162,7 +183,7 @@ class TrainedGPT:
             stop_ids=frozenset() if self.end_of_text is None else frozenset((self.end_of_text,)),
             banned_ids=self._never_seen,
             remember=_remembers(knobs),
-            rules=rules_of(knobs),
+            rules=rules_of(knobs, self.copies),
             decoder=self.decoder,
         )
 
@@ -179,8 +200,14 @@ def sampler_of(knobs: SampleConfig) -> Sampler:
     )
 
 
-def rules_of(knobs: SampleConfig) -> list[MakeRule]:
-    return [partial(NoRepeat, knobs.no_repeat)] if knobs.no_repeat else []
+def rules_of(knobs: SampleConfig, copies: CopyIndex | None = None) -> list[MakeRule]:
+    """Raises ConfigError where ``no_copy`` is asked for and there is no index of the training tokens."""
+    rules: list[MakeRule] = [partial(NoRepeat, knobs.no_repeat)] if knobs.no_repeat else []
+    if knobs.no_copy:
+        if copies is None:
+            raise ConfigError("no_copy needs the index of the run's training tokens.", "See novelty.py.")
+        rules.append(partial(NoCopy, knobs.no_copy, copies))
+    return rules
 
 
 def _remembers(knobs: SampleConfig) -> bool:

@@ -15,7 +15,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 F0 = "errors config presets paths sizing threads"
 F1 = (
-    "model tokenizer data sampling quantize repeats device distributed "
+    "model tokenizer data sampling quantize repeats novelty device distributed "
     "training.schedule training.optimizer training.state training.loss training.horizon"
 )
 F2 = (

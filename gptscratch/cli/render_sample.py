@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from gptscratch.cli import render
 from gptscratch.errors import RunError
 
 if TYPE_CHECKING:
-    from gptscratch.generate import TrainedGPT
+    from gptscratch.generate import CopiedText, TrainedGPT
 
 
 @contextlib.contextmanager
@@ -43,18 +42,36 @@ def whoever_reads() -> Iterator[None]:
         raise RunError(f"The output cannot be written: {error}.") from None
 
 
-def stream(prompt: str, pieces: Iterable[str]) -> None:
-    """The prompt and its continuation, each piece at once."""
-    for piece in itertools.chain((prompt,), pieces, ("\n",)):
+def stream(prompt: str, pieces: Iterable[str]) -> str:
+    """Write the prompt and its continuation, each piece at once; give the continuation."""
+    sys.stdout.write(prompt)
+    sys.stdout.flush()
+    new = ""
+    for piece in pieces:
         sys.stdout.write(piece)
         sys.stdout.flush()
+        new += piece
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    return new
 
 
-def samples(prompt: str, texts: Sequence[str], *, run: Path, json: bool) -> None:
+def samples(
+    prompt: str, texts: Sequence[str], *, run: Path, copied: Sequence[CopiedText] | None, json: bool
+) -> None:
     if json:
-        render.print_json({"run": run.name, "prompt": prompt, "samples": list(texts)})
+        values: dict[str, Any] = {"run": run.name, "prompt": prompt, "samples": list(texts)}
+        render.print_json(values | ({} if copied is None else {"copied": list(copied)}))
     else:
         print("\n---\n".join(prompt + text for text in texts))
+
+
+def copied(found: Sequence[CopiedText]) -> None:
+    for number, span in enumerate(found, 1):
+        which = f" {number}" if len(found) > 1 else ""
+        say(f"copied{which}: {span.tokens} of {span.of_tokens} tokens in a row stand in the training tokens")
+        if span.text.strip():
+            say(f"  {span.text!r}")
 
 
 def warn_of_unknown(gpt: TrainedGPT, text: str) -> None:

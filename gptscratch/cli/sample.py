@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,6 +53,12 @@ def sample(
     no_repeat: Annotated[
         int, typer.Option(help="So many tokens in a row never come twice.", metavar="N")
     ] = SampleConfig.no_repeat,
+    no_copy: Annotated[
+        int, typer.Option(help="Never so many tokens in a row from the training tokens.", metavar="N")
+    ] = SampleConfig.no_copy,
+    novelty: Annotated[
+        bool, typer.Option("--novelty", help="Show the longest span that stands in the training tokens.")
+    ] = False,
     stop: Annotated[list[str] | None, typer.Option(help="A text that ends it (repeatable).")] = None,
     num_samples: Annotated[
         int, typer.Option("-n", "--num-samples", help="How many.")
@@ -74,7 +81,7 @@ def sample(
     knobs = SampleConfig(
         max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
         repetition_penalty=repetition_penalty, frequency_penalty=frequency_penalty,
-        presence_penalty=presence_penalty, no_repeat=no_repeat, stop=tuple(stop or ()),
+        presence_penalty=presence_penalty, no_repeat=no_repeat, no_copy=no_copy, stop=tuple(stop or ()),
         num_samples=num_samples, seed=seed,
     )  # fmt: skip
     text = "" if interactive else read_prompt(prompt, prompt_file)
@@ -82,14 +89,31 @@ def sample(
 
     with render_sample.whoever_reads():
         gpt = loaded(checkpoint, quantize=quantize, device=device, dtype=dtype)
+        if no_copy or novelty:
+            gpt = with_copies(gpt)
         if interactive:
             chat.run(gpt, knobs)
             return
         render_sample.warn_of_unknown(gpt, text)
         if num_samples == 1 and not (json or no_stream):
-            render_sample.stream(text, gpt.stream(text, knobs))
+            texts = [render_sample.stream(text, gpt.stream(text, knobs))]
         else:
-            render_sample.samples(text, gpt.samples(text, knobs), run=gpt.run, json=json)
+            texts = gpt.samples(text, knobs)
+        copied = [gpt.copied(new) for new in texts] if novelty else None
+        if num_samples > 1 or json or no_stream:
+            render_sample.samples(text, texts, run=gpt.run, copied=copied, json=json)
+        if copied and not json:
+            render_sample.copied(copied)
+
+
+def with_copies(gpt: TrainedGPT) -> TrainedGPT:
+    """With the index of the run's training tokens."""
+    from gptscratch.checkpoint import read_run
+    from gptscratch.data.shards import open_tokens
+    from gptscratch.novelty import CopyIndex
+
+    tokens = open_tokens(read_run(gpt.run).tokens)
+    return dataclasses.replace(gpt, copies=CopyIndex.open(tokens.folder, tokens.train))
 
 
 def loaded(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -86,3 +87,14 @@ def test_quantized_weights_are_an_option(sample: Command, how: str) -> None:
 
 def test_an_unknown_quantization_is_refused(sample: Command) -> None:
     assert "float16, int8, int4" in str(sample("--prompt", "a", "--quantize", "int1").exception)
+
+
+def test_what_was_copied_from_the_corpus_is_reported_and_forbidden_by_choice(sample: Command) -> None:
+    asked = ("--temperature", "0", "--max-tokens", "60", "--novelty", "--json", "--prompt", "the")
+    free = json.loads(sample(*asked).stdout)
+    assert free["copied"][0]["tokens"] > 8
+    assert free["copied"][0]["text"] in free["samples"][0]
+    kept = json.loads(sample(*asked, "--no-copy", "8").stdout)
+    assert 0 < kept["copied"][0]["tokens"] < 8
+    shown = sample("--novelty", "--prompt", "the")
+    assert "stand in the training tokens" in shown.stderr

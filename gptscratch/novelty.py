@@ -1,0 +1,137 @@
+"""What of a text stands in the training tokens: an index of all their suffixes, kept beside them.
+
+The suffixes are sorted by their first 64 tokens, by prefix doubling (Manber and Myers 1990), so that any
+span is found by bisection. Four bytes a token on disk, mapped into memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gptscratch.errors import disk_errors
+
+DEPTH = 64  # tokens that the order heeds
+_NAME = "train.suffixes"
+Ids = NDArray[np.unsignedinteger[Any]]
+
+
+@dataclass(frozen=True)
+class Copied:
+    """The longest span of a text that stands in the training tokens."""
+
+    start: int  # of the text's ids
+    length: int  # tokens
+    place: int  # in the training tokens
+
+
+class CopyIndex:
+    """Finds spans of ids in the training tokens."""
+
+    def __init__(self, tokens: Ids, order: NDArray[np.uint32]) -> None:
+        self.tokens = tokens
+        self.order = order
+
+    @classmethod
+    def build(cls, tokens: Ids) -> CopyIndex:
+        return cls(tokens, _sorted_suffixes(tokens))
+
+    @classmethod
+    def open(cls, folder: Path, tokens: Ids) -> CopyIndex:
+        """The index beside a folder's token files; made at the first time.
+
+        Raises:
+            RunError: the disk is full or refuses.
+        """
+        file = folder / _NAME
+        if not file.is_file() or file.stat().st_size != 4 * len(tokens):
+            temporary = file.with_name(f".{_NAME}.{os.getpid()}.tmp")
+            with disk_errors(f"writing {file}"):
+                try:
+                    _sorted_suffixes(tokens).tofile(temporary)
+                    temporary.replace(file)
+                finally:
+                    temporary.unlink(missing_ok=True)
+        return cls(tokens, np.memmap(file, np.uint32, "r") if len(tokens) else np.zeros(0, np.uint32))
+
+    def following(self, span: Sequence[int]) -> list[int]:
+        """The ids that follow a span of up to 64 ids anywhere in the training tokens."""
+        places = self.order[self._bound(span, False) : self._bound(span, True)].astype(np.int64) + len(span)
+        return [int(i) for i in np.unique(self.tokens[places[places < len(self.tokens)]])]
+
+    def longest(self, ids: Sequence[int]) -> Copied:
+        """The longest span of ids that stands in the training tokens; the first of several."""
+        best = Copied(0, 0, 0)
+        for start in range(len(ids)):
+            if len(ids) - start <= best.length:
+                break
+            found = self._match(ids[start:])
+            if found[0] > best.length:
+                best = Copied(start, *found)
+        return best
+
+    def _match(self, ids: Sequence[int]) -> tuple[int, int]:
+        """How many of the first ids stand in the tokens together, and where."""
+        head = ids[:DEPTH]
+        low, high = self._bound(head, False), self._bound(head, True)
+        # Where all 64 agree, each place may go on; else the longest is a neighbour in the order.
+        places = self.order[low:high] if low < high else self.order[max(0, low - 1) : low + 1]
+        wanted = np.asarray(ids)
+        return max(((self._common(wanted, int(place)), int(place)) for place in places), default=(0, 0))
+
+    def _common(self, ids: NDArray[Any], place: int) -> int:
+        there = self.tokens[place : place + len(ids)]
+        different = np.flatnonzero(there != ids[: len(there)])
+        return int(different[0]) if len(different) else len(there)
+
+    def _bound(self, span: Sequence[int], after: bool) -> int:
+        """Where in the order suffixes that begin with the span start, or end."""
+        wanted, low, high = tuple(span), 0, len(self.order)
+        while low < high:
+            middle = (low + high) // 2
+            place = int(self.order[middle])
+            there = tuple(self.tokens[place : place + len(wanted)].tolist())
+            if there < wanted or (after and there == wanted):
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+
+class NoCopy:
+    """A rule for ``decode``: never n tokens in a row that stand in the training tokens."""
+
+    def __init__(self, n: int, index: CopyIndex, prompt: Sequence[int] = ()) -> None:
+        self.n = n
+        self.index = index
+        self._recent = list(prompt)[-(n - 1) :] if n > 1 else []
+
+    def take(self, token_id: int) -> None:
+        if self.n > 1:
+            self._recent = [*self._recent, token_id][-(self.n - 1) :]
+
+    def forbidden(self) -> Iterable[int]:
+        return self.index.following(self._recent) if len(self._recent) == self.n - 1 else ()
+
+
+def _sorted_suffixes(tokens: Ids) -> NDArray[np.uint32]:
+    """The order of all suffixes by their first 64 tokens."""
+    rank = np.asarray(tokens).astype(np.int64) + 1  # 0 stands for what is behind the end
+    width, order = 1, np.argsort(rank, kind="stable")
+    while width < DEPTH and len(rank):
+        behind = np.zeros_like(rank)
+        behind[:-width] = rank[width:] if width < len(rank) else 0
+        key = rank * (int(rank.max()) + 1) + behind
+        order = np.argsort(key, kind="stable")
+        ranked = key[order]
+        rank[order] = np.cumsum(np.concatenate(([True], ranked[1:] != ranked[:-1])))
+        width *= 2
+        if rank.max() == len(rank):
+            break
+    return order.astype(np.uint32)

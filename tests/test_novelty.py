@@ -1,0 +1,67 @@
+"""Spans copied from the training tokens: found as by plain search, and never sampled if forbidden."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gptscratch.novelty import CopyIndex, NoCopy
+
+CHANCE = np.random.default_rng(0)
+
+
+def longest_naive(tokens: list[int], ids: list[int]) -> int:
+    spans = {
+        tuple(tokens[i:j]) for i in range(len(tokens)) for j in range(i + 1, min(len(tokens), i + 90) + 1)
+    }
+    lengths = (j - i for i in range(len(ids)) for j in range(i + 1, len(ids) + 1) if tuple(ids[i:j]) in spans)
+    return max(lengths, default=0)
+
+
+@pytest.mark.parametrize("vocab", [2, 5, 200])
+@pytest.mark.parametrize("length", [0, 1, 2, 30, 120])
+def test_spans_are_found_as_by_plain_search(vocab: int, length: int) -> None:
+    tokens = CHANCE.integers(vocab, size=length).astype(np.uint16)
+    index, plain = CopyIndex.build(tokens), tokens.tolist()
+    for size in (1, 2, 3, 8):
+        span = CHANCE.integers(vocab, size=size).tolist()
+        wanted = {plain[i + size] for i in range(length - size) if plain[i : i + size] == span}
+        assert set(index.following(span)) == wanted
+    ids = CHANCE.integers(vocab, size=12).tolist() + plain[3:80] + [vocab + 1]
+    found = index.longest(ids)
+    assert found.length == longest_naive(plain, ids)
+    here, there = (
+        slice(found.start, found.start + found.length),
+        slice(found.place, found.place + found.length),
+    )
+    assert ids[here] == plain[there]
+
+
+def test_a_span_longer_than_the_order_heeds_is_found_whole() -> None:
+    repeated = [1, 2] * 60
+    tokens = np.array([*repeated, 3, *repeated, 4, 5, 6], np.uint16)
+    assert CopyIndex.build(tokens).longest([*repeated, 4, 5, 7]).length == 122
+
+
+def test_the_index_is_made_once_and_mapped(tmp_path: Path) -> None:
+    tokens = CHANCE.integers(9, size=500).astype(np.uint16)
+    first = CopyIndex.open(tmp_path, tokens)
+    changed = (tmp_path / "train.suffixes").stat().st_mtime_ns
+    again = CopyIndex.open(tmp_path, tokens)
+    assert (tmp_path / "train.suffixes").stat().st_mtime_ns == changed
+    assert np.array_equal(first.order, again.order)
+    assert np.array_equal(first.order, CopyIndex.build(tokens).order)
+    CopyIndex.open(tmp_path, tokens[:400])  # of other tokens: made anew
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_what_would_copy_is_forbidden(n: int) -> None:
+    tokens = np.array([1, 2, 3, 4, 1, 2, 3, 5], np.uint16)
+    rule = NoCopy(n, CopyIndex.build(tokens), [1, 2])
+    rule.take(3)
+    assert sorted(rule.forbidden()) == {1: [1, 2, 3, 4, 5], 2: [4, 5], 4: [4, 5]}[n]
+    rule.take(9)
+    assert sorted(rule.forbidden()) == ([1, 2, 3, 4, 5] if n == 1 else [])
