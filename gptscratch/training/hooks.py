@@ -38,6 +38,7 @@ class Session:
     sample: Callable[[], str]
     val_tokens: int  # of the whole validation split, which is scored at the end
     started: float = field(default_factory=time.perf_counter)  # when state.seconds was 0, had it run through
+    micro_batch: int = 1  # sequences at a time: the plan's, or fewer where memory ran out
     scale: float = 0.0  # of the peak rate, in the newest step
     work_seconds: float = 0.0  # in steps, since the last log
     work_tokens: int = 0

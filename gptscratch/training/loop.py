@@ -9,12 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+import numpy as np
+import torch
+
 from gptscratch.data.batches import Batches
 from gptscratch.data.mixture import MixedBatches
 from gptscratch.device import seed_step
+from gptscratch.training.events import Notice
 from gptscratch.training.hooks import HOOKS, Session
 from gptscratch.training.schedule import Schedule
-from gptscratch.training.step import Worker, take_step
+from gptscratch.training.step import StepResult, Worker, take_step
 
 
 def run_loop(session: Session, worker: Worker, batches: Batches | MixedBatches, schedule: Schedule) -> bool:
@@ -26,15 +30,7 @@ def run_loop(session: Session, worker: Worker, batches: Batches | MixedBatches, 
             seed_step(config.seed, state.step)
             inputs, targets = batches.batch(state.step)
             session.scale = schedule(state.step, session.horizon.progress(state))
-            result = take_step(
-                worker,
-                session.optimizer,
-                inputs,
-                targets,
-                micro_batch=config.micro_batch,
-                grad_clip=config.grad_clip,
-                scale=session.scale,
-            )
+            result = step_that_fits(session, worker, inputs, targets)
             session.count(result, inputs.size, time.perf_counter() - started)
             for hook in HOOKS:
                 hook(session)
@@ -42,6 +38,34 @@ def run_loop(session: Session, worker: Worker, batches: Batches | MixedBatches, 
             session.save()
             return True
     return False
+
+
+def step_that_fits(session: Session, worker: Worker, inputs: np.ndarray, targets: np.ndarray) -> StepResult:
+    """Take the step; where the memory does not hold its micro-batch, halve that and go on so."""
+    while True:
+        try:
+            return take_step(
+                worker,
+                session.optimizer,
+                inputs,
+                targets,
+                micro_batch=session.micro_batch,
+                grad_clip=session.config.grad_clip,
+                scale=session.scale,
+            )
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if session.micro_batch == 1 or not is_out_of_memory(error):
+                raise
+        worker.forget()  # after the except clause, which holds on to the step's tensors
+        session.micro_batch = (session.micro_batch + 1) // 2
+        session.listen(
+            Notice(f"The memory is full: going on with {session.micro_batch} sequences at a time.")
+        )
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """On a CPU torch has no type of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 @contextmanager

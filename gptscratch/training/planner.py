@@ -164,10 +164,11 @@ def _horizon_tokens(config: RunConfig, model: ModelConfig, facts: Facts) -> floa
 
 
 def _heads(width: int) -> int:
-    """Heads 64 wide, or as near to it as divides the width into an even number."""
+    """As many heads as make one 64 wide (32 in a narrow model), or near to it; their width is even."""
+    wanted = 32 if width <= 128 else 64
     return min(
         (n for n in range(1, width + 1) if width % n == 0 and width // n % 2 == 0),
-        key=lambda n: (abs(math.log(width / n / 48)), n),
+        key=lambda n: (abs(math.log(width / n / wanted)), n),
         default=1,
     )
 

@@ -29,19 +29,43 @@ class Worker:
     They are of the summed loss and divided last: those of the mean would vanish in float16.
     """
 
-    def __init__(self, model: GPT, dtype: torch.dtype, *, compile: bool = False) -> None:
+    def __init__(
+        self,
+        model: GPT,
+        dtype: torch.dtype,
+        *,
+        compile: bool = False,
+        on_fallback: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """With ``compile`` the first loss compiles the model; if that fails, it goes on without."""
         self.parameters: list[Tensor] = list(model.parameters())
         self.copy = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
         self.copies: list[Tensor] = list(self.copy.parameters())
         self.is_copy = self.copy is not model
         self.hidden: Callable[[Tensor], Tensor] = self.copy.hidden
-        if compile:
-            self.hidden = torch.compile(self.copy.hidden)
+        self.compiled = torch.compile(self.copy.hidden) if compile else None
+        self.on_fallback = on_fallback
 
     def loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """The summed loss of (B, T) inputs against (B, T) targets, in nats."""
+        if self.compiled is not None:
+            self._try(self.compiled, inputs)
         hidden = self.hidden(inputs)  # (B, T, D)
         return linear_cross_entropy(hidden.flatten(0, 1), self.copy.lm_head.weight, targets.flatten())
+
+    def _try(self, compiled: Callable[[Tensor], Tensor], inputs: Tensor) -> None:
+        """Compile now; what can go wrong there has no common type (no compiler, no space, a bug)."""
+        self.compiled = None
+        try:
+            compiled(inputs)
+            self.hidden = compiled
+        except Exception as error:
+            self.on_fallback(f"torch.compile failed ({type(error).__name__}): training goes on without it.")
+
+    def forget(self) -> None:
+        """Drop all gradients, as after a step that failed half-way."""
+        for parameter in (*self.parameters, *self.copies):
+            parameter.grad = None
 
     @torch.no_grad()
     def refresh(self) -> None:

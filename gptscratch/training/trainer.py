@@ -219,6 +219,7 @@ def _train(
         ).excerpt,
         val_tokens=prepared.manifest.val.tokens,
         started=started,
+        micro_batch=config.train.micro_batch,
     )
     tell(Started(run=run, config=config, step=state.step, parameters=record.parameters))
     schedule = make_schedule(
@@ -231,7 +232,9 @@ def _train(
         prepared.tokens, config.model.context_length, config.train.batch_size, config.train.seed
     )
     dtype = pick_dtype(config.train.dtype, model.lm_head.weight.device)
-    worker = Worker(model, dtype, compile=bool(config.train.compile))
+    worker = Worker(
+        model, dtype, compile=bool(config.train.compile), on_fallback=lambda text: tell(Notice(text))
+    )
     session.over = session.horizon.is_over(state)
     if to_score or (session.over and optimizer_state is not None):
         score(session)  # maybe again: a checkpoint is saved just before its evaluation
