@@ -25,6 +25,7 @@ def decode(
     *,
     max_tokens: int,
     seed: int | None = None,
+    streams: Sequence[int] | None = None,
     stop_ids: frozenset[int] = frozenset(),
     banned_ids: Sequence[int] = (),
     remember: bool = False,
@@ -44,6 +45,7 @@ def decode(
         sampler: from ``sampling.make_sampler``.
         max_tokens: new tokens of each row.
         seed: row i draws from numbers seeded by (seed, i), whatever the other rows; None: fresh ones.
+        streams: what stands for i in that, for each row; None: 0, 1, 2 ...
         stop_ids: a row ends when it draws one of these, which is not yielded.
         banned_ids: never drawn.
         remember: tell the sampler which ids each row has seen and drawn (for penalties).
@@ -60,7 +62,8 @@ def decode(
     cache = KVCache(
         model.config, rows, max_length=room, device=device, dtype=model.token_embedding.weight.dtype
     )
-    generators = [np.random.default_rng(None if seed is None else [seed, row]) for row in range(rows)]
+    numbers = range(rows) if streams is None else streams
+    generators = [np.random.default_rng(None if seed is None else [seed, number]) for number in numbers]
     banned = torch.tensor(list(banned_ids), dtype=torch.long, device=device)
     seen = _seen(window, model.config.vocab_size, device) if remember else None
     counts = None if seen is None else torch.zeros_like(seen, dtype=torch.float32)

@@ -118,7 +118,7 @@ class TrainedGPT:
     def stream(self, prompt: str, knobs: SampleConfig) -> Iterator[str]:
         """One continuation, piece by piece: never half a character, nor a part of a stop text."""
         reply = Reply(self.tokenizer.stream(), knobs.stop)
-        for (token_id,) in self._decode(prompt, knobs, rows=1):
+        for (token_id,) in self._decode([self.prompt_ids(prompt)], knobs):
             if text := reply.feed(token_id):
                 yield text
             if reply.ended:
@@ -128,9 +128,15 @@ class TrainedGPT:
 
     def samples(self, prompt: str, knobs: SampleConfig) -> list[str]:
         """``knobs.num_samples`` continuations of one prompt, decoded as one batch."""
-        replies = [Reply(self.tokenizer.stream(), knobs.stop) for _ in range(knobs.num_samples)]
+        return self.complete([self.prompt_ids(prompt)] * knobs.num_samples, knobs)
+
+    def complete(
+        self, prompts: Sequence[Sequence[int]], knobs: SampleConfig, *, streams: Sequence[int] | None = None
+    ) -> list[str]:
+        """One continuation of each prompt of ids, decoded as one batch; ``streams`` as in ``decode``."""
+        replies = [Reply(self.tokenizer.stream(), knobs.stop) for _ in prompts]
         texts = [""] * len(replies)
-        for row in self._decode(prompt, knobs, rows=knobs.num_samples):
+        for row in self._decode(prompts, knobs, streams=streams):
             texts = [t + reply.feed(i) for t, reply, i in zip(texts, replies, row, strict=True)]
             if all(reply.ended for reply in replies):
                 break
@@ -173,11 +179,14 @@ class TrainedGPT:
         special = {self.tokenizer.unk_id, self.tokenizer.eot_id} - {self.end_of_text, None}
         return [i for i in special if i is not None]
 
-    def _decode(self, prompt: str, knobs: SampleConfig, *, rows: int) -> Iterator[list[int | None]]:
+    def _decode(
+        self, prompts: Sequence[Sequence[int]], knobs: SampleConfig, *, streams: Sequence[int] | None = None
+    ) -> Iterator[list[int | None]]:
         return decode(
             self.model,
-            [self.prompt_ids(prompt)] * rows,
-            sampler_of(knobs),
+            prompts,
+            streams=streams,
+            sampler=sampler_of(knobs),
             max_tokens=knobs.max_tokens,
             seed=knobs.seed,
             stop_ids=frozenset() if self.end_of_text is None else frozenset((self.end_of_text,)),

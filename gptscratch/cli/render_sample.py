@@ -80,6 +80,14 @@ def warn_of_unknown(gpt: TrainedGPT, text: str) -> None:
         render.notice(f"The model never saw {shown}: left out of the prompt.")
 
 
+def progress(done: Iterable[int]) -> None:
+    """How many prompts have their line: a note for what stood there before, and one at the end."""
+    counts = list(done)
+    if counts[0]:
+        render.notice(f"{counts[0]:,} prompts had their line already.")
+    say(f"{counts[-1] - counts[0]:,} lines written")
+
+
 def settings(lines: Sequence[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in lines) + 2
     say("\n".join(f"{name:<{width}}{value}" for name, value in lines))

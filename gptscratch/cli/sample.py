@@ -32,6 +32,12 @@ def sample(
     prompt_file: Annotated[
         str | None, typer.Option(help="A file with the prompt; -: stdin.", metavar="FILE")
     ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A file of prompts, one a line; needs --out.", metavar="FILE")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON lines, one a prompt; goes on where it ends.", metavar="FILE")
+    ] = None,
     max_tokens: Annotated[int, typer.Option(help="New tokens.")] = SampleConfig.max_tokens,
     temperature: Annotated[
         float, typer.Option("-t", "--temperature", help="0: greedy.")
@@ -84,13 +90,23 @@ def sample(
         presence_penalty=presence_penalty, no_repeat=no_repeat, no_copy=no_copy, stop=tuple(stop or ()),
         num_samples=num_samples, seed=seed,
     )  # fmt: skip
-    text = "" if interactive else read_prompt(prompt, prompt_file)
+    if (prompts is None) != (out is None):
+        raise ConfigError(
+            "--prompts and --out go together.", "As in --prompts questions.txt --out said.jsonl"
+        )
+    text = "" if interactive or prompts else read_prompt(prompt, prompt_file)
     from gptscratch.cli import chat, render_sample
+    from gptscratch.prompts import complete_file
 
     with render_sample.whoever_reads():
         gpt = loaded(checkpoint, quantize=quantize, device=device, dtype=dtype)
         if no_copy or novelty:
             gpt = with_copies(gpt)
+        if prompts and out:
+            render_sample.progress(
+                complete_file(gpt, read_prompt(None, str(prompts)).splitlines(), knobs, out)
+            )
+            return
         if interactive:
             chat.run(gpt, knobs)
             return

@@ -1,0 +1,57 @@
+"""Many prompts, one continuation each: batched by length, written down as they come, resumable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gptscratch.config import SampleConfig
+from gptscratch.errors import ConfigError, disk_errors
+from gptscratch.generate import TrainedGPT
+
+_ROWS = 16  # prompts decoded side by side
+
+
+def complete_file(gpt: TrainedGPT, prompts: Sequence[str], knobs: SampleConfig, out: Path) -> Iterator[int]:
+    """Append ``{"index", "prompt", "text"}`` for each prompt that the file lacks; yields how many stand.
+
+    A seed gives each prompt the same text however often this was stopped, as long as the context lasts.
+
+    Raises:
+        ConfigError: the file holds the results of other prompts.
+        RunError: the disk is full or refuses.
+    """
+    done = _done(out, prompts)
+    yield len(done)
+    todo = [number for number in range(len(prompts)) if number not in done]
+    ids = {number: gpt.prompt_ids(prompts[number]) for number in todo}
+    todo.sort(key=lambda number: len(ids[number]))  # neighbours need few pads
+    with disk_errors(f"writing {out}"), out.open("a", encoding="utf-8") as file:
+        for first in range(0, len(todo), _ROWS):
+            rows = todo[first : first + _ROWS]
+            texts = gpt.complete([ids[number] for number in rows], knobs, streams=rows)
+            for number, text in zip(rows, texts, strict=True):
+                line = {"index": number, "prompt": prompts[number], "text": text}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.flush()
+            yield len(done) + first + len(rows)
+
+
+def _done(out: Path, prompts: Sequence[str]) -> set[int]:
+    """Which prompts have their line; half a line, of a process that was killed, is cut off."""
+    if not out.is_file():
+        return set()
+    whole, end, _ = out.read_bytes().rpartition(b"\n")
+    lines = whole.decode("utf-8", "replace").split("\n") if whole else []
+    try:
+        found: list[Mapping[str, Any]] = [json.loads(line) for line in lines]
+        fits = all(prompts[line["index"]] == line["prompt"] for line in found)
+    except (ValueError, KeyError, TypeError, IndexError):
+        fits = False
+    if not fits:
+        raise ConfigError(f"{out} holds something else than results of these prompts.", "Name another file.")
+    with out.open("r+b") as file:
+        file.truncate(len(whole) + len(end))
+    return {line["index"] for line in found}
