@@ -21,6 +21,7 @@ DEFAULT_MINUTES = 5.0
 EVALUATIONS = 10  # along a run
 EVALUATION_SHARE = 0.02  # of the run's training work, at most
 START_UP_SECONDS = 3.0  # imports, reading the corpus, making the model
+PROCESS_BYTES = 320_000_000  # of Python with torch and an evaluation
 
 
 @dataclass(frozen=True)
@@ -272,12 +273,14 @@ def _ineffective(config: RunConfig, given: Mapping[str, Any]) -> list[str]:
 
 
 def _memory(config: RunConfig, facts: Facts) -> int:
-    return sizing.memory_to_train(
+    """At the peak: what is held, a fifth more for what comes and goes, and on a CPU Python with torch."""
+    held = sizing.memory_to_train(
         config.model,
         micro_batch=config.train.micro_batch,
         optimizer=config.train.optimizer,
         dtype=facts.dtype,
     ).total
+    return int(1.2 * held) + (PROCESS_BYTES if facts.device == "cpu" else 0)
 
 
 def _open(given: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
