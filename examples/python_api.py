@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from gptscratch import GPT, PRESETS, DataConfig, ModelConfig, load, train
 from gptscratch.data.batches import Batches
 from gptscratch.data.prepare import prepare
-from gptscratch.generate import generate
+from gptscratch.generation import generate
 from gptscratch.training.optimizer import make_optimizer
 from gptscratch.training.schedule import make_schedule
 

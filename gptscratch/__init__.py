@@ -6,7 +6,7 @@ A map of the house; imports go strictly down:
 
     cli/                                    the command line; typer and rich live there alone
     training/trainer  data/prepare  describe    one function, one job that a user can name
-    checkpoint  generate  metrics  training/{step,evaluate,hooks}  interop/    parts composed
+    checkpoint  generation  metrics  training/{step,evaluate,hooks}  interop/    parts composed
     model/  tokenizer  data/{corpus,shards,batches}  sampling  device  training/{schedule,optimizer,state}
     errors  config  presets  paths  sizing      no torch; every knob and every path
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gptscratch.config import SampleConfig as SampleConfig
     from gptscratch.config import TrainConfig as TrainConfig
     from gptscratch.errors import UserError as UserError
-    from gptscratch.generate import generate as generate
+    from gptscratch.generation import generate as generate
     from gptscratch.model.gpt import GPT as GPT
     from gptscratch.presets import PRESETS as PRESETS
     from gptscratch.tokenizer import Tokenizer as Tokenizer
@@ -46,7 +46,7 @@ _HOMES = {
     "UserError": "errors",
     "load": "checkpoint",
     "train": "training.trainer",
-    "generate": "generate",
+    "generate": "generation",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

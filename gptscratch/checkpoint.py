@@ -25,7 +25,7 @@ from gptscratch import paths
 from gptscratch.config import FORMAT, RunConfig, read_json
 from gptscratch.device import pick_device, pick_dtype
 from gptscratch.errors import CheckpointError, ConfigError, disk_errors
-from gptscratch.generate import TrainedGPT
+from gptscratch.generation import TrainedGPT
 from gptscratch.model.gpt import GPT
 from gptscratch.tokenizer import Tokenizer
 from gptscratch.training.state import TrainState

@@ -9,7 +9,7 @@ from typing import Any
 
 from gptscratch.config import SampleConfig
 from gptscratch.errors import ConfigError, disk_errors
-from gptscratch.generate import TrainedGPT
+from gptscratch.generation import TrainedGPT
 
 _ROWS = 16  # prompts decoded side by side
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gptscratch.errors import ConfigError
-from gptscratch.generate import TrainedGPT
+from gptscratch.generation import TrainedGPT
 
 _LOGITS = 1 << 25  # numbers at once
 

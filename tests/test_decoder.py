@@ -11,7 +11,7 @@ import torch
 import gptscratch.decoder
 from gptscratch.config import ACTIVATIONS, POSITIONS, ModelConfig
 from gptscratch.decoder import Decoder
-from gptscratch.generate import decode
+from gptscratch.generation import decode
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
 from gptscratch.sampling import make_sampler

@@ -19,7 +19,7 @@ F1 = (
     "training.schedule training.optimizer training.state training.loss training.horizon"
 )
 F2 = (
-    "checkpoint generate decode decoder reply metrics interop training.step training.evaluate "
+    "checkpoint generation decode decoder reply metrics interop training.step training.evaluate "
     "training.hooks training.events training.planner"
 )
 FLOORS = {room: floor for floor, rooms in enumerate((F0, F1, F2)) for room in rooms.split()}
@@ -30,10 +30,10 @@ FLOORS |= {"data.prepare": 3, "data.existing": 3, "data.stats": 3, "cli": 4, "__
 STAIRS = {
     ("distributed", "device"),
     ("training.horizon", "training.state"),
-    ("checkpoint", "generate"),
-    ("generate", "decode"),
-    ("generate", "decoder"),
-    ("generate", "reply"),
+    ("checkpoint", "generation"),
+    ("generation", "decode"),
+    ("generation", "decoder"),
+    ("generation", "reply"),
     ("decode", "decoder"),
     ("metrics", "training.events"),
     ("training.events", "training.planner"),

@@ -5,8 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+import gptscratch
 
 LIGHT = ["torch", "numpy", "tokenizers", "safetensors", "typer", "rich", "transformers"]
 
@@ -48,3 +51,10 @@ def test_sampling_loads_no_compiler(tale: Path) -> None:
         )
         == []
     )
+
+
+def test_public_names_are_what_they_say_in_any_order() -> None:
+    """A submodule of the same name would hide a function once it is loaded."""
+    for names in (gptscratch.__all__, reversed(gptscratch.__all__)):
+        for name in names:
+            assert not isinstance(getattr(gptscratch, name), ModuleType), name

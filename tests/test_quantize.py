@@ -8,7 +8,7 @@ from torch import nn
 
 from gptscratch.config import ModelConfig
 from gptscratch.errors import ConfigError
-from gptscratch.generate import TrainedGPT
+from gptscratch.generation import TrainedGPT
 from gptscratch.model.gpt import GPT
 from gptscratch.quantize import QUANTIZERS, WeightInt8Linear, quantize
 

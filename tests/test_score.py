@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from gptscratch.checkpoint import load
 from gptscratch.cli.app import app
 from gptscratch.errors import ConfigError
-from gptscratch.generate import TrainedGPT
+from gptscratch.generation import TrainedGPT
 from gptscratch.score import score, surprises, token_nats
 
 TEXT = "the fox runs home.\na dog sings far.\n" * 3

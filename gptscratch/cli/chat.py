@@ -13,7 +13,7 @@ from gptscratch import paths
 from gptscratch.cli import render, render_sample
 from gptscratch.config import SampleConfig
 from gptscratch.errors import ConfigError, UserError
-from gptscratch.generate import TrainedGPT
+from gptscratch.generation import TrainedGPT
 
 QUOTES = '"""'
 HELP = """\

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json as json_
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,22 +42,6 @@ def print_json(value: Any) -> None:
         return dataclasses.asdict(part) if hasattr(part, "__dataclass_fields__") else str(part)
 
     print(json_.dumps(value, default=plain, indent=2))
-
-
-def stream(prompt: str, pieces: Iterable[str]) -> None:
-    """The prompt and its continuation, each piece at once."""
-    for piece in itertools.chain((prompt,), pieces):
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
-    sys.stdout.flush()
-
-
-def samples(prompt: str, texts: Sequence[str], *, run: Path, json: bool) -> None:
-    if json:
-        print_json({"run": run.name, "prompt": prompt, "samples": list(texts)})
-        return
-    print("\n---\n".join(prompt + text for text in texts))
 
 
 def plan_lines(plan: Plan, manifest: Manifest) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from gptscratch.cli import render
 from gptscratch.errors import RunError
 
 if TYPE_CHECKING:
-    from gptscratch.generate import CopiedText, TrainedGPT
+    from gptscratch.generation import CopiedText, TrainedGPT
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from gptscratch.config import SampleConfig
 from gptscratch.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gptscratch.generate import TrainedGPT
+    from gptscratch.generation import TrainedGPT
 
 _SMALL = 4_000_000  # parameters in blocks
 

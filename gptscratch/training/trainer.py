@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from gptscratch import checkpoint, paths
-from gptscratch.config import RunConfig, qualified
+from gptscratch.config import RunConfig, TrainConfig, qualified
 from gptscratch.data.mixture import make_batches
 from gptscratch.data.prepare import Prepared, prepare
 from gptscratch.device import matmul_rate, pick_device, pick_dtype, set_up
 from gptscratch.errors import CheckpointError, ConfigError, disk_errors
-from gptscratch.generate import TrainedGPT
+from gptscratch.generation import TrainedGPT
 from gptscratch.metrics import MetricsFile, rewind_metrics
 from gptscratch.model.gpt import GPT
 from gptscratch.training.evaluate import Scorer
@@ -25,7 +25,7 @@ from gptscratch.training.events import Evaluated, Event, Listener, Notice, Plann
 from gptscratch.training.hooks import Session, best_facts, evaluated, score
 from gptscratch.training.horizon import make_horizon
 from gptscratch.training.loop import run_loop
-from gptscratch.training.optimizer import make_optimizer
+from gptscratch.training.optimizer import Optimizer, make_optimizer
 from gptscratch.training.origin import extended, like_run, run_folder, same_tokens
 from gptscratch.training.planner import Facts, Plan, make_plan
 from gptscratch.training.schedule import make_schedule
@@ -150,6 +150,8 @@ def plan_run(
     config = RunConfig().with_settings(settings)  # checks all that was given, before any work
     device = pick_device(config.train.device)
     dtype = pick_dtype(config.train.dtype, device)
+    if not config.data.corpus:
+        listen(Notice("No corpus was named: training on the source of Python's own library."))
     prepared = prepare(config.data, on_progress=lambda *facts: listen(Working(*facts)))
     manifest = prepared.manifest
     facts = Facts(
@@ -184,15 +186,7 @@ def _train(
     With ``optimizer_state`` the run goes on at ``state``.
     """
     config = record.config
-    optimizer = make_optimizer(
-        model,
-        optimizer=config.train.optimizer,
-        learning_rate=config.train.learning_rate,
-        adamw_learning_rate=config.train.adamw_learning_rate,
-        weight_decay=config.train.weight_decay,
-        betas=(config.train.beta1, config.train.beta2),
-        momentum=config.train.momentum,
-    )
+    optimizer = _new_optimizer(model, config.train)
     to_score = False
     if optimizer_state is not None:
         optimizer.load(optimizer_state)
@@ -263,6 +257,18 @@ def _score_best(session: Session, scorer: Scorer) -> Evaluated:
     with disk_errors("writing best.json"):
         checkpoint.point(session.run, "best", state.best_step, **best_facts(evaluation))
     return record
+
+
+def _new_optimizer(model: GPT, config: TrainConfig) -> Optimizer:
+    return make_optimizer(
+        model,
+        optimizer=config.optimizer,
+        learning_rate=config.learning_rate,
+        adamw_learning_rate=config.adamw_learning_rate,
+        weight_decay=config.weight_decay,
+        betas=(config.beta1, config.beta2),
+        momentum=config.momentum,
+    )
 
 
 def _new_model(config: RunConfig) -> GPT:

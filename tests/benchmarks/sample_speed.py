@@ -20,7 +20,7 @@ import torch
 
 from gptscratch.config import ModelConfig
 from gptscratch.decoder import Decoder
-from gptscratch.generate import decode
+from gptscratch.generation import decode
 from gptscratch.interop.hf import to_hf
 from gptscratch.model.gpt import GPT
 from gptscratch.presets import PRESETS

@@ -37,16 +37,19 @@ RECIPE = (
     "--eval_interval=2000", "--log_interval=100", "--block_size=64", "--batch_size=12", "--n_layer=4",
     "--n_head=4", "--n_embd=128", "--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0",
 )  # fmt: skip
-OURS = (
-    "--tokenizer", "char", "--layers", "4", "--heads", "4", "--d-model", "128", "--context-length", "64",
-    "--batch-size", "16", "--sample-interval", "0", "--eval-interval", "1000000", "--json",
-)  # fmt: skip
+OURS = {
+    "gptscratch, the same shape, 170 steps of 16": (
+        "--layers", "4", "--heads", "4", "--d-model", "128", "--context-length", "64", "--batch-size", "16",
+        "--steps", "170", "--sample-interval", "0", "--eval-interval", "170",
+    ),
+    "gptscratch --minutes 1.5": ("--minutes", "1.5"),
+}  # fmt: skip
 SAME = {"n_layer": 6, "n_head": 6, "d_model": 384, "context_length": 256, "vocab_size": 65}
 ROWS = 16
 
 
-def time_to_loss(corpus: Path, nanogpt: Path, steps: list[int], rounds: int) -> None:
-    """Whole processes, from the shell: nanoGPT's recipe, and ours for each number of steps."""
+def time_to_loss(corpus: Path, nanogpt: Path, rounds: int) -> None:
+    """Whole processes, from the shell: nanoGPT's recipe, and ours."""
     with tempfile.TemporaryDirectory() as folder:
         peer = shutil.copytree(nanogpt, Path(folder) / "nanoGPT")
         prepare_peer(corpus, peer)
@@ -57,10 +60,9 @@ def time_to_loss(corpus: Path, nanogpt: Path, steps: list[int], rounds: int) -> 
             subprocess.run([sys.executable, "train.py", *RECIPE], cwd=peer, check=True, capture_output=True)
             times.setdefault("nanoGPT", []).append(time.perf_counter() - started)
             losses.setdefault("nanoGPT", []).append(peer_loss(peer))
-            for count in steps:
-                name = f"gptscratch, {count} steps"
-                out = Path(folder) / f"run-{count}-{number}"
-                command = ["train", str(corpus), *OURS, "--steps", str(count), "--out", str(out)]
+            for name, options in OURS.items():
+                out = Path(folder) / f"{name}, {number}"
+                command = ["train", str(corpus), "--tokenizer", "char", *options, "--json", "--out", str(out)]
                 started = time.perf_counter()
                 done = subprocess.run(
                     [sys.executable, "-m", "gptscratch", *command], check=True, capture_output=True, text=True
@@ -197,14 +199,13 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--nanogpt", type=Path, required=True, help="a folder with nanoGPT")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, nargs="*", default=[170, 800], help="of ours, to the loss")
     parser.add_argument("--only", choices=["loss", "throughput"])
     options = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     if options.only != "loss":
         throughput(options.nanogpt, max(5, options.rounds))
     if options.only != "throughput":
-        time_to_loss(options.corpus.resolve(), options.nanogpt, options.steps, options.rounds)
+        time_to_loss(options.corpus.resolve(), options.nanogpt, options.rounds)
 
 
 if __name__ == "__main__":

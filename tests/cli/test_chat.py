@@ -11,7 +11,7 @@ from gptscratch.cli import chat, render_sample
 from gptscratch.cli.chat import Chat, changed
 from gptscratch.config import SampleConfig
 from gptscratch.errors import ConfigError
-from gptscratch.generate import TrainedGPT
+from gptscratch.generation import TrainedGPT
 
 Reciter = Callable[..., TrainedGPT]
 KNOBS = SampleConfig(temperature=0, max_tokens=3)

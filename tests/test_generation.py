@@ -10,7 +10,7 @@ import torch
 
 from gptscratch.config import POSITIONS, ModelConfig, SampleConfig
 from gptscratch.errors import ConfigError
-from gptscratch.generate import TrainedGPT, decode, generate
+from gptscratch.generation import TrainedGPT, decode, generate
 from gptscratch.interop.hf import to_hf
 from gptscratch.model.gpt import GPT
 from gptscratch.reply import Reply
@@ -275,7 +275,7 @@ def test_an_excerpt_is_always_the_same_and_leaves_the_model_in_its_mode(reciter:
     assert gpt.model.training
 
 
-def test_generate_leaves_the_model_in_its_mode_also_when_left_early() -> None:
+def test_generation_leaves_the_model_in_its_mode_also_when_left_early() -> None:
     model = lively().train()
     tokens = generate(model, PROMPT, max_tokens=5)
     next(tokens)
