@@ -9,10 +9,9 @@ import argparse
 import torch
 import torch.nn.functional as F
 
-from gptscratch import GPT, PRESETS, DataConfig, ModelConfig, load, train
+from gptscratch import GPT, PRESETS, DataConfig, ModelConfig, generate, load, train
 from gptscratch.data.batches import Batches
 from gptscratch.data.prepare import prepare
-from gptscratch.generation import generate
 from gptscratch.training.optimizer import make_optimizer
 from gptscratch.training.schedule import make_schedule
 
