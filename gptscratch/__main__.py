@@ -1,4 +1,4 @@
-"""``python -m gptscratch``, and so ``torchrun -m gptscratch train ...``."""
+"""``python -m gptscratch``: the command line."""
 
 from gptscratch.cli.app import main
 

@@ -22,6 +22,8 @@ from gptscratch.training.optimizer import Optimizer
 from gptscratch.training.state import TrainState
 from gptscratch.training.step import StepResult
 
+_SCORING = 0.6  # of the time to train on a token; a guess until the first evaluation is measured
+
 
 @dataclass
 class Session:
@@ -54,6 +56,9 @@ class Session:
         self.state.seconds = time.perf_counter() - self.started
         self.work_tokens += tokens
         self.work_seconds += seconds
+        if "evaluate" not in self.aside:
+            to_score = self.val_tokens + 2 * self.config.eval_tokens
+            self.state.closing_seconds = _SCORING * to_score * seconds / tokens
         self.over = self.horizon.is_over(self.state)
 
     def settle(self) -> float:
