@@ -67,6 +67,9 @@ Clean = Annotated[
         metavar=_choice(CLEAN),
     ),
 ]
+ValFraction = Annotated[
+    float | None, _option("--val-fraction", help="Of the text, held back for validation [0.1].", panel=TEXT)
+]
 ValFile = Annotated[
     str | None, _option("--val-file", help="Validate on this text, hold nothing back.", panel=TEXT)
 ]
@@ -176,10 +179,14 @@ def settings_of(
 ) -> dict[str, Any]:
     """What was given, as settings by name: a preset, over it a config file, the options, ``--set``."""
     settings: dict[str, Any] = preset_settings(preset) if preset else {}
-    if config:
-        settings.update(qualified(flattened(_settings_file(Path(config)))))
     given = {_NAMES.get(key, key): value for key, value in options.items() if value is not None}
-    settings.update(qualified({key: value for key, value in given.items() if is_setting(key)}))
+    given = qualified({key: value for key, value in given.items() if is_setting(key)})
+    if config:
+        file = qualified(flattened(_settings_file(Path(config))))
+        if HORIZONS & given.keys():
+            file = {key: value for key, value in file.items() if key not in HORIZONS}
+        settings.update(file)
+    settings.update(given)
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
@@ -191,9 +198,12 @@ def settings_of(
 _NAMES = {"vocab_size": "data.vocab_size"}  # on the command line it is the tokenizer's
 
 
+HORIZONS = {"train.steps", "train.epochs", "train.tokens", "train.minutes"}
+
+
 def _settings_file(path: Path) -> dict[str, Any]:
-    """Settings, or a run's config.json, whose facts about the run are left out."""
+    """Settings in sections or by bare names, or a run's config.json, of which the sections count."""
     values = read_json(path)
-    return {
-        key: value for key, value in values.items() if key in SECTIONS or (is_setting(key) and key != "name")
-    }
+    if "format" in values:
+        return {key: value for key, value in values.items() if key in SECTIONS}
+    return values

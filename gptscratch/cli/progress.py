@@ -35,11 +35,10 @@ class TrainView:
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet
         self.live = Live(console=err, auto_refresh=False, transient=True)
-        self.bar = Text()
         self.sample = ""
         self.train_loss = ""
         self.drawn = 0.0
-        self.first_step = 0
+        self.evaluated = -1  # the step of the newest evaluation; again, it is of the whole split
 
     def __enter__(self) -> TrainView:
         if not self.quiet and err.is_terminal:
@@ -73,14 +72,14 @@ class TrainView:
             if time.monotonic() - self.drawn > _REFRESH:
                 self._draw(self._running(event))
         elif isinstance(event, Evaluated):
+            step = "all of it" if event.step == self.evaluated else f"{event.step:,}"
+            self.evaluated = event.step
             err.print(
-                f"{event.step:>9,} {self.train_loss:>11} {event.val_loss:>9.4f} "
+                f"{step:>9} {self.train_loss:>11} {event.val_loss:>9.4f} "
                 f"{event.val_bits_per_byte:>10.4f} {event.val_accuracy:>9.1%}"
             )
         elif isinstance(event, Sampled):
             self.sample = event.text
-            if not err.is_terminal:
-                return
 
     def _running(self, event: Logged) -> Group:
         left = event.seconds * (1 - event.progress) / max(event.progress, 1e-9)

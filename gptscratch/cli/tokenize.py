@@ -23,6 +23,7 @@ def tokenize(
     encoding: o.Encoding = None,
     errors: o.Errors = None,
     clean: o.Clean = None,
+    val_fraction: o.ValFraction = None,
     val_file: o.ValFile = None,
     text: Annotated[str | None, typer.Option(help="Show the pieces and ids of this text.")] = None,
     with_: Annotated[

@@ -92,6 +92,7 @@ def train(
     encoding: o.Encoding = None,
     errors: o.Errors = None,
     clean: o.Clean = None,
+    val_fraction: o.ValFraction = None,
     val_file: o.ValFile = None,
     batch_size: o.BatchSize = None,
     micro_batch: o.MicroBatch = None,

@@ -81,7 +81,7 @@ def make_plan(settings: Mapping[str, Any], data: DataConfig, facts: Facts) -> Pl
     tokens = steps * config.train.batch_size * config.model.context_length
     seconds = 60 * config.train.minutes or START_UP_SECONDS + tokens / tokens_per_second(config.model, facts)
     config = config.with_settings(_open(given, _rate_settings(config, steps, facts)))
-    config = config.with_settings(_open(given, _interval_settings(config, steps, seconds, facts)))
+    config = config.with_settings(_open(given, _interval_settings(config, steps, facts)))
     notices += _ineffective(config, given)
     return Plan(
         config=config.with_settings({"n_kv_head": config.model.resolved().n_kv_head}),
@@ -237,8 +237,8 @@ def _rate_settings(config: RunConfig, steps: int, facts: Facts) -> dict[str, Any
     }
 
 
-def _interval_settings(config: RunConfig, steps: int, seconds: float, facts: Facts) -> dict[str, Any]:
-    count = min(EVALUATIONS, max(2, seconds / 6))
+def _interval_settings(config: RunConfig, steps: int, facts: Facts) -> dict[str, Any]:
+    count = min(EVALUATIONS, max(2, steps / 25))  # of the steps alone: two runs of one plan are equal
     every = _nice(steps / count)
     tokens = steps * config.train.batch_size * config.model.context_length
     # Scoring a token costs about two thirds of training on it: a third of the work, but in float32.

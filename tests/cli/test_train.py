@@ -147,3 +147,19 @@ def test_a_corpus_shorter_than_the_context_shortens_it_with_a_notice(
     ended = gptscratch("train", tmp_path / "short.txt", *options)
     assert ended.code == 0
     assert "the context is" in ended.err
+
+
+def test_a_runs_own_config_file_starts_another_run_of_its_shape(
+    gptscratch: Command, corpus: Path, tale: Path
+) -> None:
+    more = ("--config", tale / "config.json", "--epochs", 1, "--dry-run", "--json")
+    plan = json.loads(gptscratch("train", corpus, *more).out)
+    assert plan["config"]["model"]["d_model"] == 32
+    assert plan["epochs"] == pytest.approx(1, abs=0.05)
+
+
+def test_two_plans_of_the_same_steps_are_equal(gptscratch: Command, corpus: Path) -> None:
+    first, second = (
+        json.loads(gptscratch("train", corpus, "--steps", 300, "--dry-run", "--json").out) for _ in range(2)
+    )
+    assert first["config"] == second["config"]
