@@ -76,8 +76,9 @@ def plan(plan: Plan, manifest: Manifest, *, json: bool) -> None:
 def result(result: TrainResult, *, json: bool, quiet: bool) -> None:
     best, name = result.evaluation, _shown(result.run)
     if json:
-        facts_ = dataclasses.asdict(result) | {"run": result.run.name, "folder": str(result.run.resolve())}
-        print_json({**facts_, **(facts_.pop("evaluation") or {}), "step": result.step})
+        values = dataclasses.asdict(result) | {"run": result.run.name, "folder": str(result.run.resolve())}
+        scores = values.pop("evaluation") or {}
+        print_json({**scores, **values})
         return
     if quiet:
         return
