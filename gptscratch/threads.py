@@ -2,7 +2,7 @@
 
 By default OpenMP's threads spin while they wait, which is fastest on an idle machine. With company on
 its cores each wait lasts until the scheduler turns round, and two trainings on two cores were seen to
-slow one another down fifty times. Asleep while waiting, they share the cores as one would expect.
+slow one another down six to fifty times. Asleep while waiting, they share the cores as one would expect.
 """
 
 from __future__ import annotations
