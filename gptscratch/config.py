@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ NORMS = ("rmsnorm", "layernorm")
 ACTIVATIONS = ("swiglu", "gelu", "gelu-tanh", "relu", "relu2")
 OPTIMIZERS = ("muon", "adamw")
 SCHEDULES = ("constant", "cosine", "linear", "wsd", "onecycle")
+NARROWING = 4  # each further part of an adaptive softmax has d_model / 4, / 16 ... channels
 CLEAN = ("html", "lowercase", "punctuation", "nfc", "nfkc", "whitespace", "dedup", "neardup", "min-length")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -49,6 +51,10 @@ class ModelConfig:
     qk_norm: bool = True  # RMSNorm on each query and key head, before the rotation
     bias: bool = False  # in the linear layers and in LayerNorm
     tie_embeddings: bool = False  # lm_head shares the token embedding
+    output_bias: bool = False  # lm_head has one; it starts at the logarithms of the tokens' frequencies
+    adaptive_cutoffs: tuple[
+        int, ...
+    ] = ()  # ids at which parts of an adaptive softmax begin; none: a full one
     dropout: float = 0.0  # probability, on the embedding, each residual branch and attention weight
     norm_eps: float = 1e-6
     rope_theta: float = 10_000.0  # base of the rotary wavelengths
@@ -80,9 +86,29 @@ class ModelConfig:
             f"rotary positions turn pairs of numbers, so head_dim = {self.resolved_head_dim} must be even.",
             "Change --d-model or --heads, or take --position learned.",
         )
+        self._require_cutoffs()
         _require(
             self.position != "sinusoidal" or self.d_model % 2 == 0,
             f"sinusoidal positions need an even d_model, not {self.d_model}.",
+        )
+
+    def _require_cutoffs(self) -> None:
+        cutoffs = self.adaptive_cutoffs
+        _require(
+            all(low < high for low, high in itertools.pairwise((0, *cutoffs))),
+            f"adaptive_cutoffs is {list(cutoffs)}: the ids must rise, from 1.",
+        )
+        _require(
+            NARROWING ** len(cutoffs) <= self.d_model,
+            f"adaptive_cutoffs has {len(cutoffs)} parts: too many for d_model = {self.d_model}.",
+        )
+        _require(
+            not (cutoffs and self.tie_embeddings),
+            "adaptive_cutoffs and tie_embeddings exclude one another: there is no one matrix to share.",
+        )
+        _require(
+            not (self.output_bias and self.tie_embeddings),
+            "output_bias and tie_embeddings exclude one another.",
         )
 
     @property
@@ -90,7 +116,15 @@ class ModelConfig:
         return self.head_dim or self.d_model // self.n_head
 
     def resolved(self) -> ModelConfig:
-        """The same shape with every derived size filled in; a second call changes nothing."""
+        """The same shape with every derived size filled in; a second call changes nothing.
+
+        Raises:
+            ConfigError: ``adaptive_cutoffs`` do not lie inside the vocabulary, which is known by now.
+        """
+        _require(
+            max(self.adaptive_cutoffs, default=0) < self.vocab_size,
+            f"adaptive_cutoffs is {list(self.adaptive_cutoffs)}: the vocabulary ends at {self.vocab_size}.",
+        )
         gated = self.activation == "swiglu"
         d_ff = -(-8 * self.d_model // 3 // 32) * 32 if gated else 4 * self.d_model
         return dataclasses.replace(
@@ -346,6 +380,18 @@ def is_setting(key: str) -> bool:
     return key == "name" or any(name in _field_names(c) and section in ("", s) for s, c in SECTIONS.items())
 
 
+_KINDS: Mapping[Any, str] = MappingProxyType(
+    {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+        tuple[str, ...]: "texts",
+        tuple[int, ...]: "whole numbers",
+    }
+)
+
+
 def _locate(key: str) -> tuple[str, str]:
     """``"n_layer"`` or ``"model.n_layer"`` -> ``("model", "n_layer")``; the run's own name has no section."""
     if key == "name":
@@ -371,14 +417,16 @@ def _converted(cls: type, name: str, value: Any) -> Any:
         texts = [value] if isinstance(value, str) else value
         if isinstance(texts, list | tuple) and all(isinstance(text, str) for text in texts):
             return tuple(texts)
+    elif hint == tuple[int, ...]:
+        numbers = [value] if type(value) is int else value
+        if isinstance(numbers, list | tuple) and all(type(number) is int for number in numbers):
+            return tuple(numbers)
     elif hint in (int, float, str, bool):
         if type(value) is hint:
             return value
     elif value is None or type(value) is bool:  # bool | None
         return value
-    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    kind = kinds.get(hint, "texts" if hint == tuple[str, ...] else "true or false")
-    raise ConfigError(f"{name} is {value!r}: it must be {kind}.")
+    raise ConfigError(f"{name} is {value!r}: it must be {_KINDS.get(hint, 'true or false')}.")
 
 
 def _require_clean_step(step: str) -> None:

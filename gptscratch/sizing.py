@@ -7,12 +7,13 @@ K head_dim, F d_ff, V vocab, L layers.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from gptscratch.config import ModelConfig
+from gptscratch.config import NARROWING, ModelConfig
 
 Shape = tuple[int, ...]
 
@@ -81,7 +82,7 @@ def count_parameters(config: ModelConfig) -> ParameterCounts:
         attention=c.n_layer * (projections + (2 * c.head_dim if c.qk_norm else 0)),
         mlp=c.n_layer * mlp,
         norms=(2 * c.n_layer + 1) * norm,
-        lm_head=0 if c.tie_embeddings else c.vocab_size * c.d_model,
+        lm_head=0 if c.tie_embeddings else sum(math.prod(shape) for shape in _head_shapes(c).values()),
     )
 
 
@@ -102,7 +103,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, Shape]:
         shapes |= _prefixed(f"blocks.{layer}", block)
     shapes |= _prefixed("final_norm", norm)
     if not c.tie_embeddings:
-        shapes["lm_head.weight"] = (c.vocab_size, c.d_model)
+        shapes |= _prefixed("lm_head", _head_shapes(c))
     return shapes
 
 
@@ -175,15 +176,32 @@ def _activation_bytes(c: ModelConfig, micro_batch: int, size: int) -> int:
         per_layer += c.n_head * min(c.context_length, (c.context_length + 128) // 2)
     tokens = micro_batch * c.context_length
     copies = 2 * size * count_parameters(c).total if size < 4 else 0
-    head_gradient = 4 * c.vocab_size * c.d_model
+    head_gradient = 4 * (count_parameters(c).lm_head or c.vocab_size * c.d_model)
     return size * tokens * (c.n_layer * per_layer + 3 * c.d_model) + head_gradient + copies
 
 
 def _product_weights(c: ModelConfig) -> int:
     shapes = parameter_shapes(c)
-    tables = ("token_embedding.weight", "position_embedding.weight", "lm_head.weight")
-    blocks = sum(math.prod(s) for name, s in shapes.items() if len(s) == 2 and name not in tables)
-    return blocks + c.vocab_size * c.d_model
+    blocks = sum(math.prod(s) for name, s in shapes.items() if len(s) == 2 and name.startswith("blocks."))
+    if not c.adaptive_cutoffs:
+        return blocks + c.vocab_size * c.d_model
+    # A part is computed where the token lies in it: at a share of ln(end / start) / ln V by Zipf's law.
+    head = c.d_model * (c.adaptive_cutoffs[0] + len(c.adaptive_cutoffs))
+    for part, (low, high) in enumerate(itertools.pairwise((*c.adaptive_cutoffs, c.vocab_size))):
+        width = c.d_model // NARROWING ** (part + 1)
+        head += int(math.log(high / low) / math.log(c.vocab_size) * width * (c.d_model + high - low))
+    return blocks + head
+
+
+def _head_shapes(c: ModelConfig) -> dict[str, Shape]:
+    if not c.adaptive_cutoffs:
+        return _linear_shapes("", c.vocab_size, c.d_model, c.output_bias)
+    first = c.adaptive_cutoffs[0] + len(c.adaptive_cutoffs)
+    shapes = _linear_shapes("head", first, c.d_model, c.output_bias)
+    for part, (low, high) in enumerate(itertools.pairwise((*c.adaptive_cutoffs, c.vocab_size))):
+        width = c.d_model // NARROWING ** (part + 1)
+        shapes |= {f"tail.{part}.0.weight": (width, c.d_model), f"tail.{part}.1.weight": (high - low, width)}
+    return shapes
 
 
 def _attention_shapes(c: ModelConfig) -> dict[str, Shape]:
@@ -212,8 +230,8 @@ def _norm_shapes(c: ModelConfig) -> dict[str, Shape]:
 
 
 def _linear_shapes(name: str, n_out: int, n_in: int, bias: bool) -> dict[str, Shape]:
-    weight: dict[str, Shape] = {f"{name}.weight": (n_out, n_in)}
-    return weight | ({f"{name}.bias": (n_out,)} if bias else {})
+    shapes: dict[str, Shape] = {"weight": (n_out, n_in)} | ({"bias": (n_out,)} if bias else {})
+    return _prefixed(name, shapes) if name else shapes
 
 
 def _prefixed(prefix: str, shapes: Mapping[str, Shape]) -> dict[str, Shape]:

@@ -32,6 +32,10 @@ CONFIGS = [
     ModelConfig(position=p, norm=n, activation=a, qk_norm=q, bias=b, tie_embeddings=t, **shape)
     for p, n, a, (q, b, t), shape in itertools.product(POSITIONS, NORMS, ACTIVATIONS, SWITCHES, SHAPES)
 ]
+CONFIGS += [
+    ModelConfig(adaptive_cutoffs=cutoffs, output_bias=bias, **SHAPES[1])
+    for cutoffs, bias in itertools.product(((), (3,), (2, 7)), (False, True))
+]
 
 
 def on_meta(config):

@@ -123,6 +123,20 @@ TieEmbeddings = Annotated[
     _option("--tie-embeddings/--no-tie-embeddings", help="One matrix for input and output.", panel=MODEL),
 ]
 
+OutputBias = Annotated[
+    bool | None,
+    _option("--output-bias/--no-output-bias", help="A bias at lm_head, from frequencies.", panel=MODEL),
+]
+AdaptiveCutoffs = Annotated[
+    list[int] | None,
+    _option(
+        "--adaptive-cutoffs",
+        help="Where a part of an adaptive softmax begins (repeatable).",
+        panel=MODEL,
+        min=1,
+    ),
+]
+
 Steps = Annotated[int | None, _option("--steps", help="Optimizer updates.", panel=HORIZON, min=1)]
 Epochs = Annotated[float | None, _option("--epochs", help="Passes over the corpus.", panel=HORIZON)]
 Tokens = Annotated[int | None, _option("--tokens", help="Tokens seen.", panel=HORIZON, min=1)]

@@ -82,6 +82,8 @@ def train(
     qk_norm: o.QkNorm = None,
     bias: o.Bias = None,
     tie_embeddings: o.TieEmbeddings = None,
+    output_bias: o.OutputBias = None,
+    adaptive_cutoffs: o.AdaptiveCutoffs = None,
     tokenizer: o.TokenizerKind = None,
     vocab_size: o.VocabSize = None,
     lowercase: o.Lowercase = None,

@@ -20,12 +20,16 @@ _NEEDS: Mapping[str, _Choices] = MappingProxyType(
             "activation": ("swiglu",),
             "qk_norm": (True,),
             "bias": (False,),
+            "output_bias": (False,),
+            "adaptive_cutoffs": ((),),
         },
         "gpt2": {
             "position": ("learned", "sinusoidal", "none"),
             "norm": ("layernorm",),
             "activation": ("gelu-tanh", "gelu", "relu", "relu2"),
             "qk_norm": (False,),
+            "output_bias": (False,),
+            "adaptive_cutoffs": ((),),
         },
     }
 )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gptscratch.config import ModelConfig
 from gptscratch.model.attention import Attention, attention, attention_bias
 from gptscratch.model.cache import KVCache, LayerCache
+from gptscratch.model.head import build_head
 from gptscratch.model.mlp import build_mlp
 from gptscratch.model.norm import NORMS, RMSNorm
 from gptscratch.model.position import ADDED, Alibi, Rotary, Rotate
@@ -46,7 +47,9 @@ class GPT(nn.Module):
         self.final_norm = NORMS[config.norm](
             config.d_model, config.norm_eps, bias=config.bias, reference=reference
         )
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = build_head(
+            config.d_model, config.vocab_size, config.adaptive_cutoffs, bias=config.output_bias
+        )
         if config.tie_embeddings:
             self.lm_head.weight = self.token_embedding.weight
         initialise(self)

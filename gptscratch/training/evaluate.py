@@ -41,7 +41,7 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    device = model.lm_head.weight.device
+    device = model.token_embedding.weight.device
     rows = max(1, SLICE_ELEMENTS // model.config.vocab_size)  # positions whose logits are held at once
     losses, hits, tokens = [], [], 0  # of each slice; added up at the end, where there is float64
     for inputs, targets in windows:

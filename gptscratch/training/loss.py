@@ -2,18 +2,53 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 IGNORE = -100  # a target that counts for nothing: padding
 
 SLICE_ELEMENTS = 1 << 22  # logits held at once: 16 MiB in float32, which stays near the cache
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """The summed cross-entropy of ``hidden @ weight.T`` against ``targets``, in nats.
+def head_cross_entropy(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+    """The summed cross-entropy under an lm_head, a linear layer or an adaptive softmax, in nats.
+
+    Args:
+        hidden: (N, D), of the head's float type.
+        targets: (N,) token ids, or ``IGNORE``.
+
+    Returns:
+        A scalar in float32.
+    """
+    if isinstance(head, nn.AdaptiveLogSoftmaxWithLoss):
+        return _adaptive_cross_entropy(head, hidden, targets)
+    assert isinstance(head, nn.Linear)
+    return linear_cross_entropy(hidden, head.weight, targets, head.bias)
+
+
+def _adaptive_cross_entropy(head: nn.AdaptiveLogSoftmaxWithLoss, hidden: Tensor, targets: Tensor) -> Tensor:
+    """First which frequent token or which part of the rest, then which token of that part."""
+    choice = targets.clone()  # (N,): what the first softmax should say
+    parts = []
+    for i, (low, high) in enumerate(itertools.pairwise(head.cutoffs)):
+        inside = (targets >= low) & (targets < high)
+        choice[inside] = head.shortlist_size + i
+        rows = inside.nonzero().squeeze(1)  # the positions whose token lies in part i
+        narrow, wide = head.tail[i].children()
+        assert isinstance(wide, nn.Linear)
+        parts.append(linear_cross_entropy(narrow(hidden[rows]), wide.weight, targets[rows] - low))
+    first = linear_cross_entropy(hidden, head.head.weight, choice, head.head.bias)
+    return torch.stack((first, *parts)).sum()
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """The summed cross-entropy of ``hidden @ weight.T + bias`` against ``targets``, in nats.
 
     The gradients are made in the forward pass, slice by slice, so that the (N, V) logits never stand
     in memory as a whole and are not computed twice.
@@ -22,25 +57,27 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
         hidden: (N, D), any float type.
         weight: (V, D), the output embedding, of the same type.
         targets: (N,) token ids, or ``IGNORE``.
+        bias: (V,), of the same type.
 
     Returns:
         A scalar in float32.
     """
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, bias)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        wants_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> Tensor:
+        wants_gradient = any(ctx.needs_input_grad)
         rows = max(1, SLICE_ELEMENTS // weight.size(0))
         loss = torch.zeros((), device=hidden.device)
         hidden_grad = torch.empty_like(hidden) if wants_gradient else None
         weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_gradient else None
+        bias_grad = torch.zeros(len(weight), device=hidden.device) if ctx.needs_input_grad[3] else None
         for start in range(0, len(hidden), rows):
             h, t = hidden[start : start + rows], targets[start : start + rows]
-            logits = (h @ weight.T).float()  # (rows, V)
+            logits = F.linear(h, weight, bias).float()  # (rows, V)
             log_total = logits.logsumexp(-1)  # (rows,)
             counts = t != IGNORE
             column = t.clamp(min=0)[:, None]
@@ -51,14 +88,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
             # d loss / d logits = softmax - one-hot, and 0 in the rows that do not count
             slope = logits.sub_(log_total[:, None]).exp_()
             slope.scatter_add_(1, column, slope.new_full((1, 1), -1.0).expand_as(column))
-            slope = slope.mul_(counts[:, None]).to(weight.dtype)
+            slope = slope.mul_(counts[:, None])
+            if bias_grad is not None:
+                bias_grad += slope.sum(0)
+            slope = slope.to(weight.dtype)
             torch.mm(slope, weight, out=hidden_grad[start : start + len(h)])
             weight_grad += slope.T @ h
-        ctx.save_for_backward(hidden_grad, weight_grad)
+        ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
         ctx.weight_dtype = weight.dtype
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        hidden_grad, weight_grad = ctx.saved_tensors
-        return hidden_grad * grads[0], (weight_grad * grads[0]).to(ctx.weight_dtype), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, Tensor | None]:
+        hidden_grad, weight_grad, bias_grad = ctx.saved_tensors
+        if bias_grad is not None:
+            bias_grad = (bias_grad * grads[0]).to(ctx.weight_dtype)
+        return hidden_grad * grads[0], (weight_grad * grads[0]).to(ctx.weight_dtype), None, bias_grad

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gptscratch.model.gpt import GPT
-from gptscratch.training.loss import IGNORE, linear_cross_entropy
+from gptscratch.training.loss import IGNORE, head_cross_entropy
 from gptscratch.training.optimizer import Optimizer
 
 
@@ -51,7 +51,7 @@ class Worker:
         if self.compiled is not None:
             self._try(self.compiled, inputs)
         hidden = self.hidden(inputs)  # (B, T, D)
-        return linear_cross_entropy(hidden.flatten(0, 1), self.copy.lm_head.weight, targets.flatten())
+        return head_cross_entropy(self.copy.lm_head, hidden.flatten(0, 1), targets.flatten())
 
     def _try(self, compiled: Callable[[Tensor], Tensor], inputs: Tensor) -> None:
         """Compile now; what can go wrong there has no common type (no compiler, no space, a bug)."""

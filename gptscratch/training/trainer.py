@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gptscratch import checkpoint, paths
 from gptscratch.config import RunConfig, TrainConfig, qualified
+from gptscratch.data.frequencies import token_counts
 from gptscratch.data.mixture import make_batches
 from gptscratch.data.prepare import Prepared, prepare
 from gptscratch.device import matmul_rate, pick_device, pick_dtype, set_up
@@ -20,6 +21,7 @@ from gptscratch.errors import CheckpointError, ConfigError, disk_errors
 from gptscratch.generation import TrainedGPT
 from gptscratch.metrics import MetricsFile, rewind_metrics
 from gptscratch.model.gpt import GPT
+from gptscratch.model.head import start_from_frequencies
 from gptscratch.training.evaluate import Scorer
 from gptscratch.training.events import Evaluated, Event, Listener, Notice, Planned, Started, Working
 from gptscratch.training.hooks import Session, best_facts, evaluated, score
@@ -87,6 +89,9 @@ def train(
         if source.resolve() == run.resolve():
             raise ConfigError(f"{run.name} cannot start from itself.", "Take another --name.")
         checkpoint.load_parameters(model, weights)
+    elif plan.config.model.output_bias:
+        counts = token_counts(prepared.tokens.train, plan.config.model.vocab_size)
+        start_from_frequencies(model.lm_head, torch.from_numpy(counts))
     record = checkpoint.RunRecord(
         config=replace(plan.config, name=run.name),
         corpus_hash=prepared.manifest.corpus_hash,
@@ -225,7 +230,7 @@ def _train(
     batches = make_batches(
         prepared.tokens, config.model.context_length, config.train.batch_size, config.train.seed
     )
-    dtype = pick_dtype(config.train.dtype, model.lm_head.weight.device)
+    dtype = pick_dtype(config.train.dtype, model.token_embedding.weight.device)
     worker = Worker(
         model, dtype, compile=bool(config.train.compile), on_fallback=lambda text: tell(Notice(text))
     )

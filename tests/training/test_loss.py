@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from gptscratch.training import loss as module
-from gptscratch.training.loss import IGNORE, linear_cross_entropy
+from gptscratch.training.loss import IGNORE, head_cross_entropy, linear_cross_entropy
 
 
 def inputs(*, rows: int = 37, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,3 +69,45 @@ def test_large_logits_do_not_overflow() -> None:
     hidden, weight, targets = inputs()
     hidden, weight = 1e3 * hidden.detach(), 1e3 * weight.detach()
     torch.testing.assert_close(linear_cross_entropy(hidden, weight, targets), naive(hidden, weight, targets))
+
+
+def test_a_bias_is_part_of_the_logits_and_has_its_gradient() -> None:
+    hidden, weight, targets = inputs()
+    bias = torch.randn(29, requires_grad=True)
+    found = linear_cross_entropy(hidden, weight, targets, bias)
+    wanted = F.cross_entropy(F.linear(hidden, weight, bias), targets, ignore_index=IGNORE, reduction="sum")
+    torch.testing.assert_close(found, wanted)
+    ours = torch.autograd.grad(found, (hidden, weight, bias))
+    torch.testing.assert_close(ours, torch.autograd.grad(wanted, (hidden, weight, bias)))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_an_adaptive_softmax_has_the_value_and_gradients_of_torchs_own(bias: bool) -> None:
+    torch.manual_seed(0)
+    head = nn.AdaptiveLogSoftmaxWithLoss(16, 29, [5, 12], head_bias=bias)
+    hidden, targets = torch.randn(37, 16, requires_grad=True), torch.randint(29, (37,))
+    found = head_cross_entropy(head, hidden, targets)
+    wanted = -head(hidden, targets).output.sum()
+    torch.testing.assert_close(found, wanted)
+    leaves = (hidden, *head.parameters())
+    torch.testing.assert_close(torch.autograd.grad(found, leaves), torch.autograd.grad(wanted, leaves))
+
+
+def test_padding_counts_for_nothing_in_an_adaptive_softmax() -> None:
+    torch.manual_seed(0)
+    head = nn.AdaptiveLogSoftmaxWithLoss(16, 29, [5, 12])
+    hidden, targets = torch.randn(37, 16), torch.randint(29, (37,))
+    padded = targets.clone()
+    padded[::5] = IGNORE
+    kept = padded != IGNORE
+    torch.testing.assert_close(
+        head_cross_entropy(head, hidden, padded), head_cross_entropy(head, hidden[kept], targets[kept])
+    )
+
+
+def test_a_part_of_the_vocabulary_that_does_not_occur_costs_nothing() -> None:
+    torch.manual_seed(0)
+    head = nn.AdaptiveLogSoftmaxWithLoss(16, 29, [5, 12])
+    hidden, targets = torch.randn(7, 16), torch.randint(5, (7,))
+    wanted = -head(hidden, targets).output.sum()
+    torch.testing.assert_close(head_cross_entropy(head, hidden, targets), wanted)
