@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from gptscratch.data.batches import windows
 from gptscratch.data.shards import Tokens
 from gptscratch.model.gpt import GPT
-from gptscratch.training.loss import IGNORE, SLICE_ELEMENTS
+from gptscratch.training.loss import IGNORE, SLICE_ELEMENTS, head_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,17 @@ def evaluate(
     was_training = model.training
     model.eval()
     device = model.token_embedding.weight.device
-    rows = max(1, SLICE_ELEMENTS // model.config.vocab_size)  # positions whose logits are held at once
+    wide = model.config.adaptive_cutoffs or (model.config.vocab_size,)
+    rows = max(1, SLICE_ELEMENTS // wide[0])  # positions whose logits are held at once
     losses, hits, tokens = [], [], 0  # of each slice; added up at the end, where there is float64
     for inputs, targets in windows:
         wanted = torch.from_numpy(targets).to(device).flatten()
         hidden = model.hidden(torch.from_numpy(inputs).to(device)).flatten(0, 1)  # (B T, D)
         for start in range(0, len(wanted), rows):
-            t = wanted[start : start + rows]
-            logits = model.lm_head(hidden[start : start + rows]).float()  # (rows, V)
-            counts = t != IGNORE
-            own = logits.gather(1, t.clamp(min=0)[:, None]).squeeze(1)
-            losses.append(((logits.logsumexp(-1) - own) * counts).sum())
-            hits.append(((logits.argmax(-1) == t) & counts).sum())
+            end = start + rows
+            loss, hit = _score(model.lm_head, hidden[start:end], wanted[start:end])
+            losses.append(loss)
+            hits.append(hit)
         tokens += int((targets != IGNORE).sum())
     model.train(was_training)
     mean = torch.stack(losses).cpu().double().sum().item() / tokens
@@ -63,6 +63,17 @@ def evaluate(
         bits_per_byte=mean / math.log(2) / bytes_per_token,
         tokens=tokens,
     )
+
+
+def _score(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The summed loss of (N, D) against (N,), and how many targets were the likeliest token."""
+    if isinstance(head, nn.AdaptiveLogSoftmaxWithLoss):  # without the parts that no target lies in
+        return head_cross_entropy(head, hidden, targets), (head.predict(hidden) == targets).sum()
+    logits = head(hidden).float()  # (N, V)
+    counts = targets != IGNORE
+    own = logits.gather(1, targets.clamp(min=0)[:, None]).squeeze(1)
+    loss = ((logits.logsumexp(-1) - own) * counts).sum()
+    return loss, (logits.argmax(-1) == targets).sum()
 
 
 class Scorer:

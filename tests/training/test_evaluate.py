@@ -74,3 +74,18 @@ def test_the_model_is_left_in_its_mode_and_without_gradients(training: bool) -> 
 def test_a_perplexity_beyond_all_numbers_still_is_json() -> None:
     evaluation = Evaluation(loss=1e5, accuracy=0.0, bits_per_byte=1.0, tokens=1)
     assert json.loads(json.dumps(evaluation.perplexity, allow_nan=False)) > 1e300
+
+
+def test_an_adaptive_softmax_is_scored_as_its_full_distribution_says() -> None:
+    torch.manual_seed(0)
+    model = GPT(ModelConfig(vocab_size=40, d_model=32, n_layer=1, n_head=2, adaptive_cutoffs=(5, 20)))
+    for parameter in model.lm_head.parameters():
+        torch.nn.init.normal_(parameter)  # so that rare tokens are the likeliest, too
+    inputs, targets = np.random.default_rng(0).integers(40, size=(2, 3, 50))
+    with torch.no_grad():
+        logits = model(torch.from_numpy(inputs)).flatten(0, 1)
+    wanted = torch.from_numpy(targets).flatten()
+    found = evaluate(model, [(inputs, targets)], bytes_per_token=1.0)
+    assert found.loss == pytest.approx(F.cross_entropy(logits, wanted).item(), rel=1e-5)
+    assert found.accuracy == pytest.approx((logits.argmax(-1) == wanted).double().mean().item())
+    assert (logits.argmax(-1) >= 20).any()
