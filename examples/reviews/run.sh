@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Next-word models of film reviews: an older project's two settings, shortened, and ours. Two hours on two cores.
+#
+#   examples/reviews/run.sh TABLE FOLDER            TABLE: a .csv or .csv.gz with a column "review"
+#   examples/reviews/run.sh --small TABLE FOLDER    seconds: to see whether everything works
+set -euo pipefail
+
+ours=(--minutes 60) bpe=(--minutes 15) older=(--minutes 6)
+words=(--tokenizer word --min-frequency 5)
+body=(--layers 4 --heads 6 --d-model 384 --context-length 256)
+small_body=(--layers 2 --heads 2 --d-model 256 --context-length 256)
+large_body=(--layers 3 --heads 12 --d-model 768 --context-length 256)
+parts=(--adaptive-cutoffs 4000 --adaptive-cutoffs 16000)
+if [[ ${1:-} == --small ]]; then
+  ours=(--steps 3) bpe=(--steps 3) older=(--steps 3)
+  words=(--tokenizer word)
+  body=(--layers 1 --heads 2 --d-model 32 --context-length 32)
+  small_body=("${body[@]}")
+  large_body=("${body[@]}")
+  parts=(--adaptive-cutoffs 100)
+  shift
+fi
+table=${1:?which table? usage: examples/reviews/run.sh [--small] TABLE FOLDER}
+folder=${2:?which folder for the texts and the picture?}
+here=$(dirname "${BASH_SOURCE[0]}")
+
+python "$here/prepare.py" "$table" "$folder"
+reviews=("$folder/train.jsonl" --val-file "$folder/val.jsonl" --column review --force)
+bare=(--clean lowercase --clean punctuation "${words[@]}")
+gpt1=(--position sinusoidal --norm layernorm --activation gelu --no-qk-norm --bias --tie-embeddings --dropout 0.15
+      --optimizer adamw --pad-documents)
+
+gptscratch train "${reviews[@]}" "${bare[@]}" "${gpt1[@]}" "${small_body[@]}" \
+  --schedule onecycle "${older[@]}" --name reviews-onecycle
+gptscratch train "${reviews[@]}" "${bare[@]}" "${gpt1[@]}" "${large_body[@]}" \
+  --schedule constant --learning-rate 0.0003 "${older[@]}" --name reviews-constant
+gptscratch train "${reviews[@]}" "${bare[@]}" "${body[@]}" "${parts[@]}" --output-bias \
+  "${ours[@]}" --name reviews-ours
+# Case and punctuation kept: its bits per byte can be compared with any other model's.
+gptscratch train "${reviews[@]}" --tokenizer bpe "${bpe[@]}" --name reviews-bpe
+
+python "$here/report.py" "$folder/curves.png" reviews-onecycle reviews-constant reviews-ours
