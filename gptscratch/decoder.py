@@ -159,13 +159,13 @@ def _gain(attention: Attention, n_head: int, n_kv_head: int) -> Tensor | None:
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    return type(layer) is nn.Linear
+    return isinstance(layer, nn.Linear)
 
 
 @torch.no_grad()
 def _product(layers: Sequence[nn.Module], *, adopt: bool) -> Map:
     """Several linear layers on one input as one; quantized ones one behind the other."""
-    plain = [layer for layer in layers if type(layer) is nn.Linear]
+    plain = [layer for layer in layers if isinstance(layer, nn.Linear)]
     if len(plain) < len(layers):
         if len(layers) == 1:
             return layers[0].forward

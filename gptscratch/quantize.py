@@ -33,7 +33,7 @@ def quantize(model: nn.Module, how: str) -> None:
         raise ConfigError(f"quantize is {how!r}: it must be one of {', '.join(QUANTIZERS)}.")
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         raise ConfigError("Quantized weights are for a CPU.", "Add --device cpu, or leave --quantize out.")
-    for name, layer in [(n, m) for n, m in model.named_modules() if type(m) is nn.Linear]:
+    for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
         parent, _, own = name.rpartition(".")
         # The last matrix turns small errors into other tokens: never below eight bits.
         make = QUANTIZERS["int8" if how == "int4" and own == "lm_head" else how]

@@ -15,7 +15,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 F0 = "errors config presets paths sizing threads"
 F1 = (
-    "model tokenizer data sampling quantize repeats novelty device distributed "
+    "linear model tokenizer data sampling quantize repeats novelty device distributed "
     "training.schedule training.optimizer training.state training.loss training.horizon"
 )
 F2 = (
@@ -29,6 +29,9 @@ FLOORS |= {"data.prepare": 3, "data.existing": 3, "data.stats": 3, "cli": 4, "__
 # Neighbours on one floor that may know each other, in this direction.
 STAIRS = {
     ("distributed", "device"),
+    ("device", "linear"),
+    ("model", "linear"),
+    ("training.loss", "linear"),
     ("training.horizon", "training.state"),
     ("checkpoint", "generation"),
     ("generation", "decode"),

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gptscratch.linear import Linear
 from gptscratch.model import kernels
 
 if TYPE_CHECKING:
@@ -42,12 +43,12 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.q = nn.Linear(d_model, n_head * head_dim, bias=bias)
-        self.k = nn.Linear(d_model, n_kv_head * head_dim, bias=bias)
-        self.v = nn.Linear(d_model, n_kv_head * head_dim, bias=bias)
+        self.q = Linear(d_model, n_head * head_dim, bias=bias)
+        self.k = Linear(d_model, n_kv_head * head_dim, bias=bias)
+        self.v = Linear(d_model, n_kv_head * head_dim, bias=bias)
         self.norm_q = norm_q
         self.norm_k = norm_k
-        self.out = nn.Linear(n_head * head_dim, d_model, bias=bias)
+        self.out = Linear(n_head * head_dim, d_model, bias=bias)
         self.dropout = nn.Dropout(dropout)
         self.attend: Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
         self.attend = _attention_output if reference else _fused_attention

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gptscratch.config import NARROWING
+from gptscratch.linear import Linear
 
 
 class AdaptiveHead(nn.AdaptiveLogSoftmaxWithLoss):
@@ -32,7 +33,7 @@ class AdaptiveHead(nn.AdaptiveLogSoftmaxWithLoss):
 def build_head(d_model: int, vocab_size: int, cutoffs: Sequence[int], *, bias: bool) -> nn.Module:
     if cutoffs:
         return AdaptiveHead(d_model, vocab_size, cutoffs, bias=bias)
-    return nn.Linear(d_model, vocab_size, bias=bias)
+    return Linear(d_model, vocab_size, bias=bias)
 
 
 @torch.no_grad()

@@ -6,8 +6,9 @@ import itertools
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from gptscratch.linear import linear
 
 IGNORE = -100  # a target that counts for nothing: padding
 
@@ -77,7 +78,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         bias_grad = torch.zeros(len(weight), device=hidden.device) if ctx.needs_input_grad[3] else None
         for start in range(0, len(hidden), rows):
             h, t = hidden[start : start + rows], targets[start : start + rows]
-            logits = F.linear(h, weight, bias).float()  # (rows, V)
+            logits = linear(h, weight, bias).float()  # (rows, V)
             log_total = logits.logsumexp(-1)  # (rows,)
             counts = t != IGNORE
             column = t.clamp(min=0)[:, None]

@@ -85,4 +85,4 @@ def test_other_programs_models_have_no_such_head() -> None:
 
 def test_it_is_an_adaptive_head_only_where_cutoffs_are_given() -> None:
     assert isinstance(adaptive().lm_head, AdaptiveHead)
-    assert type(adaptive(adaptive_cutoffs=()).lm_head) is nn.Linear
+    assert isinstance(adaptive(adaptive_cutoffs=()).lm_head, nn.Linear)
