@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gptscratch.linear import Linear
 from gptscratch.model import kernels
+from gptscratch.model.documents import same_document
 
 if TYPE_CHECKING:
     from gptscratch.model.cache import LayerCache
@@ -93,15 +94,22 @@ def attention(
 
 
 def attention_bias(
-    positions: Tensor, n_query: int, *, real: Tensor | None, alibi: Alibi | None, dtype: torch.dtype
+    positions: Tensor,
+    n_query: int,
+    *,
+    real: Tensor | None,
+    documents: Tensor | None,
+    alibi: Alibi | None,
+    dtype: torch.dtype,
 ) -> Tensor | None:
     """Who sees whom, for all layers at once: the one place that decides it.
 
     ``positions`` (B or 1, S) of all keys, the last ``n_query`` of which ask; ``real`` (B, S) marks
-    what is no padding. None means plainly causal, which the kernels know by themselves.
+    what is no padding; ``documents`` (B, S) numbers what may see one another. None means plainly
+    causal, which the kernels know by themselves.
     """
     n_past = positions.size(1) - n_query
-    if real is None and alibi is None and (n_past == 0 or n_query == 1):
+    if real is None and documents is None and alibi is None and (n_past == 0 or n_query == 1):
         return None
     key = torch.arange(positions.size(1), device=positions.device)  # (S,)
     query = key[n_past:, None]  # (T, 1)
@@ -109,6 +117,8 @@ def attention_bias(
     if real is not None:
         # A pad sees itself: a softmax over nothing would be NaN, and spread through 0 · NaN.
         visible = visible & (real[:, None, None, :] | (key == query))  # (B, 1, T, S)
+    if documents is not None:
+        visible = visible & same_document(documents)  # (B, 1, T, T)
     if alibi is None:
         return visible
     falloff: Tensor = alibi(positions[:, n_past:], positions, dtype)  # (B, H, T, S)
@@ -121,9 +131,9 @@ def _attention_output(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, drop
 
 def _fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
     """The kernel of Dao et al. 2022 (arXiv:2205.14135) and its relatives: no (T, S) weights in memory."""
-    plain = bias is None and dropout == 0.0 and q.shape == k.shape
+    plain = dropout == 0.0 and q.shape == k.shape and (bias is None or bias.dtype == torch.bool)
     if plain and q.dtype == torch.bfloat16 and kernels.apply_to(q):
-        return kernels.causal_attention(q, k, v)
+        return kernels.causal_attention(q, k, v, bias)
     return F.scaled_dot_product_attention(
         q,
         k,

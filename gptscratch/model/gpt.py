@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gptscratch.config import ModelConfig
 from gptscratch.model.attention import Attention, attention, attention_bias
 from gptscratch.model.cache import KVCache, LayerCache
+from gptscratch.model.documents import document_positions
 from gptscratch.model.head import build_head
 from gptscratch.model.mlp import build_mlp
 from gptscratch.model.norm import NORMS, RMSNorm
@@ -62,22 +63,31 @@ class GPT(nn.Module):
         return logits
 
     def hidden(
-        self, token_ids: Tensor, *, mask: Tensor | None = None, cache: KVCache | None = None
+        self,
+        token_ids: Tensor,
+        *,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """What lm_head reads: (B, T) integers -> (B, T, D), after the final norm.
 
         ``mask`` (B, T) is True at real tokens; pads, left or right, change nothing at the real
         ones and are not counted as positions. With ``cache`` the tokens go on where it ends, and
-        it takes them in.
+        it takes them in. ``documents`` (B, T) numbers the documents packed into each row: none sees
+        another, and positions begin anew in each.
 
         Raises:
-            ValueError: more tokens than the cache or the learned positions have room for.
+            ValueError: more tokens than the cache or the learned positions have room for, or
+                ``documents`` together with one of the others.
         """
+        if documents is not None and (mask is not None or cache is not None):
+            raise ValueError("documents are for whole rows: they go with neither a mask nor a cache.")
         n_new = token_ids.size(1)
         layers = [None] * len(self.blocks) if cache is None else cache.layers(n_new)
         n_past = 0 if cache is None else cache.length
         real = mask if cache is None else cache.remember(mask, n_new)  # (B, S)
-        positions = _positions(real, n_past + n_new, token_ids.device)  # (B or 1, S)
+        positions = _positions(real, documents, n_past + n_new, token_ids.device)  # (B or 1, S)
         new_positions = positions[:, n_past:]  # (B or 1, T)
 
         x = self.token_embedding(token_ids)  # (B, T, D)
@@ -85,7 +95,9 @@ class GPT(nn.Module):
             x = x + self.position_embedding(new_positions).to(x.dtype)
         x = self.dropout(x)
         rotary = None if self.rotary is None else self.rotary(new_positions, x.dtype)
-        bias = attention_bias(positions, n_new, real=real, alibi=self.alibi, dtype=x.dtype)
+        bias = attention_bias(
+            positions, n_new, real=real, documents=documents, alibi=self.alibi, dtype=x.dtype
+        )
         for block, layer in zip(self.blocks, layers, strict=True):
             x = block(x, rotary, bias, layer)  # (B, T, D)
         if cache is not None:
@@ -185,8 +197,12 @@ def attention_weights(model: GPT, token_ids: Tensor, *, mask: Tensor | None = No
     return seen
 
 
-def _positions(real: Tensor | None, length: int, device: torch.device) -> Tensor:
-    """Each position's number among the real tokens of its row: (B or 1, S)."""
+def _positions(
+    real: Tensor | None, documents: Tensor | None, length: int, device: torch.device
+) -> Tensor:
+    """Each position's number among the real tokens of its row, or of its document: (B or 1, S)."""
+    if documents is not None:
+        return document_positions(documents)  # (B, S)
     if real is None:
         return torch.arange(length, device=device)[None]  # (1, S)
     return (real.cumsum(dim=1) - 1).clamp(min=0)  # (B, S)

@@ -29,13 +29,14 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return y
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """As ``attention.attention`` without bias, all (B, H, T, K): matrix products over blocks of queries.
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
+    """As ``attention.attention``, all (B, H, T, K): matrix products over blocks of queries.
 
+    ``visible`` (B or 1, 1, T, T), where given, is a bool mask that shows nothing later than the query.
     In bfloat16 it beats torch's flash kernel, whose products are not of that type on a CPU. The
     weights are kept for the backward pass: B H T² / 2 numbers.
     """
-    out: Tensor = _CausalAttention.apply(q, k, v)  # type: ignore[no-untyped-call]
+    out: Tensor = _CausalAttention.apply(q, k, v, visible)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -65,8 +66,9 @@ class _RMSNorm(torch.autograd.Function):
 
 class _CausalAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
         ctx.shape = q.shape
+        unseen = None if visible is None else ~visible
         scale = 1 / math.sqrt(q.size(-1))
         q, k, v = ((q * scale).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))  # (B H, T, K)
         out = torch.empty_like(q)
@@ -74,8 +76,12 @@ class _CausalAttention(torch.autograd.Function):
         for start in range(0, q.size(1), _BLOCK):
             end = min(start + _BLOCK, q.size(1))
             scores = torch.bmm(q[:, start:end], k[:, :end].mT)  # (B H, block, end)
-            later = torch.ones(end - start, end - start, dtype=torch.bool, device=q.device).triu_(1)
-            scores[:, :, start:].masked_fill_(later, -math.inf)
+            if unseen is None:
+                later = torch.ones(end - start, end - start, dtype=torch.bool, device=q.device).triu_(1)
+                scores[:, :, start:].masked_fill_(later, -math.inf)
+            else:
+                by_head = scores.unflatten(0, ctx.shape[:2])  # (B, H, block, end)
+                by_head.masked_fill_(unseen[:, :, start:end, :end], -math.inf)
             weights = scores.softmax(dim=-1)
             torch.bmm(weights, v[:, :end], out=out[:, start:end])
             kept.append(weights)
@@ -84,7 +90,7 @@ class _CausalAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v, *kept = ctx.saved_tensors
         grad = grad.flatten(0, 1)  # (B H, T, K)
         q_grad, k_grad, v_grad = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
@@ -97,4 +103,4 @@ class _CausalAttention(torch.autograd.Function):
             torch.bmm(scores_grad, k[:, :end], out=q_grad[:, start:end])
             k_grad[:, :end] += torch.bmm(scores_grad.mT, q[:, start:end])
         q_grad *= 1 / math.sqrt(q.size(-1))
-        return q_grad.view(ctx.shape), k_grad.view(ctx.shape), v_grad.view(ctx.shape)
+        return q_grad.view(ctx.shape), k_grad.view(ctx.shape), v_grad.view(ctx.shape), None
