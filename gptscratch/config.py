@@ -29,6 +29,7 @@ OPTIMIZERS = ("muon", "adamw")
 SCHEDULES = ("constant", "cosine", "linear", "wsd", "onecycle")
 NARROWING = 4  # each further part of an adaptive softmax has d_model / 4, / 16 ... channels
 CLEAN = ("html", "lowercase", "punctuation", "nfc", "nfkc", "whitespace", "dedup", "neardup", "min-length")
+DOCUMENTS = ("packed", "masked", "padded")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -180,6 +181,9 @@ class TrainConfig:
     minutes: float = 0.0  # horizon: wall-clock time of the whole command
     batch_size: int = 0  # sequences per step, over all micro-batches and ranks
     micro_batch: int = 0  # sequences per forward and backward pass
+    documents: str = (
+        "packed"  # in a row: end to end; blind to one another (--mask-documents); one (--pad-documents)
+    )
     optimizer: str = "muon"
     learning_rate: float = 0.0  # peak; of the blocks' matrices under muon, of everything under adamw
     adamw_learning_rate: float = 0.0  # peak of all else under muon: embeddings, lm_head, norms, biases
@@ -232,6 +236,7 @@ class TrainConfig:
             not self.micro_batch or not self.batch_size or self.batch_size % self.micro_batch == 0,
             f"micro_batch = {self.micro_batch} does not divide batch_size = {self.batch_size}.",
         )
+        _require_choice("documents", self.documents, DOCUMENTS)
         _require_choice("optimizer", self.optimizer, OPTIMIZERS)
         _require_choice("schedule", self.schedule, SCHEDULES)
         _require_choice("device", self.device, DEVICES)

@@ -142,6 +142,19 @@ Epochs = Annotated[float | None, _option("--epochs", help="Passes over the corpu
 Tokens = Annotated[int | None, _option("--tokens", help="Tokens seen.", panel=HORIZON, min=1)]
 Minutes = Annotated[float | None, _option("--minutes", help="Of the whole command [5].", panel=HORIZON)]
 
+MaskDocuments = Annotated[
+    bool,
+    typer.Option("--mask-documents", help="No document of a row sees another.", rich_help_panel=TEXT),
+]
+PadDocuments = Annotated[
+    bool,
+    typer.Option(
+        "--pad-documents",
+        help="One document a row, padded; a longer one takes more rows.",
+        rich_help_panel=TEXT,
+    ),
+]
+
 BatchSize = Annotated[
     int | None, _option("--batch-size", help="Sequences a step.", panel=OPTIMISATION, min=1)
 ]
@@ -207,6 +220,20 @@ def settings_of(
             raise ConfigError(f"--set {pair}: a name and a value are needed.", "As in --set rope_theta=50000")
         settings.update(qualified({key.strip(): value}))
     return settings
+
+
+def documents_of(mask: bool, pad: bool) -> str | None:
+    """How documents come into rows, if it is given.
+
+    Raises:
+        ConfigError: it is given twice.
+    """
+    if mask and pad:
+        raise ConfigError(
+            "--mask-documents and --pad-documents exclude one another.",
+            "Rows either hold several documents, blind to one another, or one.",
+        )
+    return "masked" if mask else "padded" if pad else None
 
 
 _NAMES = {"vocab_size": "data.vocab_size"}  # on the command line it is the tokenizer's

@@ -55,8 +55,15 @@ def plan_lines(plan: Plan, manifest: Manifest) -> list[tuple[str, str]]:
     if model.n_kv_head and model.n_kv_head != model.n_head:
         shape += f" on {model.n_kv_head} key-value heads"
     steps = f"{'' if train.steps else 'about '}{plan.steps:,} steps of {count(tokens)} tokens"
+    rows = {
+        "packed": "end to end, with an end-of-text token between them",
+        "masked": "end to end, and none sees another",
+        "padded": f"one a row, {plan.padding:.0%} of which is padding",
+    }
+    documents = [("documents", rows[train.documents])] if manifest.end_of_text is not None else []
     return [
         ("corpus", f"{text}: {split}"),
+        *documents,
         ("tokenizer", f"{manifest.tokenizer_kind} with {manifest.vocab_size:,} entries, "
                       f"{manifest.characters_per_token:.2f} characters a token"),
         ("model", f"{count(plan.parameters)} parameters: {shape}, context {model.context_length}"),

@@ -96,6 +96,8 @@ def train(
     clean: o.Clean = None,
     val_fraction: o.ValFraction = None,
     val_file: o.ValFile = None,
+    mask_documents: o.MaskDocuments = False,
+    pad_documents: o.PadDocuments = False,
     batch_size: o.BatchSize = None,
     micro_batch: o.MicroBatch = None,
     learning_rate: o.LearningRate = None,
@@ -123,7 +125,8 @@ def train(
     Every size, rate and interval that you leave out is chosen for your corpus and the time you give;
     Ctrl-C saves and stops, and --resume goes on as if nothing had happened.
     """
-    settings = o.settings_of(locals(), preset=preset, config=config, pairs=set_ or ())
+    options = locals() | {"documents": o.documents_of(mask_documents, pad_documents)}
+    settings = o.settings_of(options, preset=preset, config=config, pairs=set_ or ())
     if resume is not None and (corpus or init_from or out or dry_run):
         raise ConfigError("--resume goes on with a run as it was.", "Leave out CORPUS, --init-from, --out.")
     threads.wait_politely_in_company()

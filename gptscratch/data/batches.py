@@ -29,6 +29,7 @@ class Batches:
     Attributes:
         n_blocks: blocks in an epoch, of ``context_length`` tokens each.
         steps_per_epoch: a real number; a batch may span two epochs.
+        tokens_per_row: targets in a row.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Batches:
         self.batch_size = batch_size
         self.n_blocks = (len(tokens) - 1) // context_length
         self.steps_per_epoch = self.n_blocks / batch_size
+        self.tokens_per_row = float(context_length)
         self._seed = seed
         self._rows = rank_rows(batch_size, rank, world_size)
 
@@ -67,9 +69,9 @@ class Batches:
         n_pairs = len(self.tokens) - 1
         for epoch in np.unique(epochs):
             rows = epochs == epoch
-            key = _hash(self._seed, int(epoch))
+            key = key_of(self._seed, int(epoch))
             blocks = permuted(places[rows], self.n_blocks, key)
-            starts[rows] = (blocks * self.context_length + _hash(key, 0) % n_pairs) % n_pairs
+            starts[rows] = (blocks * self.context_length + key_of(key, 0) % n_pairs) % n_pairs
         inputs = np.empty((len(at), self.context_length), np.int64)
         targets = np.empty_like(inputs)
         for row, start in enumerate(starts):
@@ -149,7 +151,7 @@ def permuted(index: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]
     it is inside, which keeps it a permutation (cycle walking, Black & Rogaway 2002).
     """
     half = max(1, ((size - 1).bit_length() + 1) // 2)
-    keys = [_hash(key, i + 1) for i in range(_ROUNDS)]
+    keys = [key_of(key, i + 1) for i in range(_ROUNDS)]
     found = _feistel(index.astype(np.uint64), half, keys)
     outside = np.flatnonzero(found >= size)
     while len(outside):
@@ -175,8 +177,8 @@ def _mixed(values: _Words) -> _Words:
     return mixed
 
 
-def _hash(seed: int, index: int) -> int:
-    """64 bits from two numbers."""
+def key_of(seed: int, index: int) -> int:
+    """64 bits from two numbers: the key of an epoch's order, from the seed and the epoch."""
     state = np.array([(_absorbed(seed) + (index + 1) * _GOLDEN) & _MASK], dtype=np.uint64)
     return int(_mixed(state)[0])
 

@@ -6,21 +6,29 @@ own: a small one with a large weight comes round more often.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from gptscratch.data.batches import Batch, Batches, rank_rows, rows_of
+from gptscratch.data.documents import PaddedBatches
 from gptscratch.data.shards import Tokens
 
 CYCLE = 1000  # rows, after which the order of the corpora repeats; weights are kept to a thousandth
+
+
+MakeBatches = Callable[..., Batches | PaddedBatches]
 
 
 class MixedBatches:
     """``batch(step)`` as that of ``Batches``: pure, and each row from one corpus.
 
     Attributes:
-        n_blocks: blocks of all corpora, of ``context_length`` tokens each.
-        steps_per_epoch: steps that draw as many blocks.
+        n_blocks: rows in an epoch of each corpus, all together.
+        steps_per_epoch: steps that draw as many rows.
+        tokens_per_row: targets in a row, on average.
     """
 
     def __init__(
@@ -30,6 +38,7 @@ class MixedBatches:
         batch_size: int,
         seed: int,
         *,
+        kind: MakeBatches = Batches,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -42,7 +51,7 @@ class MixedBatches:
         shares = tokens.manifest.corpora
         ends = np.cumsum([share.tokens for share in shares])
         self.parts = [
-            Batches(tokens.train[end - share.tokens : end], context_length, batch_size, seed + number)
+            kind(tokens.train[end - share.tokens : end], context_length, batch_size, seed + number)
             for number, (share, end) in enumerate(zip(shares, ends, strict=True))
         ]
         self.context_length = context_length
@@ -50,7 +59,10 @@ class MixedBatches:
         self.n_blocks = sum(part.n_blocks for part in self.parts)
         self.steps_per_epoch = self.n_blocks / batch_size
         self._rows = rank_rows(batch_size, rank, world_size)
-        self._order, self._turn, self._counts = _cycle([share.weight for share in shares])
+        # Weights are of tokens: the shorter a corpus's rows, the more of them are drawn.
+        rows = [s.weight * context_length / p.tokens_per_row for s, p in zip(shares, self.parts, strict=True)]
+        self.tokens_per_row = context_length * sum(share.weight for share in shares) / sum(rows)
+        self._order, self._turn, self._counts = _cycle(rows)
 
     def batch(self, step: int) -> Batch:
         """Inputs and targets of a step, each (batch_size / world_size, context_length)."""
@@ -65,12 +77,31 @@ class MixedBatches:
 
 
 def make_batches(
-    tokens: Tokens, context_length: int, batch_size: int, seed: int, *, rank: int = 0, world_size: int = 1
-) -> Batches | MixedBatches:
-    """The training side's batches: by the weights of its corpora, where they have some."""
+    tokens: Tokens,
+    context_length: int,
+    batch_size: int,
+    seed: int,
+    *,
+    pad_with: int | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Batches | PaddedBatches | MixedBatches:
+    """The training side's batches: by the weights of its corpora, where they have some.
+
+    ``pad_with``: the end-of-text token, for one document a row; None: tokens are cut without a gap.
+    """
+    kind: MakeBatches = Batches
+    if pad_with is not None:
+        kind = partial(PaddedBatches, end_of_text=pad_with)
+    ranks = {"rank": rank, "world_size": world_size}
     if tokens.manifest.corpora:
-        return MixedBatches(tokens, context_length, batch_size, seed, rank=rank, world_size=world_size)
-    return Batches(tokens.train, context_length, batch_size, seed, rank=rank, world_size=world_size)
+        return MixedBatches(tokens, context_length, batch_size, seed, kind=kind, **ranks)
+    return kind(tokens.train, context_length, batch_size, seed, **ranks)
+
+
+def tokens_per_padded_row(tokens: Tokens, end_of_text: int, context_length: int) -> float:
+    """Targets in a row of one document, on average."""
+    return make_batches(tokens, context_length, 1, 0, pad_with=end_of_text).tokens_per_row
 
 
 def _cycle(weights: list[float]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

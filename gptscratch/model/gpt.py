@@ -197,9 +197,7 @@ def attention_weights(model: GPT, token_ids: Tensor, *, mask: Tensor | None = No
     return seen
 
 
-def _positions(
-    real: Tensor | None, documents: Tensor | None, length: int, device: torch.device
-) -> Tensor:
+def _positions(real: Tensor | None, documents: Tensor | None, length: int, device: torch.device) -> Tensor:
     """Each position's number among the real tokens of its row, or of its document: (B or 1, S)."""
     if documents is not None:
         return document_positions(documents)  # (B, S)

@@ -80,7 +80,7 @@ class _CausalAttention(torch.autograd.Function):
                 later = torch.ones(end - start, end - start, dtype=torch.bool, device=q.device).triu_(1)
                 scores[:, :, start:].masked_fill_(later, -math.inf)
             else:
-                by_head = scores.unflatten(0, ctx.shape[:2])  # (B, H, block, end)
+                by_head = scores.view(*ctx.shape[:2], end - start, end)  # (B, H, block, end)
                 by_head.masked_fill_(unseen[:, :, start:end, :end], -math.inf)
             weights = scores.softmax(dim=-1)
             torch.bmm(weights, v[:, :end], out=out[:, start:end])

@@ -11,9 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from gptscratch.data.batches import windows
+from gptscratch.data.documents import DocumentRows, padded_windows
 from gptscratch.data.shards import Tokens
+from gptscratch.model.documents import document_numbers
 from gptscratch.model.gpt import GPT
 from gptscratch.training.loss import IGNORE, SLICE_ELEMENTS, head_cross_entropy
+
+_POSITIONS = 8192  # tokens of a forward pass
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,18 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: GPT, windows: Iterable[tuple[np.ndarray, np.ndarray]], *, bytes_per_token: float
+    model: GPT,
+    windows: Iterable[tuple[np.ndarray, np.ndarray]],
+    *,
+    bytes_per_token: float,
+    mask_at: int | None = None,
 ) -> Evaluation:
     """Score each target of the windows once; the model is put back into the mode it was in.
 
     Args:
         windows: (inputs, targets) pairs of (B, T) token ids; a target of ``IGNORE`` is not counted.
         bytes_per_token: of the text that the windows stand for, in UTF-8.
+        mask_at: the end-of-text token, where the documents of a row are not to see one another.
     """
     was_training = model.training
     model.eval()
@@ -48,7 +57,9 @@ def evaluate(
     losses, hits, tokens = [], [], 0  # of each slice; added up at the end, where there is float64
     for inputs, targets in windows:
         wanted = torch.from_numpy(targets).to(device).flatten()
-        hidden = model.hidden(torch.from_numpy(inputs).to(device)).flatten(0, 1)  # (B T, D)
+        token_ids = torch.from_numpy(inputs).to(device)
+        documents = None if mask_at is None else document_numbers(token_ids, mask_at)
+        hidden = model.hidden(token_ids, documents=documents).flatten(0, 1)  # (B T, D)
         for start in range(0, len(wanted), rows):
             end = start + rows
             loss, hit = _score(model.lm_head, hidden[start:end], wanted[start:end])
@@ -77,17 +88,25 @@ def _score(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Te
 
 
 class Scorer:
-    """Evaluates a model on the validation split."""
+    """Evaluates a model on the validation split, in rows of the kind that it is trained on."""
 
-    def __init__(self, model: GPT, tokens: Tokens) -> None:
+    def __init__(
+        self, model: GPT, tokens: Tokens, *, mask_at: int | None = None, pad_with: int | None = None
+    ) -> None:
+        """``mask_at`` as in ``evaluate``; ``pad_with`` as in ``make_batches``."""
         counts = tokens.manifest.val
         self.model = model
         self.tokens = tokens.val
         self.bytes_per_token = counts.bytes / max(1, counts.tokens)
+        self.mask_at = mask_at
+        context = model.config.context_length
+        self.rows = None if pad_with is None else DocumentRows(tokens.val, context, pad_with)
 
     def __call__(self, limit: int | None = None) -> Evaluation:
         """Over about ``limit`` tokens, evenly spread and always the same; None: all."""
         context = self.model.config.context_length
-        rows = max(1, 8192 // context)
-        parts = windows(self.tokens, context, rows, limit=limit)
-        return evaluate(self.model, parts, bytes_per_token=self.bytes_per_token)
+        if self.rows is None:
+            parts = windows(self.tokens, context, max(1, _POSITIONS // context), limit=limit)
+        else:
+            parts = padded_windows(self.rows, max(context, _POSITIONS), limit=limit)
+        return evaluate(self.model, parts, bytes_per_token=self.bytes_per_token, mask_at=self.mask_at)

@@ -42,16 +42,16 @@ class TimeHorizon:
         return state.step > 0 and state.seconds + 0.5 * typical_step >= self.seconds - state.closing_seconds
 
 
-def make_horizon(config: TrainConfig, train_tokens: int, context_length: int) -> Horizon:
+def make_horizon(config: TrainConfig, train_tokens: int, tokens_per_row: float) -> Horizon:
     """The horizon of a planned run; epochs and tokens are rounded up to whole steps."""
     if config.minutes:
         return TimeHorizon(seconds=60.0 * config.minutes)
-    return StepHorizon(steps=horizon_steps(config, train_tokens, context_length))
+    return StepHorizon(steps=horizon_steps(config, train_tokens, tokens_per_row))
 
 
-def horizon_steps(config: TrainConfig, train_tokens: int, context_length: int) -> int:
-    """Steps of a horizon that is not a time."""
+def horizon_steps(config: TrainConfig, train_tokens: int, tokens_per_row: float) -> int:
+    """Steps of a horizon that is not a time; pads are no tokens of a row."""
     if config.steps:
         return config.steps
     tokens = config.tokens or config.epochs * train_tokens
-    return max(1, math.ceil(tokens / (config.batch_size * context_length)))
+    return max(1, math.ceil(tokens / (config.batch_size * tokens_per_row)))

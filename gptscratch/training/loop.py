@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from gptscratch.data.batches import Batches
+from gptscratch.data.documents import PaddedBatches
 from gptscratch.data.mixture import MixedBatches
 from gptscratch.device import seed_step
 from gptscratch.training.events import Notice
@@ -21,7 +22,9 @@ from gptscratch.training.schedule import Schedule
 from gptscratch.training.step import StepResult, Worker, take_step
 
 
-def run_loop(session: Session, worker: Worker, batches: Batches | MixedBatches, schedule: Schedule) -> bool:
+def run_loop(
+    session: Session, worker: Worker, batches: Batches | PaddedBatches | MixedBatches, schedule: Schedule
+) -> bool:
     """Step until the horizon is reached; True if the user interrupted it (and the run is saved)."""
     state, config = session.state, session.config
     with interrupts() as interrupted:
@@ -31,7 +34,7 @@ def run_loop(session: Session, worker: Worker, batches: Batches | MixedBatches, 
             inputs, targets = batches.batch(state.step)
             session.scale = schedule(state.step, session.horizon.progress(state))
             result = step_that_fits(session, worker, inputs, targets)
-            session.count(result, inputs.size, time.perf_counter() - started)
+            session.count(result, result.tokens, time.perf_counter() - started)
             for hook in HOOKS:
                 hook(session)
         if interrupted.is_set() and not session.over:

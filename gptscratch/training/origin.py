@@ -62,7 +62,8 @@ def like_run(init_from: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
 def extended(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
     """A run's config with changes that a resumed run may have: the trainer's."""
     changes = qualified(settings)
-    fixed = [key for key in changes if not key.startswith("train.") or key == "train.optimizer"]
+    kept = ("train.optimizer", "train.documents")
+    fixed = [key for key in changes if not key.startswith("train.") or key in kept]
     if fixed:
         raise ConfigError(f"A resumed run keeps its {', '.join(fixed)}.", "Start a new run to change it.")
     horizons = {f"train.{unit}": 0 for unit in ("steps", "epochs", "tokens", "minutes")}

@@ -7,7 +7,7 @@ text and runs no model. The rules come from the sweeps in docs/decisions/planner
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
@@ -34,6 +34,7 @@ class Facts:
     device: str  # cpu, cuda, mps
     dtype: str  # of the matrix products
     flops_per_second: float  # of large matrix products in that type
+    tokens_per_row: Callable[[int], float] = float  # of a context's length; fewer where rows are padded
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ class Plan:
     epochs: float
     seconds: float
     memory_bytes: int  # at the peak
+    padding: float  # the share of the rows' places that hold no token
     notices: tuple[str, ...]
 
     @property
     def tokens_per_step(self) -> int:
-        return self.config.train.batch_size * self.config.model.context_length
+        places = self.config.train.batch_size * self.config.model.context_length
+        return round(places * (1 - self.padding))
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "config": self.config.to_dict()}
@@ -78,7 +81,7 @@ def make_plan(settings: Mapping[str, Any], data: DataConfig, facts: Facts) -> Pl
     config = config.with_settings(_shortened(config.model, facts, notices))
     config = config.with_settings(_open(given, _batch_settings(config, given, facts)))
     steps = _steps(config, facts)
-    tokens = steps * config.train.batch_size * config.model.context_length
+    tokens = round(steps * _step_tokens(config, facts))
     seconds = 60 * config.train.minutes or START_UP_SECONDS + tokens / tokens_per_second(config.model, facts)
     config = config.with_settings(_open(given, _rate_settings(config, steps, facts)))
     config = config.with_settings(_open(given, _interval_settings(config, steps, facts)))
@@ -91,8 +94,13 @@ def make_plan(settings: Mapping[str, Any], data: DataConfig, facts: Facts) -> Pl
         epochs=tokens / max(1, facts.train_tokens),
         seconds=seconds,
         memory_bytes=_memory(config, facts),
+        padding=1 - facts.tokens_per_row(config.model.context_length) / config.model.context_length,
         notices=tuple(notices),
     )
+
+
+def _step_tokens(config: RunConfig, facts: Facts) -> float:
+    return config.train.batch_size * facts.tokens_per_row(config.model.context_length)
 
 
 def tokens_per_second(model: ModelConfig, facts: Facts) -> float:
@@ -191,12 +199,13 @@ def _shortened(model: ModelConfig, facts: Facts, notices: list[str]) -> dict[str
 def _batch_settings(config: RunConfig, given: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
     """Some hundred steps at least, but not so many that the optimizer's own work counts."""
     context, width = config.model.context_length, config.model.d_model
+    row = facts.tokens_per_row(context)
     tokens = _horizon_tokens(config, config.model, facts)
     wanted = min(max(tokens / 500, 8 * width), (1 << 19) if facts.device == "cuda" else 16 * width, 8192)
     micro = config.train.micro_batch
     if micro and "train.batch_size" not in given:
-        return {"train.batch_size": micro * max(1, round(wanted / context / micro))}
-    batch = config.train.batch_size or max(1, round(min(wanted, facts.train_tokens) / context))
+        return {"train.batch_size": micro * max(1, round(wanted / row / micro))}
+    batch = config.train.batch_size or max(1, round(min(wanted, facts.train_tokens) / row))
     fits = max(1, _micro_tokens(config, facts) // context)
     return {
         "train.batch_size": batch,
@@ -213,15 +222,16 @@ def _micro_tokens(config: RunConfig, facts: Facts) -> int:
 
 def _steps(config: RunConfig, facts: Facts) -> int:
     if not config.train.minutes:
-        return horizon_steps(config.train, facts.train_tokens, config.model.context_length)
+        row = facts.tokens_per_row(config.model.context_length)
+        return horizon_steps(config.train, facts.train_tokens, row)
     tokens = _horizon_tokens(config, config.model, facts)
-    return max(1, round(tokens / (config.train.batch_size * config.model.context_length)))
+    return max(1, round(tokens / _step_tokens(config, facts)))
 
 
 def _rate_settings(config: RunConfig, steps: int, facts: Facts) -> dict[str, Any]:
     """Rates, decay and dropout; the more epochs, the more is done against learning the text by heart."""
     width = config.model.d_model
-    epochs = steps * config.train.batch_size * config.model.context_length / facts.train_tokens
+    epochs = steps * _step_tokens(config, facts) / facts.train_tokens
     common = {
         "train.weight_decay": 0.1,
         "train.warmup": min(100, steps // 20),
@@ -240,7 +250,7 @@ def _rate_settings(config: RunConfig, steps: int, facts: Facts) -> dict[str, Any
 def _interval_settings(config: RunConfig, steps: int, facts: Facts) -> dict[str, Any]:
     count = min(EVALUATIONS, max(2, steps / 25))  # of the steps alone: two runs of one plan are equal
     every = _nice(steps / count)
-    tokens = steps * config.train.batch_size * config.model.context_length
+    tokens = steps * _step_tokens(config, facts)
     # Scoring a token costs about two thirds of training on it: a third of the work, but in float32.
     part = max(EVALUATION_SHARE * tokens / count * 1.5, 4 * config.model.context_length)
     return {

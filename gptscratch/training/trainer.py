@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from gptscratch import checkpoint, paths
 from gptscratch.config import RunConfig, TrainConfig, qualified
+from gptscratch.data.documents import require_documents
 from gptscratch.data.frequencies import token_counts
-from gptscratch.data.mixture import make_batches
+from gptscratch.data.mixture import make_batches, tokens_per_padded_row
 from gptscratch.data.prepare import Prepared, prepare
 from gptscratch.device import matmul_rate, pick_device, pick_dtype, set_up
 from gptscratch.errors import CheckpointError, ConfigError, disk_errors
@@ -159,6 +161,11 @@ def plan_run(
         listen(Notice("No corpus was named: training on the source of Python's own library."))
     prepared = prepare(config.data, on_progress=lambda *facts: listen(Working(*facts)))
     manifest = prepared.manifest
+    tokens_per_row: Callable[[int], float] = float
+    if config.train.documents != "packed":
+        end_of_text = require_documents(manifest, prepared.tokenizer.eot_id)
+        if config.train.documents == "padded":
+            tokens_per_row = cache(partial(tokens_per_padded_row, prepared.tokens, end_of_text))
     facts = Facts(
         train_tokens=manifest.train.tokens,
         val_tokens=manifest.val.tokens,
@@ -166,6 +173,7 @@ def plan_run(
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),
         flops_per_second=matmul_rate(device, dtype),
+        tokens_per_row=tokens_per_row,
     )
     kind = config.data.tokenizer or prepared.tokenizer.kind
     plan = make_plan(settings, replace(config.data, tokenizer=kind), facts)
@@ -197,7 +205,17 @@ def _train(
         optimizer.load(optimizer_state)
         to_score = _rewind(run, record, state)
 
-    scorer = Scorer(model, prepared.tokens)
+    documents = config.train.documents
+    mask_at = record.end_of_text if documents == "masked" else None
+    pad_with = record.end_of_text if documents == "padded" else None
+    scorer = Scorer(model, prepared.tokens, mask_at=mask_at, pad_with=pad_with)
+    batches = make_batches(
+        prepared.tokens,
+        config.model.context_length,
+        config.train.batch_size,
+        config.train.seed,
+        pad_with=pad_with,
+    )
     metrics = MetricsFile(run / "metrics.jsonl")
 
     def tell(event: Event) -> None:
@@ -209,7 +227,7 @@ def _train(
         config=config.train,
         model=model,
         optimizer=optimizer,
-        horizon=make_horizon(config.train, prepared.manifest.train.tokens, config.model.context_length),
+        horizon=make_horizon(config.train, prepared.manifest.train.tokens, batches.tokens_per_row),
         state=state,
         listen=tell,
         evaluate=lambda: scorer(config.train.eval_tokens),
@@ -227,12 +245,13 @@ def _train(
         decay_fraction=config.train.decay_fraction,
         final_fraction=config.train.final_fraction,
     )
-    batches = make_batches(
-        prepared.tokens, config.model.context_length, config.train.batch_size, config.train.seed
-    )
     dtype = pick_dtype(config.train.dtype, model.token_embedding.weight.device)
     worker = Worker(
-        model, dtype, compile=bool(config.train.compile), on_fallback=lambda text: tell(Notice(text))
+        model,
+        dtype,
+        compile=bool(config.train.compile),
+        on_fallback=lambda text: tell(Notice(text)),
+        mask_at=mask_at,
     )
     session.over = session.horizon.is_over(state)
     if to_score or (session.over and optimizer_state is not None):

@@ -163,3 +163,40 @@ def test_two_plans_of_the_same_steps_are_equal(gptscratch: Command, corpus: Path
         json.loads(gptscratch("train", corpus, "--steps", 300, "--dry-run", "--json").out) for _ in range(2)
     )
     assert first["config"] == second["config"]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    file = tmp_path / "tales.jsonl"
+    lines = [json.dumps({"text": f"the fox ran {i} times." * (1 + i % 3)}) for i in range(60)]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("flag", "mode", "shown"),
+    [
+        (None, "packed", "end to end, with an end-of-text token between them"),
+        ("--mask-documents", "masked", "none sees another"),
+        ("--pad-documents", "padded", "one a row, "),
+    ],
+)
+def test_how_documents_are_rowed_is_in_the_plan_the_run_and_info(
+    gptscratch: Command, table: Path, home: Path, flag: str | None, mode: str, shown: str
+) -> None:
+    more = (*SMALL, "--context-length", 80, "--steps", 2, "--name", "a", *([flag] if flag else []))
+    assert shown in gptscratch("train", table, *more).err
+    config = json.loads((home / "runs" / "a" / "config.json").read_text(encoding="utf-8"))
+    assert config["train"]["documents"] == mode
+    assert f"documents={mode}" in gptscratch("info", "a").out
+
+
+def test_masking_and_padding_exclude_one_another_and_need_documents(
+    gptscratch: Command, corpus: Path, table: Path
+) -> None:
+    both = gptscratch("train", table, *SMALL, "--mask-documents", "--pad-documents")
+    assert (both.code, both.out) == (2, "")
+    assert "exclude one another" in both.err
+    alone = gptscratch("train", corpus, *SMALL, "--pad-documents")
+    assert (alone.code, alone.out) == (2, "")
+    assert "a single document" in alone.err

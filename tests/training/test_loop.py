@@ -58,7 +58,7 @@ def test_what_does_not_fit_at_all_fails(fit: Fit, monkeypatch: pytest.MonkeyPatc
 
 def test_a_failed_compilation_goes_on_without_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_compiler(_function: object) -> Callable[..., Tensor]:
-        def fail(*_: object) -> Tensor:
+        def fail(*_: object, **__: object) -> Tensor:
             raise RuntimeError("no C++ compiler")
 
         return fail

@@ -78,7 +78,7 @@ def test_onecycle_is_torchs() -> None:
 )
 def test_a_horizon_in_any_unit_is_rounded_up_to_steps(unit: str, value: float, steps: int) -> None:
     config = TrainConfig(**{unit: value}, batch_size=4)  # type: ignore[arg-type]
-    assert make_horizon(config, train_tokens=1001, context_length=10) == StepHorizon(steps)
+    assert make_horizon(config, train_tokens=1001, tokens_per_row=10) == StepHorizon(steps)
 
 
 def test_a_step_horizon_counts_steps() -> None:
