@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gptscratch.linear import Linear
 from gptscratch.model import kernels
 from gptscratch.model.documents import same_document
+from gptscratch.model.dropout import Dropout
 
 if TYPE_CHECKING:
     from gptscratch.model.cache import LayerCache
@@ -50,7 +51,7 @@ class Attention(nn.Module):
         self.norm_q = norm_q
         self.norm_k = norm_k
         self.out = Linear(n_head * head_dim, d_model, bias=bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.attend: Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]
         self.attend = _attention_output if reference else _fused_attention
 
@@ -131,9 +132,10 @@ def _attention_output(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, drop
 
 def _fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
     """The kernel of Dao et al. 2022 (arXiv:2205.14135) and its relatives: no (T, S) weights in memory."""
-    plain = dropout == 0.0 and q.shape == k.shape and (bias is None or bias.dtype == torch.bool)
-    if plain and q.dtype == torch.bfloat16 and kernels.apply_to(q):
-        return kernels.causal_attention(q, k, v, bias)
+    fits = q.shape == k.shape and (bias is None or bias.dtype == torch.bool)
+    pays = q.dtype == torch.bfloat16 or dropout > 0.0
+    if fits and pays and kernels.apply_to(q):
+        return kernels.causal_attention(q, k, v, bias, dropout)
     return F.scaled_dot_product_attention(
         q,
         k,

@@ -18,6 +18,7 @@ from gptscratch.config import ModelConfig
 from gptscratch.model.attention import Attention, attention, attention_bias
 from gptscratch.model.cache import KVCache, LayerCache
 from gptscratch.model.documents import document_positions
+from gptscratch.model.dropout import Dropout
 from gptscratch.model.head import build_head
 from gptscratch.model.mlp import build_mlp
 from gptscratch.model.norm import NORMS, RMSNorm
@@ -43,7 +44,7 @@ class GPT(nn.Module):
             Rotary(config.head_dim, config.rope_theta, reference=reference) if position == "rope" else None
         )
         self.alibi = Alibi(config.n_head) if position == "alibi" else None
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, reference=reference) for _ in range(config.n_layer))
         self.final_norm = NORMS[config.norm](
             config.d_model, config.norm_eps, bias=config.bias, reference=reference

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+_LEVELS = 1 << 16  # of a random number of 16 bits
 _BLOCK = 128  # queries at a time: what lies after a block is never computed
 
 
@@ -29,14 +30,34 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return y
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
+def dropout(x: Tensor, p: float) -> Tensor:
+    """As ``torch.nn.functional.dropout``, whose random numbers take longer than all else in it."""
+    keep, scale = keep_mask(x.shape, p)
+    return x * keep.to(x.dtype).mul_(scale)
+
+
+def keep_mask(shape: torch.Size, p: float) -> tuple[Tensor, float]:
+    """What stays under dropout, True with probability 1 - p, and by how much it grows to make up for it.
+
+    Four elements share a draw of 64 bits, so p is rounded to a multiple of 2⁻¹⁶.
+    """
+    count = shape.numel()
+    words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
+    dropped = min(round(p * _LEVELS), _LEVELS - 1)
+    keep = words.view(torch.int16)[:count].view(shape) >= dropped - _LEVELS // 2
+    return keep, _LEVELS / (_LEVELS - dropped)
+
+
+def causal_attention(
+    q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
     """As ``attention.attention``, all (B, H, T, K): matrix products over blocks of queries.
 
     ``visible`` (B or 1, 1, T, T), where given, is a bool mask that shows nothing later than the query.
-    In bfloat16 it beats torch's flash kernel, whose products are not of that type on a CPU. The
-    weights are kept for the backward pass: B H T² / 2 numbers.
+    In bfloat16 it beats torch's flash kernel, whose products are not of that type on a CPU; with dropout,
+    in any type, torch has none. The weights are kept for the backward pass: B H T² / 2 numbers.
     """
-    out: Tensor = _CausalAttention.apply(q, k, v, visible)  # type: ignore[no-untyped-call]
+    out: Tensor = _CausalAttention.apply(q, k, v, visible, dropout)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -66,41 +87,57 @@ class _RMSNorm(torch.autograd.Function):
 
 class _CausalAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
-        ctx.shape = q.shape
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, dropout: float) -> Tensor:
+        ctx.shape, ctx.scale = q.shape, 1.0
         unseen = None if visible is None else ~visible
         scale = 1 / math.sqrt(q.size(-1))
         q, k, v = ((q * scale).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))  # (B H, T, K)
         out = torch.empty_like(q)
-        kept = []
+        every_weight, every_keep = [], []
         for start in range(0, q.size(1), _BLOCK):
             end = min(start + _BLOCK, q.size(1))
             scores = torch.bmm(q[:, start:end], k[:, :end].mT)  # (B H, block, end)
-            if unseen is None:
-                later = torch.ones(end - start, end - start, dtype=torch.bool, device=q.device).triu_(1)
-                scores[:, :, start:].masked_fill_(later, -math.inf)
-            else:
-                by_head = scores.view(*ctx.shape[:2], end - start, end)  # (B, H, block, end)
-                by_head.masked_fill_(unseen[:, :, start:end, :end], -math.inf)
+            _hide(scores, start, ctx.shape[:2], unseen)
             weights = scores.softmax(dim=-1)
+            every_weight.append(weights)
+            if dropout:
+                keep, ctx.scale = keep_mask(weights.shape, dropout)
+                weights = weights * keep
+                every_keep.append(keep)
             torch.bmm(weights, v[:, :end], out=out[:, start:end])
-            kept.append(weights)
-        ctx.save_for_backward(q, k, v, *kept)
-        return out.view(ctx.shape)
+        ctx.save_for_backward(q, k, v, *every_weight, *every_keep)
+        return (out.mul_(ctx.scale) if dropout else out).view(ctx.shape)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        q, k, v, *kept = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, *saved = ctx.saved_tensors
+        starts = range(0, q.size(1), _BLOCK)
+        every_weight, every_keep = saved[: len(starts)], saved[len(starts) :]
         grad = grad.flatten(0, 1)  # (B H, T, K)
+        if every_keep:
+            grad = grad * ctx.scale
         q_grad, k_grad, v_grad = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for weights, start in zip(kept, range(0, q.size(1), _BLOCK), strict=True):
+        for i, (start, weights) in enumerate(zip(starts, every_weight, strict=True)):
             end = start + weights.size(1)
             g = grad[:, start:end]
-            v_grad[:, :end] += torch.bmm(weights.mT, g)
+            kept = weights * every_keep[i] if every_keep else weights
+            v_grad[:, :end] += torch.bmm(kept.mT, g)
             weights_grad = torch.bmm(g, v[:, :end].mT)
+            if every_keep:
+                weights_grad *= every_keep[i]
             scores_grad = torch._softmax_backward_data(weights_grad, weights, -1, weights.dtype)
             torch.bmm(scores_grad, k[:, :end], out=q_grad[:, start:end])
             k_grad[:, :end] += torch.bmm(scores_grad.mT, q[:, start:end])
         q_grad *= 1 / math.sqrt(q.size(-1))
-        return q_grad.view(ctx.shape), k_grad.view(ctx.shape), v_grad.view(ctx.shape), None
+        return q_grad.view(ctx.shape), k_grad.view(ctx.shape), v_grad.view(ctx.shape), None, None
+
+
+def _hide(scores: Tensor, start: int, heads: tuple[int, int], unseen: Tensor | None) -> None:
+    """Put -inf on what the queries from ``start`` on do not see; scores (B H, block, S), heads (B, H)."""
+    block, end = scores.shape[1:]
+    if unseen is None:
+        later = torch.ones(block, block, dtype=torch.bool, device=scores.device).triu_(1)
+        scores[:, :, start:].masked_fill_(later, -math.inf)
+    else:
+        scores.view(*heads, block, end).masked_fill_(unseen[:, :, start:end, :end], -math.inf)

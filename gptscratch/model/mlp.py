@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptscratch.linear import Linear
+from gptscratch.model.dropout import Dropout
 
 
 def build_mlp(
@@ -36,7 +37,7 @@ class MLP(nn.Module):
         self.up = Linear(d_model, d_ff, bias=bias)
         self.down = Linear(d_ff, d_model, bias=bias)
         self.activation = activation
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         wide = self.activation(self.up(x))  # (B, T, F)
@@ -52,7 +53,7 @@ class GatedMLP(nn.Module):
         self.up = Linear(d_model, d_ff, bias=bias)
         self.gate = Linear(d_model, d_ff, bias=bias)
         self.down = Linear(d_ff, d_model, bias=bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         wide = F.silu(self.gate(x)) * self.up(x)  # (B, T, F)
