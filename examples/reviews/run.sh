@@ -17,7 +17,7 @@ if [[ ${1:-} == --small ]]; then
   body=(--layers 1 --heads 2 --d-model 32 --context-length 32)
   small_body=("${body[@]}")
   large_body=("${body[@]}")
-  parts=(--adaptive-cutoffs 100)
+  parts=(--adaptive-cutoffs 10)
   shift
 fi
 table=${1:?which table? usage: examples/reviews/run.sh [--small] TABLE FOLDER}
