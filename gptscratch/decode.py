@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ def decode(
     remember: bool = False,
     rules: Sequence[MakeRule] = (),
     decoder: Decoder | None = None,
+    watch: Callable[[Tensor], None] | None = None,
 ) -> Iterator[list[int | None]]:
     """Continue several prompts side by side, one token of each at a time.
 
@@ -51,6 +52,7 @@ def decode(
         remember: tell the sampler which ids each row has seen and drawn (for penalties).
         rules: what forbids ids by what a row holds; each is made anew for each row.
         decoder: of this very model, for speed; None: one is made where it pays.
+        watch: told the logits (B, V) of each new row, before any id is ruled out.
 
     Yields:
         The new id of each row, None where the row has ended.
@@ -84,6 +86,8 @@ def decode(
             logits = _read_once(model, fresh[:1], cache)
         else:
             logits = model.lm_head(model.hidden(fresh, mask=mask, cache=cache)[:, -1])  # (B, V)
+        if watch is not None:
+            watch(logits)
         if banned_ids:
             logits.index_fill_(1, banned, -torch.inf)
         if rules:

@@ -23,6 +23,7 @@ from gptscratch.repeats import MakeRule, NoRepeat
 from gptscratch.reply import Reply
 from gptscratch.sampling import Sampler, make_sampler
 from gptscratch.tokenizer import Tokenizer
+from gptscratch.trace import Thoughts, Trace, TracedToken
 
 
 def generate(
@@ -42,7 +43,6 @@ def generate(
     """Yield the ids that continue one prompt; ``decode`` has the rest.
 
     ``penalties``: repetition_penalty, frequency_penalty, presence_penalty, no_repeat: see ``SampleConfig``.
-
 
     Raises:
         ConfigError: a knob is out of range.
@@ -77,15 +77,6 @@ def generate(
         model.train(was_training)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CopiedText:
-    """The longest span of a sample that stands in the training tokens."""
-
-    text: str
-    tokens: int
-    of_tokens: int  # the whole sample
-
-
 @dataclass(frozen=True)
 class TrainedGPT:
     """A model and its tokenizer: text in, text out."""
@@ -96,7 +87,7 @@ class TrainedGPT:
     run: Path
     checkpoint: Path | None = None
     decoder: Decoder | None = None  # made once, by ``for_sampling``
-    copies: CopyIndex | None = None  # of the training tokens, for ``no_copy``
+    copies: CopyIndex | None = None  # of the training tokens, for ``no_copy``: see copying.py
 
     def for_sampling(self, *, quantize: str | None = None) -> TrainedGPT:
         """Make the model, in place, as fast as it can be; it is not to be trained any more.
@@ -142,6 +133,35 @@ class TrainedGPT:
                 break
         return [text + reply.finish() for text, reply in zip(texts, replies, strict=True)]
 
+    def tokens(self, prompt: str, knobs: SampleConfig, *, n_best: int = 0) -> Iterator[TracedToken]:
+        """``stream``, token by token, each with its log-probability and the ``n_best`` likeliest."""
+        thoughts = Thoughts(n_best)
+        trace = Trace(self.tokenizer, knobs.stop, thoughts)
+        for (token_id,) in self._decode([self.prompt_ids(prompt)], knobs, watch=thoughts):
+            yield from trace.feed(token_id)
+            if trace.reply.ended:
+                return
+        yield from trace.finish()
+
+    def traced(
+        self,
+        prompts: Sequence[Sequence[int]],
+        knobs: SampleConfig,
+        *,
+        n_best: int = 0,
+        streams: Sequence[int] | None = None,
+    ) -> list[list[TracedToken]]:
+        """``complete``, token by token: the texts of a row's tokens, joined, are its continuation."""
+        thoughts = Thoughts(n_best)
+        traces = [Trace(self.tokenizer, knobs.stop, thoughts, row) for row in range(len(prompts))]
+        found: list[list[TracedToken]] = [[] for _ in prompts]
+        for ids in self._decode(prompts, knobs, streams=streams, watch=thoughts):
+            for tokens, trace, token_id in zip(found, traces, ids, strict=True):
+                tokens += trace.feed(token_id)
+            if all(trace.reply.ended for trace in traces):
+                break
+        return [tokens + trace.finish() for tokens, trace in zip(found, traces, strict=True)]
+
     def excerpt(self, max_tokens: int = 160) -> str:
         """A sample to look at during training: always from the same random numbers."""
         was_training = self.model.training
@@ -150,15 +170,6 @@ class TrainedGPT:
             return "".join(self.stream("", SampleConfig(max_tokens=max_tokens, seed=0)))
         finally:
             self.model.train(was_training)
-
-    def copied(self, text: str) -> CopiedText:
-        """The longest span of a text that stands in the training tokens; needs ``copies``."""
-        if self.copies is None:
-            raise ValueError("there is no index of the training tokens.")
-        ids = self.tokenizer.encode(text)
-        found = self.copies.longest(ids)
-        span = ids[found.start : found.start + found.length]
-        return CopiedText(text=self.tokenizer.decode(span), tokens=found.length, of_tokens=len(ids))
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """The ids of a prompt, unknown characters and words left out; an empty one begins a document."""
@@ -180,7 +191,12 @@ class TrainedGPT:
         return [i for i in special if i is not None]
 
     def _decode(
-        self, prompts: Sequence[Sequence[int]], knobs: SampleConfig, *, streams: Sequence[int] | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        knobs: SampleConfig,
+        *,
+        streams: Sequence[int] | None = None,
+        watch: Thoughts | None = None,
     ) -> Iterator[list[int | None]]:
         return decode(
             self.model,
@@ -194,6 +210,7 @@ class TrainedGPT:
             remember=_remembers(knobs),
             rules=rules_of(knobs, self.copies),
             decoder=self.decoder,
+            watch=watch,
         )
 
 
@@ -214,7 +231,9 @@ def rules_of(knobs: SampleConfig, copies: CopyIndex | None = None) -> list[MakeR
     rules: list[MakeRule] = [partial(NoRepeat, knobs.no_repeat)] if knobs.no_repeat else []
     if knobs.no_copy:
         if copies is None:
-            raise ConfigError("no_copy needs the index of the run's training tokens.", "See novelty.py.")
+            raise ConfigError(
+                "no_copy needs the index of the run's training tokens.", "Take with_copies of copying.py."
+            )
         rules.append(partial(NoCopy, knobs.no_copy, copies))
     return rules
 

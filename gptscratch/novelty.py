@@ -62,8 +62,16 @@ class CopyIndex:
 
     def following(self, span: Sequence[int]) -> list[int]:
         """The ids that follow a span of up to 64 ids anywhere in the training tokens."""
-        places = self.order[self._bound(span, False) : self._bound(span, True)].astype(np.int64) + len(span)
-        return [int(i) for i in np.unique(self.tokens[places[places < len(self.tokens)]])]
+        behind = self.places(span) + len(span)
+        return [int(i) for i in np.unique(self.tokens[behind[behind < len(self.tokens)]])]
+
+    def places(self, span: Sequence[int]) -> NDArray[np.int64]:
+        """Where a span stands in the training tokens, every time, in no order."""
+        head, wanted = span[:DEPTH], np.asarray(span)
+        found = self.order[self._bound(head, False) : self._bound(head, True)].astype(np.int64)
+        if len(span) <= DEPTH:
+            return found
+        return found[[self._common(wanted, int(place)) == len(span) for place in found]]
 
     def longest(self, ids: Sequence[int]) -> Copied:
         """The longest span of ids that stands in the training tokens; the first of several."""

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gptscratch.config import SampleConfig
+from gptscratch.copying import copied
 from gptscratch.errors import ConfigError, disk_errors
 from gptscratch.generation import TrainedGPT
 
 _ROWS = 16  # prompts decoded side by side
 
 
-def complete_file(gpt: TrainedGPT, prompts: Sequence[str], knobs: SampleConfig, out: Path) -> Iterator[int]:
+def complete_file(
+    gpt: TrainedGPT,
+    prompts: Sequence[str],
+    knobs: SampleConfig,
+    out: Path,
+    *,
+    n_best: int | None = None,
+    novelty: bool = False,
+) -> Iterator[int]:
     """Append ``{"index", "prompt", "text"}`` for each prompt that the file lacks; yields how many stand.
 
     A seed gives each prompt the same text however often this was stopped, as long as the context lasts.
+
+    Args:
+        gpt: with the index of its training tokens where ``novelty`` asks for it.
+        prompts: one line of the results each; an empty one begins a document.
+        knobs: for all of them; ``num_samples`` does not count.
+        out: JSON lines, in the order of the prompts' lengths.
+        n_best: adds ``tokens``, each with its log-probability and so many alternatives; None: not.
+        novelty: adds ``copied``, the longest span that stands in the training tokens.
 
     Raises:
         ConfigError: the file holds the results of other prompts.
@@ -31,12 +49,30 @@ def complete_file(gpt: TrainedGPT, prompts: Sequence[str], knobs: SampleConfig, 
     with disk_errors(f"writing {out}"), out.open("a", encoding="utf-8") as file:
         for first in range(0, len(todo), _ROWS):
             rows = todo[first : first + _ROWS]
-            texts = gpt.complete([ids[number] for number in rows], knobs, streams=rows)
-            for number, text in zip(rows, texts, strict=True):
-                line = {"index": number, "prompt": prompts[number], "text": text}
+            answers = _answers(gpt, [ids[number] for number in rows], knobs, rows, n_best)
+            for number, answer in zip(rows, answers, strict=True):
+                line = {"index": number, "prompt": prompts[number], **answer}
+                if novelty:
+                    line["copied"] = dataclasses.asdict(copied(gpt, answer["text"]))
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
             yield len(done) + first + len(rows)
+
+
+def _answers(
+    gpt: TrainedGPT,
+    prompts: Sequence[Sequence[int]],
+    knobs: SampleConfig,
+    streams: Sequence[int],
+    n_best: int | None,
+) -> list[dict[str, Any]]:
+    if n_best is None:
+        return [{"text": text} for text in gpt.complete(prompts, knobs, streams=streams)]
+    rows = gpt.traced(prompts, knobs, n_best=n_best, streams=streams)
+    return [
+        {"text": "".join(token.text for token in row), "tokens": [dataclasses.asdict(token) for token in row]}
+        for row in rows
+    ]
 
 
 def _done(out: Path, prompts: Sequence[str]) -> set[int]:

@@ -15,6 +15,7 @@ class Reply:
         self.decoder = decoder
         self.stop = stop
         self.ended = False
+        self.taken = 0  # characters decoded up to now: given, held back, or cut off
         self._held = ""  # what may turn out to be the beginning of a stop text
 
     def feed(self, token_id: int | None) -> str:
@@ -34,6 +35,7 @@ class Reply:
         return text + held
 
     def _certain(self, text: str) -> str:
+        self.taken += len(text)
         self._held += text
         found = [place for place in (self._held.find(s) for s in self.stop) if place >= 0]
         if found:

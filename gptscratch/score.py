@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gptscratch.errors import ConfigError
 from gptscratch.generation import TrainedGPT
+from gptscratch.trace import merged
 
 _LOGITS = 1 << 25  # numbers at once
 
@@ -101,11 +102,11 @@ def _window_starts(count: int, length: int, stride: int) -> Iterator[int]:
 
 def surprises(gpt: TrainedGPT, scored: Score) -> Iterator[tuple[str, float]]:
     """(piece, bits) of the scored text, whole characters only."""
-    stream, bits = gpt.tokenizer.stream(), 0.0
-    for token_id, more in zip(scored.token_ids, scored.bits, strict=True):
-        bits += more
-        if piece := stream.feed(token_id):
-            yield piece, bits
-            bits = 0.0
-    if rest := stream.finish():
-        yield rest, bits
+
+    def pieces() -> Iterator[tuple[str, float]]:
+        stream = gpt.tokenizer.stream()
+        for token_id, bits in zip(scored.token_ids, scored.bits, strict=True):
+            yield stream.feed(token_id), bits
+        yield stream.finish(), 0.0
+
+    return merged(pieces())

@@ -19,7 +19,7 @@ F1 = (
     "training.schedule training.optimizer training.state training.loss training.horizon"
 )
 F2 = (
-    "checkpoint generation decode decoder reply metrics interop training.step training.evaluate "
+    "checkpoint generation decode decoder reply trace metrics interop training.step training.evaluate "
     "training.hooks training.events training.planner"
 )
 FLOORS = {room: floor for floor, rooms in enumerate((F0, F1, F2)) for room in rooms.split()}
@@ -37,6 +37,8 @@ STAIRS = {
     ("generation", "decode"),
     ("generation", "decoder"),
     ("generation", "reply"),
+    ("generation", "trace"),
+    ("trace", "reply"),
     ("decode", "decoder"),
     ("metrics", "training.events"),
     ("training.events", "training.planner"),

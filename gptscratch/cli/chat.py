@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from gptscratch import paths
-from gptscratch.cli import render, render_sample
+from gptscratch.cli import loading, render, render_sample
 from gptscratch.config import SampleConfig
+from gptscratch.copying import copied
 from gptscratch.errors import ConfigError, UserError
 from gptscratch.generation import TrainedGPT
 
@@ -35,9 +36,13 @@ class Leave(Exception):  # noqa: N818 - no error
 class Chat:
     """What a conversation remembers: the settings and the text so far."""
 
-    def __init__(self, gpt: TrainedGPT, knobs: SampleConfig) -> None:
+    def __init__(
+        self, gpt: TrainedGPT, knobs: SampleConfig, *, color: bool = False, novelty: bool = False
+    ) -> None:
         self.gpt = gpt
         self.knobs = knobs
+        self.colors = render_sample.colors() if color else None
+        self.novelty = novelty
         self.text = ""  # the last prompt and all that followed it
 
     def answer(self, line: str) -> None:
@@ -62,24 +67,28 @@ class Chat:
             render_sample.warn_of_unknown(self.gpt, text)
             self.text = ""
         prompt = self.text + text
-        pieces = [prompt]
+        new: list[str] = []
 
-        def kept() -> Any:
-            for piece in self.gpt.stream(prompt, self.knobs):
-                pieces.append(piece)
-                yield piece
+        def kept() -> Iterator[tuple[str, float]]:
+            for piece, bits in render_sample.pieces(self.gpt, prompt, self.knobs, colors=self.colors):
+                new.append(piece)
+                yield piece, bits
 
         with contextlib.suppress(KeyboardInterrupt):
-            render_sample.stream(text, kept())
-        self.text = "".join(pieces)
+            render_sample.stream(text, kept(), colors=self.colors)
+        self.text = prompt + "".join(new)
+        if self.novelty:
+            render_sample.copied("".join(new), copied(self.gpt, "".join(new)))
 
     def set(self, rest: str) -> None:
         name, _, value = rest.replace("=", " ", 1).partition(" ")
         self.knobs = changed(self.knobs, name.replace("-", "_"), value.strip())
+        if self.knobs.no_copy and self.gpt.copies is None:
+            self.gpt = loading.with_copies(self.gpt)
 
     def show(self, _: str) -> None:
-        values = dataclasses.asdict(self.knobs)
-        shown = [(name, "none" if value in (None, ()) else str(value)) for name, value in values.items()]
+        values = [(name, getattr(self.knobs, name)) for name in _settings()]
+        shown = [(name, "none" if value in (None, ()) else _typed(value)) for name, value in values]
         render_sample.settings([("run", self.gpt.run.name), *shown])
 
     def save(self, rest: str) -> None:
@@ -118,14 +127,21 @@ _COMMANDS: MappingProxyType[str, Callable[[Chat, str], None]] = MappingProxyType
 )
 
 
-def run(gpt: TrainedGPT, knobs: SampleConfig) -> None:
-    """Read inputs until the user leaves; Ctrl-C stops a reply or drops a line, Ctrl-D leaves."""
-    chat = Chat(gpt, knobs)
+def run(
+    gpt: TrainedGPT, knobs: SampleConfig, *, opening: str = "", color: bool = False, novelty: bool = False
+) -> None:
+    """Read inputs until the user leaves; Ctrl-C stops a reply or drops a line, Ctrl-D leaves.
+
+    ``opening`` is answered first, as if it had been typed.
+    """
+    chat = Chat(gpt, knobs, color=color, novelty=novelty)
     render_sample.say(f"{gpt.run.name}: type a beginning and press Enter, /help for more, Ctrl-D to leave.")
+    if opening:
+        chat.go_on(opening)
     with _history():
         while True:
             try:
-                chat.answer(_read())
+                _answer(chat)
             except (EOFError, Leave):
                 return
             except KeyboardInterrupt:
@@ -140,12 +156,11 @@ def changed(knobs: SampleConfig, name: str, value: str) -> SampleConfig:
     Raises:
         ConfigError: there is no such setting, or the value is out of range.
     """
-    hints = get_type_hints(SampleConfig)
-    names = [known for known in hints if known != "num_samples"]
-    if name not in names:
-        raise ConfigError(f"There is no setting {name!r}.", f"The settings: {', '.join(names)}.")
+    hints = _settings()
+    if name not in hints:
+        raise ConfigError(f"There is no setting {name!r}.", f"The settings: {', '.join(hints)}.")
     if name == "stop":
-        new: Any = () if value in ("", "none") else (value.encode().decode("unicode_escape"),)
+        new: Any = () if value in ("", "none") else (loading.unescaped(value),)
     elif value == "none" and type(None) in getattr(hints[name], "__args__", ()):
         new = None
     else:
@@ -158,16 +173,27 @@ def changed(knobs: SampleConfig, name: str, value: str) -> SampleConfig:
     return dataclasses.replace(knobs, **{name: new})
 
 
-def _read() -> str:
-    """One input: a line, or all between two triple quotes."""
+def _settings() -> dict[str, Any]:
+    """What /set changes, with its type."""
+    return {name: hint for name, hint in get_type_hints(SampleConfig).items() if name != "num_samples"}
+
+
+def _typed(value: Any) -> str:
+    """A setting as one would type it."""
+    return ", ".join(repr(text)[1:-1] for text in value) if isinstance(value, tuple) else str(value)
+
+
+def _answer(chat: Chat) -> None:
+    """Read one input, a line or all between two triple quotes, and do what it asks."""
     line = input("> ")
     if not line.startswith(QUOTES):
-        return line
+        chat.answer(line)
+        return
     lines = [line[len(QUOTES) :]]
     while not lines[-1].endswith(QUOTES):
         lines.append(input(". "))
     lines[-1] = lines[-1].removesuffix(QUOTES)
-    return "\n".join(lines)
+    chat.go_on("\n".join(lines))  # never a command, whatever it begins with
 
 
 class _history(contextlib.AbstractContextManager[None]):  # noqa: N801 - used as a function

@@ -10,14 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
+from rich.color import Color, ColorSystem
+from rich.console import COLOR_SYSTEMS, Console
+from rich.progress import Progress
+from rich.style import Style
 from rich.text import Text
 
 from gptscratch.cli import render
 from gptscratch.errors import RunError
+from gptscratch.trace import merged
 
 if TYPE_CHECKING:
-    from gptscratch.generation import CopiedText, TrainedGPT
+    from gptscratch.config import SampleConfig
+    from gptscratch.copying import CopiedText
+    from gptscratch.generation import TrainedGPT
+    from gptscratch.trace import TracedToken
+
+_AROUND = 40  # characters shown on each side of a copied span
 
 
 @contextlib.contextmanager
@@ -42,36 +51,85 @@ def whoever_reads() -> Iterator[None]:
         raise RunError(f"The output cannot be written: {error}.") from None
 
 
-def stream(prompt: str, pieces: Iterable[str]) -> str:
-    """Write the prompt and its continuation, each piece at once; give the continuation."""
+def stream(prompt: str, pieces: Iterable[tuple[str, float]], *, colors: ColorSystem | None) -> str:
+    """Write the prompt and (text, bits of surprise) that follow, each at once; give that text."""
     sys.stdout.write(prompt)
     sys.stdout.flush()
     new = ""
-    for piece in pieces:
-        sys.stdout.write(piece)
+    try:
+        for piece, bits in pieces:
+            sys.stdout.write(_shaded(piece, bits, colors) if colors else piece)
+            sys.stdout.flush()
+            new += piece
+    finally:
+        sys.stdout.write("\n")  # also after Ctrl-C: what comes next begins a line
         sys.stdout.flush()
-        new += piece
-    sys.stdout.write("\n")
-    sys.stdout.flush()
     return new
 
 
+def pieces(
+    gpt: TrainedGPT, prompt: str, knobs: SampleConfig, *, colors: ColorSystem | None
+) -> Iterator[tuple[str, float]]:
+    """What the model goes on with, for ``stream``: the surprise is looked at only where it is shown."""
+    if colors is None:
+        return ((text, 0.0) for text in gpt.stream(prompt, knobs))
+    return merged((token.text, token.bits) for token in gpt.tokens(prompt, knobs))
+
+
+def all_pieces(
+    gpt: TrainedGPT, prompt: str, knobs: SampleConfig, *, colors: ColorSystem | None
+) -> list[Iterator[tuple[str, float]]]:
+    """The same of ``knobs.num_samples``, when all of them are done."""
+    if colors is None:
+        return [iter([(text, 0.0)]) for text in gpt.samples(prompt, knobs)]
+    rows = gpt.traced([gpt.prompt_ids(prompt)] * knobs.num_samples, knobs)
+    return [merged((token.text, token.bits) for token in row) for row in rows]
+
+
 def samples(
-    prompt: str, texts: Sequence[str], *, run: Path, copied: Sequence[CopiedText] | None, json: bool
+    prompt: str, rows: Sequence[Iterable[tuple[str, float]]], *, colors: ColorSystem | None
+) -> list[str]:
+    """Write samples of one prompt as they come; give what followed the prompt."""
+    texts = []
+    for number, row in enumerate(rows):
+        if number:
+            sys.stdout.write("---\n")
+        texts.append(stream(prompt, row, colors=colors))
+    return texts
+
+
+def samples_json(
+    prompt: str,
+    texts: Sequence[str],
+    *,
+    run: Path,
+    tokens: Sequence[Sequence[TracedToken]] | None,
+    copied: Sequence[CopiedText] | None,
 ) -> None:
-    if json:
-        values: dict[str, Any] = {"run": run.name, "prompt": prompt, "samples": list(texts)}
-        render.print_json(values | ({} if copied is None else {"copied": list(copied)}))
-    else:
-        print("\n---\n".join(prompt + text for text in texts))
+    values: dict[str, Any] = {"run": run.name, "prompt": prompt, "samples": list(texts)}
+    if tokens is not None:
+        values["tokens"] = [list(row) for row in tokens]
+    if copied is not None:
+        values["copied"] = list(copied)
+    render.print_json(values)
 
 
-def copied(found: Sequence[CopiedText]) -> None:
-    for number, span in enumerate(found, 1):
-        which = f" {number}" if len(found) > 1 else ""
-        say(f"copied{which}: {span.tokens} of {span.of_tokens} tokens in a row stand in the training tokens")
-        if span.text.strip():
-            say(f"  {span.text!r}")
+def copied(text: str, span: CopiedText, *, name: str = "copied") -> None:
+    """The longest copied span of a text, and the span marked in what stands around it."""
+    often = "once" if span.times == 1 else f"{span.times:,} times"
+    say(f"{name}: {span.tokens} of {span.of_tokens} tokens in a row stand in the training tokens, {often}")
+    if not span.text.strip():
+        return
+    before, after = _one_line(text[: span.start])[-_AROUND:], _one_line(text[span.end :])[:_AROUND]
+    marked = _one_line(span.text)
+    if not render.err.is_terminal:
+        say(f"  {before}[{marked}]{after}")
+        return
+    render.err.print(Text.assemble(("  " + before, "dim"), (marked, "underline"), (after, "dim")))
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", "\\n").replace("\t", "\\t")
 
 
 def warn_of_unknown(gpt: TrainedGPT, text: str) -> None:
@@ -80,12 +138,16 @@ def warn_of_unknown(gpt: TrainedGPT, text: str) -> None:
         render.notice(f"The model never saw {shown}: left out of the prompt.")
 
 
-def progress(done: Iterable[int]) -> None:
-    """How many prompts have their line: a note for what stood there before, and one at the end."""
-    counts = list(done)
-    if counts[0]:
-        render.notice(f"{counts[0]:,} prompts had their line already.")
-    say(f"{counts[-1] - counts[0]:,} lines written")
+def progress(done: Iterator[int], total: int) -> None:
+    """Count the prompts that have their line: those from before, a bar, and one line at the end."""
+    before = last = next(done)
+    if before:
+        render.notice(f"{before:,} prompts had their line already.")
+    with Progress(console=render.err, transient=True, disable=not render.err.is_terminal) as bar:
+        task = bar.add_task("prompts", total=total, completed=before)
+        for last in done:
+            bar.update(task, completed=last)
+    say(f"{last - before:,} lines written")
 
 
 def settings(lines: Sequence[tuple[str, str]]) -> None:
@@ -106,14 +168,31 @@ def score(values: Mapping[str, Any], *, json: bool) -> None:
     render.facts(render.out, lines)
 
 
-def shaded(pieces: Iterable[tuple[str, float]]) -> None:
+def colors() -> ColorSystem | None:
+    """The colors that stdout can show; None, and a note, where it shows none."""
+    console = Console()  # heeds NO_COLOR, FORCE_COLOR and TERM
+    if console.color_system is None or console.no_color:
+        render.notice("--color has no effect here: no terminal with colors (FORCE_COLOR=1 insists).")
+        return None
+    return COLOR_SYSTEMS[console.color_system]
+
+
+def _shaded(text: str, bits: float, colors: ColorSystem) -> str:
     """Text by bits of surprise: plain up to one bit, then ever redder up to eight."""
-    shown = Text()
-    for piece, bits in pieces:
-        heat = min(max(bits - 1.0, 0.0) / 7.0, 1.0)
-        cool = round(255 * (1 - heat))
-        shown.append(piece, style=f"black on rgb(255,{cool},{cool})" if heat > 0 else "")
-    Console(highlight=False, soft_wrap=True, force_terminal=True, color_system="truecolor").print(shown)
+    heat = min(max(bits - 1.0, 0.0) / 7.0, 1.0)
+    if heat == 0.0:
+        return text
+    cool = round(255 * (1 - heat))
+    style = Style(color="black", bgcolor=Color.from_rgb(255, cool, cool))
+    # Line by line: a color that is on at a line's end would fill the rest of the screen's.
+    return "\n".join(style.render(line, color_system=colors) for line in text.split("\n"))
+
+
+def no_effect(where: str, flags: Mapping[str, object]) -> None:
+    """Say which of the given flags do nothing there."""
+    idle = [flag for flag, given in flags.items() if given]
+    if idle:
+        render.notice(f"{', '.join(idle)}: no effect {where}.")
 
 
 def say(text: str) -> None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gptscratch.cli import loading
 from gptscratch.cli import options as o
 from gptscratch.config import SampleConfig
 from gptscratch.errors import ConfigError
 
 if TYPE_CHECKING:
     from gptscratch.generation import TrainedGPT
-
-_SMALL = 4_000_000  # parameters in blocks
 
 
 def sample(
@@ -65,7 +62,9 @@ def sample(
     novelty: Annotated[
         bool, typer.Option("--novelty", help="Show the longest span that stands in the training tokens.")
     ] = False,
-    stop: Annotated[list[str] | None, typer.Option(help="A text that ends it (repeatable).")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="A text that ends it, \\n for a line end (repeatable).")
+    ] = None,
     num_samples: Annotated[
         int, typer.Option("-n", "--num-samples", help="How many.")
     ] = SampleConfig.num_samples,
@@ -73,6 +72,10 @@ def sample(
     interactive: Annotated[bool, typer.Option("-i", "--interactive", help="A prompt at a time.")] = False,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Print when all is done.")] = False,
     json: o.Json = False,
+    logprobs: Annotated[
+        int | None, typer.Option(help="With each token, in JSON, the K likeliest.", metavar="K", min=0)
+    ] = None,
+    color: Annotated[bool, typer.Option("--color", help="Shade each token by the model's surprise.")] = False,
     quantize: Annotated[
         str | None, typer.Option(help="Smaller weights, on a CPU.", metavar="float16|int8|int4")
     ] = None,
@@ -87,80 +90,86 @@ def sample(
     knobs = SampleConfig(
         max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
         repetition_penalty=repetition_penalty, frequency_penalty=frequency_penalty,
-        presence_penalty=presence_penalty, no_repeat=no_repeat, no_copy=no_copy, stop=tuple(stop or ()),
-        num_samples=num_samples, seed=seed,
+        presence_penalty=presence_penalty, no_repeat=no_repeat, no_copy=no_copy,
+        stop=tuple(map(loading.unescaped, stop or ())), num_samples=num_samples, seed=seed,
     )  # fmt: skip
+    _refuse_contradictions(
+        prompts=prompts, out=out, interactive=interactive, stdin="-" in (prompt, prompt_file)
+    )
+    given = prompt is not None or prompt_file is not None
+    text = loading.read_prompt(prompt, prompt_file) if given or not (interactive or prompts) else ""
+    from gptscratch.cli import chat, render_sample
+
+    with render_sample.whoever_reads():
+        gpt = loading.load(checkpoint, quantize=quantize, device=device, dtype=dtype)
+        if no_copy or novelty:
+            gpt = loading.with_copies(gpt)
+        flags = {"--json": json, "--no-stream": no_stream, "--num-samples": num_samples > 1}
+        if prompts and out:
+            render_sample.no_effect("beside --prompts", {"--prompt": given, "--color": color, **flags})
+            _continue_each(gpt, str(prompts), knobs, out, n_best=logprobs, novelty=novelty)
+        elif interactive:
+            render_sample.no_effect("beside --interactive", {"--logprobs": logprobs is not None, **flags})
+            chat.run(gpt, knobs, opening=text, color=color, novelty=novelty)
+        elif json:
+            render_sample.no_effect("beside --json", {"--color": color})
+            _as_json(gpt, text, knobs, n_best=logprobs, novelty=novelty)
+        else:
+            render_sample.no_effect("without --json", {"--logprobs": logprobs is not None})
+            _as_text(gpt, text, knobs, at_once=no_stream, color=color, novelty=novelty)
+
+
+def _refuse_contradictions(*, prompts: Path | None, out: Path | None, interactive: bool, stdin: bool) -> None:
     if (prompts is None) != (out is None):
         raise ConfigError(
             "--prompts and --out go together.", "As in --prompts questions.txt --out said.jsonl"
         )
-    text = "" if interactive or prompts else read_prompt(prompt, prompt_file)
-    from gptscratch.cli import chat, render_sample
+    if interactive and prompts:
+        raise ConfigError("--interactive and --prompts are both given.", "Take one of them.")
+    if interactive and stdin:
+        raise ConfigError("--interactive reads stdin itself.", "Give the prompt as --prompt TEXT.")
+
+
+def _continue_each(
+    gpt: TrainedGPT, file: str, knobs: SampleConfig, out: Path, *, n_best: int | None, novelty: bool
+) -> None:
+    from gptscratch.cli import render_sample
     from gptscratch.prompts import complete_file
 
-    with render_sample.whoever_reads():
-        gpt = loaded(checkpoint, quantize=quantize, device=device, dtype=dtype)
-        if no_copy or novelty:
-            gpt = with_copies(gpt)
-        if prompts and out:
-            render_sample.progress(
-                complete_file(gpt, read_prompt(None, str(prompts)).splitlines(), knobs, out)
-            )
-            return
-        if interactive:
-            chat.run(gpt, knobs)
-            return
-        render_sample.warn_of_unknown(gpt, text)
-        if num_samples == 1 and not (json or no_stream):
-            texts = [render_sample.stream(text, gpt.stream(text, knobs))]
-        else:
-            texts = gpt.samples(text, knobs)
-        copied = [gpt.copied(new) for new in texts] if novelty else None
-        if num_samples > 1 or json or no_stream:
-            render_sample.samples(text, texts, run=gpt.run, copied=copied, json=json)
-        if copied and not json:
-            render_sample.copied(copied)
+    prompts = loading.read_lines(file)
+    render_sample.progress(
+        complete_file(gpt, prompts, knobs, out, n_best=n_best, novelty=novelty), len(prompts)
+    )
 
 
-def with_copies(gpt: TrainedGPT) -> TrainedGPT:
-    """With the index of the run's training tokens."""
-    from gptscratch.checkpoint import read_run
-    from gptscratch.data.shards import open_tokens
-    from gptscratch.novelty import CopyIndex
+def _as_json(gpt: TrainedGPT, prompt: str, knobs: SampleConfig, *, n_best: int | None, novelty: bool) -> None:
+    from gptscratch.cli import render_sample
+    from gptscratch.copying import copied
 
-    tokens = open_tokens(read_run(gpt.run).tokens)
-    return dataclasses.replace(gpt, copies=CopyIndex.open(tokens.folder, tokens.train))
-
-
-def loaded(
-    checkpoint: str | None, *, quantize: str | None, device: str | None, dtype: str | None
-) -> TrainedGPT:
-    """The model, made fast for sampling; a small one gets a single thread, since it waits for a second."""
-    import torch
-
-    from gptscratch.checkpoint import load
-
-    gpt = load(checkpoint, device=device or "auto", dtype=dtype or "float32")
-    if sum(parameter.numel() for parameter in gpt.model.blocks.parameters()) < _SMALL:
-        torch.set_num_threads(1)
-    return gpt.for_sampling(quantize=quantize)
+    render_sample.warn_of_unknown(gpt, prompt)
+    tokens = None
+    if n_best is None:
+        texts = gpt.samples(prompt, knobs)
+    else:
+        tokens = gpt.traced([gpt.prompt_ids(prompt)] * knobs.num_samples, knobs, n_best=n_best)
+        texts = ["".join(token.text for token in row) for row in tokens]
+    spans = [copied(gpt, text) for text in texts] if novelty else None
+    render_sample.samples_json(prompt, texts, run=gpt.run, tokens=tokens, copied=spans)
 
 
-def read_prompt(prompt: str | None, file: str | None) -> str:
-    """What was given, or stdin where it is no terminal. The last line end of stdin is no part of it."""
-    if prompt is not None and file is not None:
-        raise ConfigError("--prompt and --prompt-file are both given.", "Take one of them.")
-    if prompt is not None and prompt != "-":
-        return prompt
-    if file is not None and file != "-":
-        try:
-            return Path(file).read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file} cannot be read: {error}.") from None
-    asked = prompt or file
-    if sys.stdin is None or (sys.stdin.isatty() and not asked):
-        return ""
-    try:
-        return sys.stdin.buffer.read().decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"What stands on stdin cannot be read: {error}.") from None
+def _as_text(
+    gpt: TrainedGPT, prompt: str, knobs: SampleConfig, *, at_once: bool, color: bool, novelty: bool
+) -> None:
+    from gptscratch.cli import render_sample
+    from gptscratch.copying import copied
+
+    render_sample.warn_of_unknown(gpt, prompt)
+    colors = render_sample.colors() if color else None
+    if knobs.num_samples == 1 and not at_once:
+        rows = [render_sample.pieces(gpt, prompt, knobs, colors=colors)]
+    else:
+        rows = render_sample.all_pieces(gpt, prompt, knobs, colors=colors)
+    texts = render_sample.samples(prompt, rows, colors=colors)
+    for number, text in enumerate(texts if novelty else (), 1):
+        name = f"copied {number}" if len(texts) > 1 else "copied"
+        render_sample.copied(text, copied(gpt, text), name=name)

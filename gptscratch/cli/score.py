@@ -25,20 +25,19 @@ def score(
     dtype: o.Dtype = None,
 ) -> None:
     """Score a text: bits per byte (comparable over models and tokenizers) and perplexity."""
-    from gptscratch.cli import render, render_sample
-    from gptscratch.cli.sample import loaded, read_prompt
+    from gptscratch.cli import loading, render, render_sample
     from gptscratch.score import score as score_
     from gptscratch.score import surprises
 
     with render_sample.whoever_reads():
-        text = read_prompt(None, file)
-        gpt = loaded(checkpoint, quantize=quantize, device=device, dtype=dtype)
+        text = loading.read_prompt(None, file)
+        gpt = loading.load(checkpoint, quantize=quantize, device=device, dtype=dtype)
         scored = score_(gpt, text, stride=stride)
         if scored.unknown:
             render.notice(f"{scored.unknown:,} tokens that the model never saw are left out.")
-        if color and json:
-            render.notice("--color has no effect beside --json.")
+        if json:
+            render_sample.no_effect("beside --json", {"--color": color})
         elif color:
-            render_sample.shaded(surprises(gpt, scored))
+            render_sample.stream("", surprises(gpt, scored), colors=render_sample.colors())
         values = {k: v for k, v in dataclasses.asdict(scored).items() if k not in ("bits", "token_ids")}
         render_sample.score({"run": gpt.run.name, **values}, json=json)

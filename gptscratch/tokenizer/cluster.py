@@ -24,17 +24,7 @@ def whole(text: str) -> int:
     return start if _may_grow(text[start:]) else len(text)
 
 
-def _last_cluster(text: str) -> int:
-    """Where the last cluster begins."""
-    at = len(text)
-    while at > 0:
-        at -= 1
-        if not at or not _joined(text, at):
-            break
-    return at
-
-
-def _joined(text: str, at: int) -> bool:
+def joined(text: str, at: int) -> bool:
     """Whether the character at this place belongs to the one before it."""
     if _extends(text[at]) or text[at - 1] == _JOINER:
         return True
@@ -44,6 +34,16 @@ def _joined(text: str, at: int) -> bool:
     while before < at and _is_flag_letter(text[at - 1 - before]):
         before += 1
     return before % 2 == 1
+
+
+def _last_cluster(text: str) -> int:
+    """Where the last cluster begins."""
+    at = len(text)
+    while at > 0:
+        at -= 1
+        if not at or not joined(text, at):
+            break
+    return at
 
 
 def _may_grow(cluster: str) -> bool:

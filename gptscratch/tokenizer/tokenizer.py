@@ -134,19 +134,28 @@ class Tokenizer:
         """The characters or words of a text that the vocabulary lacks, each once, in order."""
         if self.unk_id is None:
             return []
-        encoding = self.library.encode(text, add_special_tokens=False)
-        spans = zip(encoding.ids, encoding.offsets, strict=True)
-        return list(dict.fromkeys(text[start:end] for i, (start, end) in spans if i == self.unk_id))
+        spans = self.spans(text)
+        return list(dict.fromkeys(text[start:end] for i, start, end in spans if i == self.unk_id))
 
     def pieces(self, text: str) -> list[tuple[str, int]]:
         """(piece, id) of a text, for the eye; a token that is part of a character shows its bytes."""
+        spans = self.spans(text)
+        if self._byte_level:
+            return [(self.piece(i), i) for i, _, _ in spans]
+        return [(text[start:end], i) for i, start, end in spans]
+
+    def spans(self, text: str) -> list[tuple[int, int, int]]:
+        """(id, start, end) of a text's tokens, in characters; parts of a character share its place."""
         encoding = self.library.encode(text, add_special_tokens=False)
-        if not self._byte_level:
-            spans = zip(encoding.offsets, encoding.ids, strict=True)
-            return [(text[start:end], i) for (start, end), i in spans]
-        values = {letter: value for value, letter in enumerate(byte_letters())}
-        shown = [bytes(values[letter] for letter in token) for token in encoding.tokens]
-        return [(b.decode("utf-8", "backslashreplace"), i) for b, i in zip(shown, encoding.ids, strict=True)]
+        return [(i, *offsets) for i, offsets in zip(encoding.ids, encoding.offsets, strict=True)]
+
+    def piece(self, token_id: int) -> str:
+        """One token as the vocabulary has it; bytes that are no character as ``\\x..``."""
+        token = self.library.id_to_token(token_id) or ""
+        letters = byte_letters()
+        if not self._byte_level or token in self._special or not set(token) <= set(letters):
+            return token
+        return bytes(letters.index(letter) for letter in token).decode("utf-8", "backslashreplace")
 
     def _normalized(self, text: str) -> str:
         normalizer = self.library.normalizer

@@ -53,7 +53,7 @@ def test_a_conversation_ends_with_its_input_or_by_request(
 
 
 def test_interrupting_a_reply_keeps_what_is_there(talk: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stream(_: str, pieces: Iterator[str]) -> None:
+    def stream(_: str, pieces: Iterator[tuple[str, float]], **_more: object) -> None:
         next(pieces)
         raise KeyboardInterrupt
 

@@ -1,0 +1,81 @@
+"""What ``sample`` and ``score`` take in: a model made fast, a prompt, a file of prompts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gptscratch.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gptscratch.generation import TrainedGPT
+
+_SMALL = 4_000_000  # parameters in blocks
+
+
+def load(
+    checkpoint: str | None, *, quantize: str | None, device: str | None, dtype: str | None
+) -> TrainedGPT:
+    """The model, made fast for sampling; a small one gets a single thread, since it waits for a second."""
+    import torch
+
+    from gptscratch import checkpoint as checkpoints
+
+    gpt = checkpoints.load(checkpoint, device=device or "auto", dtype=dtype or "float32")
+    if sum(parameter.numel() for parameter in gpt.model.blocks.parameters()) < _SMALL:
+        torch.set_num_threads(1)
+    return gpt.for_sampling(quantize=quantize)
+
+
+def with_copies(gpt: TrainedGPT) -> TrainedGPT:
+    """With the index of its training tokens, which is made at the first time."""
+    from gptscratch import copying
+    from gptscratch.cli import render
+
+    with render.err.status("looking at the training tokens ..."):
+        return copying.with_copies(gpt)
+
+
+def read_prompt(prompt: str | None, file: str | None) -> str:
+    """What was given, or stdin where it is no terminal. The last line end of stdin is no part of it."""
+    if prompt is not None and file is not None:
+        raise ConfigError("--prompt and --prompt-file are both given.", "Take one of them.")
+    if prompt is not None and prompt != "-":
+        return prompt
+    if file is not None and file != "-":
+        return _file(file)
+    asked = prompt or file
+    if sys.stdin is None or (sys.stdin.isatty() and not asked):
+        return ""
+    return _stdin().removesuffix("\n").removesuffix("\r")
+
+
+def unescaped(text: str) -> str:
+    """A stop text as it is typed: line ends and tabs as in most languages."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
+def read_lines(file: str) -> list[str]:
+    """A file's lines, without their ends; - is stdin."""
+    text = _stdin() if file == "-" else _file(file)
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
+
+
+def _file(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{name} cannot be read: {error}.") from None
+
+
+def _stdin() -> str:
+    if sys.stdin is None:
+        return ""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"What stands on stdin cannot be read: {error}.") from None
