@@ -35,8 +35,8 @@ class CopyIndex:
     """Finds spans of ids in the training tokens."""
 
     def __init__(self, tokens: Ids, order: NDArray[np.uint32]) -> None:
-        self.tokens = tokens
-        self.order = order
+        self.tokens = np.asarray(tokens)  # as plain arrays: of a memmap, each slice costs twice as much
+        self.order = np.asarray(order)
 
     @classmethod
     def build(cls, tokens: Ids) -> CopyIndex:
@@ -68,7 +68,8 @@ class CopyIndex:
     def places(self, span: Sequence[int]) -> NDArray[np.int64]:
         """Where a span stands in the training tokens, every time, in no order."""
         head, wanted = span[:DEPTH], np.asarray(span)
-        found = self.order[self._bound(head, False) : self._bound(head, True)].astype(np.int64)
+        low, high = self._range(head)
+        found = self.order[low:high].astype(np.int64)
         if len(span) <= DEPTH:
             return found
         return found[[self._common(wanted, int(place)) == len(span) for place in found]]
@@ -87,7 +88,7 @@ class CopyIndex:
     def _match(self, ids: Sequence[int]) -> tuple[int, int]:
         """How many of the first ids stand in the tokens together, and where."""
         head = ids[:DEPTH]
-        low, high = self._bound(head, False), self._bound(head, True)
+        low, high = self._range(head)
         # Where all 64 agree, each place may go on; else the longest is a neighbour in the order.
         places = self.order[low:high] if low < high else self.order[max(0, low - 1) : low + 1]
         wanted = np.asarray(ids)
@@ -98,13 +99,20 @@ class CopyIndex:
         different = np.flatnonzero(there != ids[: len(there)])
         return int(different[0]) if len(different) else len(there)
 
-    def _bound(self, span: Sequence[int], after: bool) -> int:
-        """Where in the order suffixes that begin with the span start, or end."""
-        wanted, low, high = tuple(span), 0, len(self.order)
+    def _range(self, span: Sequence[int]) -> tuple[int, int]:
+        """Where in the order the suffixes that begin with the span start and end."""
+        low = self._bound(span, after=False, low=0)
+        return low, self._bound(span, after=True, low=low)
+
+    def _bound(self, span: Sequence[int], *, after: bool, low: int) -> int:
+        """The first place in the order, from ``low`` on, of what is not before the span, or is after it."""
+        wanted, high = list(span), len(self.order)
+        step = 1 if after else high  # of what begins with the span there is little: look nearby first
         while low < high:
-            middle = (low + high) // 2
+            middle = min((low + high) // 2, low + step)
+            step *= 2
             place = int(self.order[middle])
-            there = tuple(self.tokens[place : place + len(wanted)].tolist())
+            there = self.tokens[place : place + len(wanted)].tolist()
             if there < wanted or (after and there == wanted):
                 low = middle + 1
             else:

@@ -67,12 +67,17 @@ def test_surprise_comes_in_whole_characters(reciter: Callable[..., TrainedGPT]) 
     assert sum(bits for _, bits in pieces) == pytest.approx(sum(found.bits))
 
 
-def test_the_command_prints_lines_json_or_colors(tale: Path, tmp_path: Path) -> None:
+def test_the_command_prints_lines_json_or_colors(
+    tale: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     run = ("score", str(tmp_path / "text.txt"), "--with", tale.name)
     assert "bits a byte" in CliRunner().invoke(app, run).stdout
     values = json.loads(CliRunner().invoke(app, (*run, "--json")).stdout)
     assert values["bits_per_byte"] == pytest.approx(score(load(tale), TEXT).bits_per_byte, abs=1e-5)
-    shown = CliRunner().invoke(app, (*run, "--color")).stdout
-    assert "\x1b[" in shown
+    plain = CliRunner().invoke(app, (*run, "--color"))
+    assert "no effect" in plain.stderr
+    assert plain.stdout.startswith(TEXT)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[" in CliRunner().invoke(app, (*run, "--color")).stdout
     assert CliRunner().invoke(app, ("score", "-", "--with", tale.name), input=TEXT).exit_code == 0
