@@ -19,7 +19,7 @@ KNOBS = SampleConfig(max_tokens=6, temperature=1.0, seed=3)
 
 
 def lines(out: Path) -> list[dict[str, object]]:
-    found = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    found = [json.loads(line) for line in out.read_text(encoding="utf-8").split("\n") if line]
     return sorted(found, key=lambda line: line["index"])
 
 
@@ -52,9 +52,14 @@ def test_results_of_other_prompts_are_not_gone_on_with(tale: Path, tmp_path: Pat
 
 
 def test_the_command_takes_a_file_of_prompts(tale: Path, tmp_path: Path) -> None:
-    (tmp_path / "prompts.txt").write_text("the fox\na dog\n")
+    (tmp_path / "prompts.txt").write_bytes("the fox\r\na\u2028dog\n\na".encode())
     fixed = ("sample", tale.name, "--max-tokens", "4", "--prompts", str(tmp_path / "prompts.txt"))
     done = CliRunner().invoke(app, (*fixed, "--out", str(tmp_path / "out.jsonl")))
     assert done.exit_code == 0
-    assert [line["prompt"] for line in lines(tmp_path / "out.jsonl")] == ["the fox", "a dog"]
+    assert [line["prompt"] for line in lines(tmp_path / "out.jsonl")] == [
+        "the fox",
+        "a\u2028dog",
+        "",
+        "a",
+    ]
     assert "go together" in str(CliRunner().invoke(app, fixed).exception)

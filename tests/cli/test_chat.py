@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from gptscratch.checkpoint import load
 from gptscratch.cli import chat, render_sample
 from gptscratch.cli.chat import Chat, changed
 from gptscratch.config import SampleConfig
+from gptscratch.copying import with_copies
 from gptscratch.errors import ConfigError
 from gptscratch.generation import TrainedGPT
 
@@ -83,7 +85,48 @@ def test_settings_are_changed_and_shown(talk: Chat, capsys: pytest.CaptureFixtur
     assert talk.text == "bcd"
     talk.answer("/show")
     talk.answer("/help")
-    assert "/set NAME VALUE" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "/set NAME VALUE" in shown
+    listed = [line.split()[0] for line in shown.partition("Type a")[0].splitlines()]
+    assert listed == ["run", *(name for name in vars(KNOBS) if name != "num_samples")]  # all can be set
+    for name in set(listed) - {"run", "no_copy"}:
+        talk.answer(f"/set {name} 1")
+
+
+def test_several_lines_are_a_text_whatever_they_begin_with(
+    reciter: Reciter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed(monkeypatch, '"""/bye', 'a"""', '"""b"""')
+    chat.run(reciter("abcdefghijk"), KNOBS)
+    assert capsys.readouterr().out == "/bye\nabcd\nbcde\n"
+
+
+def test_an_opening_is_answered_first(
+    reciter: Reciter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed(monkeypatch, "")
+    chat.run(reciter("abcdefghijk"), KNOBS, opening="ab")
+    assert capsys.readouterr().out == "abcde\nfgh\n"
+
+
+def test_replies_are_shaded_and_what_they_copied_is_told(
+    tale: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    talk = Chat(with_copies(load(tale, device="cpu")), SampleConfig(max_tokens=9), color=True, novelty=True)
+    talk.answer("the")
+    shown = capsys.readouterr()
+    assert "\x1b[" in shown.out
+    assert "\x1b" not in talk.text
+    assert "of 9 tokens in a row" in shown.err
+
+
+def test_to_forbid_copies_the_training_tokens_are_looked_at_when_it_is_set(tale: Path) -> None:
+    talk = Chat(load(tale, device="cpu"), SampleConfig(max_tokens=60, temperature=0))
+    talk.answer("/set no_copy 6")
+    talk.answer("the")
+    assert talk.gpt.copies is not None
+    assert talk.gpt.copies.longest(talk.gpt.tokenizer.encode(talk.text)).length < 6
 
 
 @pytest.mark.parametrize(
@@ -94,6 +137,7 @@ def test_settings_are_changed_and_shown(talk: Chat, capsys: pytest.CaptureFixtur
         ("top_k", "none", None),
         ("seed", "3", 3),
         ("stop", r"\n", ("\n",)),
+        ("stop", r"é\x", (r"é\x",)),
         ("stop", "none", ()),
     ],
 )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from gptscratch.cli import render_sample
 from gptscratch.cli.app import app
 
 Command = Callable[..., Result]
@@ -98,3 +99,27 @@ def test_what_was_copied_from_the_corpus_is_reported_and_forbidden_by_choice(sam
     assert 0 < kept["copied"][0]["tokens"] < 8
     shown = sample("--novelty", "--prompt", "the")
     assert "stand in the training tokens" in shown.stderr
+
+
+def test_what_does_nothing_is_said_and_what_contradicts_is_refused(sample: Command) -> None:
+    said = sample("--interactive", "--json", "-n", "2", "--prompt", "the fox")
+    assert "--json, --num-samples: no effect beside --interactive" in said.stderr
+    assert said.stdout.startswith("the fox")
+    for more in (["--prompts", "a", "--out", "b"], ["--prompt", "-"], ["--prompt-file", "-"]):
+        assert sample("--interactive", *more).exit_code != 0
+
+
+def test_a_stop_text_may_be_a_line_end(sample: Command) -> None:
+    asked = ("--prompt", "the fox", "--max-tokens", "60")
+    (free, stopped) = (sample(*asked).stdout, sample(*asked, "--stop", r"\n").stdout)
+    assert stopped == free.partition("\n")[0] + "\n"
+
+
+def test_an_interrupted_stream_ends_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def pieces() -> Iterator[tuple[str, float]]:
+        yield "b", 0.0
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        render_sample.stream("a", pieces(), colors=None)
+    assert capsys.readouterr().out == "ab\n"

@@ -1,0 +1,70 @@
+"""What a sample copied: where in it, where in the training tokens, how often; and whence the index comes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gptscratch.checkpoint import load
+from gptscratch.config import SampleConfig
+from gptscratch.copying import copied, with_copies
+from gptscratch.errors import CheckpointError, UserError
+from gptscratch.prompts import complete_file
+
+
+def test_the_span_is_told_by_its_characters_and_its_places(tale: Path) -> None:
+    gpt = with_copies(load(tale, device="cpu"))
+    assert gpt.copies is not None
+    training = gpt.tokenizer.decode(gpt.copies.tokens)
+    span = ".\n" + next(line for line in training.splitlines()[5:] if "sleeps" in line)
+    found = copied(gpt, f"ggg{span}ggg")
+    assert found.text == f"ggg{span}ggg"[found.start : found.end]
+    assert span in found.text
+    assert (found.tokens, found.of_tokens) == (len(found.text), len(span) + 6)  # a character a token
+    assert found.place == training.index(found.text)
+    assert found.times == sum(training.startswith(found.text, i) for i in range(len(training)))
+
+
+def test_a_span_longer_than_the_order_heeds_is_counted_whole(tale: Path) -> None:
+    gpt = with_copies(load(tale, device="cpu"))
+    assert gpt.copies is not None
+    training = gpt.tokenizer.decode(gpt.copies.tokens)
+    found = copied(gpt, training[100:300])
+    assert (found.start, found.end, found.place, found.times) == (0, 200, 100, 1)
+
+
+def test_where_nothing_was_copied_nothing_is_told(tale: Path) -> None:
+    gpt = with_copies(load(tale, device="cpu"))
+    for text in ("", "☃"):
+        found = copied(gpt, text)
+        assert (found.text, found.start, found.end, found.tokens, found.times) == ("", 0, 0, 0, 0)
+    with pytest.raises(ValueError, match="with_copies"):
+        copied(load(tale, device="cpu"), "a")
+
+
+def test_token_files_that_are_gone_are_made_again_from_the_corpus(
+    tale: Path, home: Path, tmp_path: Path, corpus: Path
+) -> None:
+    gpt = load(tale, device="cpu")
+    before = copied(with_copies(gpt), "the fox runs home.\n")
+    shutil.rmtree(home / "tokens")
+    assert copied(with_copies(gpt), "the fox runs home.\n") == before
+    shutil.rmtree(home / "tokens")
+    other = tmp_path / "other.txt"
+    config = tale / "config.json"
+    config.write_text(config.read_text().replace(str(corpus), str(other)))
+    with pytest.raises(UserError, match=r"other\.txt"):
+        with_copies(gpt)
+    other.write_text(corpus.read_text()[:-100])
+    with pytest.raises(CheckpointError, match="has changed"):
+        with_copies(gpt)
+
+
+def test_results_of_a_file_of_prompts_tell_what_was_copied_by_choice(tale: Path, tmp_path: Path) -> None:
+    gpt, out = with_copies(load(tale, device="cpu")), tmp_path / "out.jsonl"
+    list(complete_file(gpt, ["the fox"], SampleConfig(max_tokens=9, seed=1), out, novelty=True))
+    (line,) = map(json.loads, out.read_text(encoding="utf-8").splitlines())
+    assert line["copied"]["text"] == line["text"][line["copied"]["start"] : line["copied"]["end"]]
