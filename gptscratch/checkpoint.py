@@ -140,6 +140,8 @@ def prune(run: Path, *, keep: int, best_step: int) -> None:
             shutil.rmtree(folder, ignore_errors=True)
     for leftover in (run / "checkpoints").glob(".step-*.tmp"):
         shutil.rmtree(leftover, ignore_errors=True)
+    for leftover in run.glob(".*.json.*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def load_state(checkpoint: Path) -> TrainState:

@@ -50,7 +50,7 @@ class CopyIndex:
             RunError: the disk is full or refuses.
         """
         file = folder / _NAME
-        if not file.is_file() or file.stat().st_size != 4 * len(tokens):
+        if not _is_current(file, len(tokens)):
             temporary = file.with_name(f".{_NAME}.{os.getpid()}.tmp")
             with disk_errors(f"writing {file}"):
                 try:
@@ -134,6 +134,14 @@ class NoCopy:
 
     def forbidden(self) -> Iterable[int]:
         return self.index.following(self._recent) if len(self._recent) == self.n - 1 else ()
+
+
+def _is_current(file: Path, n_tokens: int) -> bool:
+    """Whether the index is there, whole, and not older than the token file."""
+    if not file.is_file() or file.stat().st_size != 4 * n_tokens:
+        return False
+    tokens = file.with_name("train.bin")
+    return not tokens.is_file() or tokens.stat().st_mtime <= file.stat().st_mtime
 
 
 def _sorted_suffixes(tokens: Ids) -> NDArray[np.uint32]:

@@ -230,7 +230,9 @@ def test_pruning_keeps_the_newest_and_the_best_and_sweeps_up(tmp_path: Path) -> 
         folder.mkdir(parents=True)
         (folder / "state.json").touch()
     (tmp_path / "checkpoints" / ".step-00000006.77.tmp").mkdir()
+    (tmp_path / ".last.json.77.tmp").touch()
     checkpoint.prune(tmp_path, keep=2, best_step=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
     assert [folder.name for folder in sorted((tmp_path / "checkpoints").iterdir())] == [
         "step-00000002", "step-00000004", "step-00000005",
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,14 @@ def test_the_index_is_made_once_and_mapped(tmp_path: Path) -> None:
     assert np.array_equal(first.order, CopyIndex.build(tokens).order)
     CopyIndex.open(tmp_path, tokens[:400])  # of other tokens: made anew
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_index_of_token_files_that_were_written_again_is_made_anew(tmp_path: Path) -> None:
+    tokens = CHANCE.integers(9, size=500).astype(np.uint16)
+    CopyIndex.open(tmp_path, tokens)
+    tokens.tofile(tmp_path / "train.bin")
+    os.utime(tmp_path / "train.suffixes", (1, 1))
+    assert np.array_equal(CopyIndex.open(tmp_path, tokens[::-1]).order, CopyIndex.build(tokens[::-1]).order)
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])

@@ -42,13 +42,15 @@ def _choice(names: Sequence[str]) -> str:
 Corpus = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Files, folders, glob patterns, or - for stdin: text, .jsonl, .csv, .tsv, each also as .gz. "
-        "Without any: Python's own library source.",
+        help="Files, folders, glob patterns, or - for stdin: text, .jsonl, .csv, .tsv, each also as .gz or "
+        ".zst, and .parquet; as FILE=WEIGHT, mixed by weight. Without any: Python's own library source.",
         show_default=False,
     ),
 ]
 Glob = Annotated[str | None, _option("--glob", help="Which files of a folder.", panel=TEXT)]
-Column = Annotated[str | None, _option("--column", help="Of a jsonl, csv or tsv [text].", panel=TEXT)]
+Column = Annotated[
+    str | None, _option("--column", help="Of a jsonl, csv, tsv or parquet [text].", panel=TEXT)
+]
 Separator = Annotated[
     str | None, _option("--separator", help="Between documents of a file [<|endoftext|>].", panel=TEXT)
 ]

@@ -27,6 +27,7 @@ from gptscratch.training.events import (
 )
 
 _REFRESH = 0.1  # seconds, at least, between drawings
+_CTRL_C = 8  # columns left for ^C, up to four times
 
 
 class TrainView:
@@ -96,7 +97,9 @@ class TrainView:
         parts: list[Table | Panel] = [line]
         if self.sample:
             text = Text(_lines(self.sample, 8))
-            parts.append(Panel(text, title="a sample", title_align="left", border_style="dim"))
+            # Not up to the edge: there the terminal's ^C would begin a line that nobody wipes away.
+            width = max(_CTRL_C, err.width - _CTRL_C)
+            parts.append(Panel(text, title="a sample", title_align="left", border_style="dim", width=width))
         return Group(*parts)
 
     def _draw(self, what: Group | Table) -> None:

@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gptscratch.cli.units import count, duration, size
+from gptscratch.cli.units import count, duration, size, some
 from gptscratch.errors import UserError
 
 if TYPE_CHECKING:
+    from gptscratch.config import TrainConfig
     from gptscratch.data.shards import Manifest
     from gptscratch.tokenizer import Tokenizer
     from gptscratch.training.planner import Plan
@@ -51,16 +52,19 @@ def plan_lines(plan: Plan, manifest: Manifest) -> list[tuple[str, str]]:
     if manifest.by_document:
         text += f" in {count(manifest.train.documents + manifest.val.documents)} documents"
     split = f"{count(manifest.train.tokens)} tokens to train, {count(manifest.val.tokens)} to validate"
-    shape = f"{model.n_layer} layers, {model.d_model} wide, {model.n_head} heads"
+    shape = f"{some(model.n_layer, 'layer')}, {model.d_model} wide, {some(model.n_head, 'head')}"
     if model.n_kv_head and model.n_kv_head != model.n_head:
-        shape += f" on {model.n_kv_head} key-value heads"
-    steps = f"{'' if train.steps else 'about '}{plan.steps:,} steps of {count(tokens)} tokens"
-    rows = {
+        shape += f" on {some(model.n_kv_head, 'key-value head')}"
+    rows = f"{train.batch_size} x {model.context_length}"
+    if train.micro_batch != train.batch_size:
+        rows += f", {train.micro_batch} x {model.context_length} at once"
+    steps = f"{'' if train.steps else 'about '}{some(plan.steps, 'step')} of {count(tokens)} tokens ({rows})"
+    places = {
         "packed": "end to end, with an end-of-text token between them",
         "masked": "end to end, and none sees another",
         "padded": f"one a row, {plan.padding:.0%} of which is padding",
     }
-    documents = [("documents", rows[train.documents])] if manifest.end_of_text is not None else []
+    documents = [("documents", places[train.documents])] if manifest.end_of_text is not None else []
     return [
         ("corpus", f"{text}: {split}"),
         *documents,
@@ -69,8 +73,17 @@ def plan_lines(plan: Plan, manifest: Manifest) -> list[tuple[str, str]]:
         ("model", f"{count(plan.parameters)} parameters: {shape}, context {model.context_length}"),
         ("training", f"{steps}: {count(plan.tokens)} tokens, {plan.epochs:.3g} epochs"),
         ("rates", f"{train.optimizer} at {train.learning_rate:.3g}, schedule {train.schedule}"),
-        ("cost", f"about {duration(plan.seconds)} and {size(plan.memory_bytes)} of memory"),
+        ("cost", f"about {duration(plan.seconds)} and {size(plan.memory_bytes)} of memory, "
+                 f"{_machine(train)}"),
     ]  # fmt: skip
+
+
+def _machine(train: TrainConfig) -> str:
+    """What "auto" comes to here."""
+    from gptscratch.device import pick_device, pick_dtype
+
+    device = pick_device(train.device)
+    return f"on {device.type} in {str(pick_dtype(train.dtype, device)).removeprefix('torch.')}"
 
 
 def plan(plan: Plan, manifest: Manifest, *, json: bool) -> None:
@@ -96,7 +109,7 @@ def result(result: TrainResult, *, json: bool, quiet: bool) -> None:
                        f"{best.val_bits_per_byte:.4f} bits a byte, accuracy {best.val_accuracy:.1%}"),
             ("best", f"step {best.step:,}, scored on {best.val_tokens:,} tokens"),
         ]  # fmt: skip
-    done = f"{result.step:,} steps, {count(result.tokens)} tokens, {duration(result.seconds)}"
+    done = f"{some(result.step, 'step')}, {count(result.tokens)} tokens, {duration(result.seconds)}"
     lines += [("trained", done), ("run", str(result.run.resolve()))]
     if result.interrupted:
         lines.append(("next", f"saved at step {result.step:,}; go on with: gptscratch train --resume {name}"))
@@ -114,7 +127,7 @@ def pieces(text: str, tokenizer: Tokenizer, *, json: bool) -> None:
     for piece, i in cut:
         table.add_row(escape(repr(piece)), str(i))
     out.print(table)
-    out.print(f"{len(cut)} tokens for {len(text)} characters", style="dim")
+    out.print(f"{some(len(cut), 'token')} for {some(len(text), 'character')}", style="dim")
 
 
 def facts(console: Console, lines: Iterable[tuple[str, str]]) -> None:

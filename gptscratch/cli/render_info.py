@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from gptscratch.cli.render import facts, notice, out, print_json
-from gptscratch.cli.units import count, duration, size, when
+from gptscratch.cli.units import count, duration, size, some, when
 
 if TYPE_CHECKING:
     from gptscratch.data.prepare import Prepared
@@ -36,7 +36,7 @@ def token_files(manifest: Manifest, *, json: bool) -> None:
     split = f"{manifest.train.tokens:,} to train, {manifest.val.tokens:,} to validate"
     lines = [
         ("tokenizer", f"{manifest.tokenizer_kind} with {manifest.vocab_size:,} entries"),
-        ("documents", f"{both['documents']:,} in {manifest.files:,} files"),
+        ("documents", f"{both['documents']:,} in {some(manifest.files, 'file')}"),
         ("characters", f"{both['characters']:,}"),
         ("tokens", f"{both['tokens']:,}: {split}"),
         ("per token", f"{manifest.characters_per_token:.3f} characters"),
@@ -113,13 +113,14 @@ def run(described: RunDescription, *, json: bool) -> None:
             ("val loss", loss + (f" (step {summary.best_step:,})" if summary.best_step is not None else "")),
             (
                 "trained",
-                f"{summary.step:,} steps, {count(summary.tokens)} tokens, {duration(summary.seconds)}",
+                f"{some(summary.step, 'step')}, {count(summary.tokens)} tokens, {duration(summary.seconds)}",
             ),
             ("checkpoints", ", ".join(f"{step:,}" for step in described.checkpoints) or "none yet"),
         ],
     )
-    for section in ("data", "train"):
-        values = described.config.get(section, {})
+    sections = {name: described.config.get(name, {}) for name in ("data", "train")}
+    sections["model"] = dataclasses.asdict(described.model.config)  # every derived size filled in
+    for section, values in sections.items():
         shown = [f"{key}={value}" for key, value in values.items() if value not in ("", [], None)]
         out.print(f"[bold]{section}[/]  {escape('  '.join(shown))}")
     model(described.model, title=summary.name, json=False)

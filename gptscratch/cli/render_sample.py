@@ -17,6 +17,7 @@ from rich.style import Style
 from rich.text import Text
 
 from gptscratch.cli import render
+from gptscratch.cli.units import some
 from gptscratch.errors import RunError
 from gptscratch.trace import merged
 
@@ -116,7 +117,7 @@ def samples_json(
 
 def copied(text: str, span: CopiedText, *, name: str = "copied") -> None:
     """The longest copied span of a text, and the span marked in what stands around it."""
-    often = "once" if span.times == 1 else f"{span.times:,} times"
+    often = some(span.times, "time")
     say(f"{name}: {span.tokens} of {span.of_tokens} tokens in a row stand in the training tokens, {often}")
     if not span.text.strip():
         return
@@ -142,12 +143,12 @@ def progress(done: Iterator[int], total: int) -> None:
     """Count the prompts that have their line: those from before, a bar, and one line at the end."""
     before = last = next(done)
     if before:
-        render.notice(f"{before:,} prompts had their line already.")
+        render.notice(f"{some(before, 'prompt')} had a line already.")
     with Progress(console=render.err, transient=True, disable=not render.err.is_terminal) as bar:
         task = bar.add_task("prompts", total=total, completed=before)
         for last in done:
             bar.update(task, completed=last)
-    say(f"{last - before:,} lines written")
+    say(f"{some(last - before, 'line')} written")
 
 
 def settings(lines: Sequence[tuple[str, str]]) -> None:

@@ -14,6 +14,11 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def some(number: int, thing: str) -> str:
+    """``1, "layer"`` -> ``1 layer``, ``2, "layer"`` -> ``2 layers``."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def size(number: float) -> str:
     """Bytes."""
     for unit in ("B", "kB", "MB", "GB"):

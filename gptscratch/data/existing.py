@@ -81,7 +81,7 @@ def reused(tokens: Tokens, scan: Scan | None) -> Prepared:
 
 
 def require_ours(out: Path) -> None:
-    ours = {"train.bin", "val.bin", "tokenizer.json", "manifest.json"}
+    ours = {"train.bin", "val.bin", "tokenizer.json", "manifest.json", "train.suffixes"}
     if out.is_file():
         raise CorpusError(f"{out} is a file: a folder is needed.")
     names = [file.name for file in out.iterdir()] if out.is_dir() else []

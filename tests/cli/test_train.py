@@ -47,6 +47,13 @@ def test_dry_run_prints_the_plan_and_makes_no_run(gptscratch: Command, corpus: P
     assert not (home / "runs").exists()
 
 
+def test_the_plan_says_how_a_step_is_made_and_where(gptscratch: Command, corpus: Path) -> None:
+    shown = gptscratch("train", corpus, *SMALL, "--steps", 1, "--micro-batch", 4, "--dry-run").out
+    assert "1 layer, 32 wide, 2 heads" in shown
+    assert "1 step of 128 tokens (8 x 16, 4 x 16 at once)" in shown
+    assert "on cpu in float32" in shown
+
+
 def test_dry_run_as_json_holds_the_whole_configuration(gptscratch: Command, corpus: Path) -> None:
     plan = json.loads(gptscratch("train", corpus, *SMALL, "--epochs", 1.5, "--dry-run", "--json").out)
     assert plan["config"]["model"]["d_model"] == 32

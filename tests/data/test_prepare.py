@@ -170,6 +170,7 @@ def test_out_takes_an_empty_folder_and_spares_a_full_one(tmp_path: Path) -> None
     file.write_text(TEXT, encoding="utf-8")
     config = DataConfig(corpus=(str(file),))
     assert prepare(config, out=tmp_path / "made").folder == tmp_path / "made"
+    (tmp_path / "made" / "train.suffixes").touch()  # where a sample was looked up in them
     assert prepare(config, out=tmp_path / "made").reused
     with pytest.raises(CorpusError, match="other files"):
         prepare(config, out=tmp_path)
