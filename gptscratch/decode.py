@@ -72,6 +72,8 @@ def decode(
     row_rules = [[make(prompt) for make in rules] for prompt in prompts]
     if decoder is None and max_tokens >= _PAYS_FROM and Decoder.supports(model):
         decoder = Decoder(model)
+    if decoder is not None:
+        model = decoder.model
     lean = decoder is not None and not window.has_pads
     fresh, mask = window.tensors(device)
     running = [True] * rows

@@ -1,15 +1,15 @@
 """One token at a time through a finished model on a CPU: the model's own numbers with less around them.
 
 Reading the weights is the cost of a token where the model is large, Python and torch's calls where it is
-small: about a microsecond each. So queries, keys and values are one product, gate and up another, positions
-come from tables, and no module is called. model/gpt.py stays the definition, and the tests compare.
+small: about a microsecond each. So products are joined and weights packed (packing.py), positions come from
+tables, and few modules are called. model/gpt.py stays the definition, and the tests compare.
 
 Shapes: B rows, D d_model, H heads, G kv heads, K head_dim, S positions up to now, F d_ff, V vocab.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,14 +20,12 @@ from gptscratch.config import ModelConfig
 from gptscratch.model.attention import Attention
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT, Block
-from gptscratch.model.mlp import GatedMLP
+from gptscratch.model.mlp import MLP, GatedMLP
 from gptscratch.model.norm import RMSNorm
 from gptscratch.model.position import alibi_slopes, rotary_angles
+from gptscratch.packing import JoinedAttention, JoinedGatedMLP, packed
 
 Map = Callable[[Tensor], Tensor]  # (B, any) -> (B, any)
-
-_LARGE = 1 << 18  # numbers in a matrix that pay for threads and for a kernel with more setting up
-_MANY = 12  # rows, from which on oneDNN's products beat MKL's: twice as fast where MKL is not at home
 
 
 @dataclass(frozen=True)
@@ -42,24 +40,20 @@ class _Layer:
 
 
 class Decoder:
-    """Steps through a model's cache after the model has read the prompt.
+    """Steps through a model's cache after ``model``, a packed twin of the one given, has read the prompt.
 
-    With ``adopt`` the model's weights become views of the matrices made here: no second copy in memory.
-    The model computes as before; it should not be trained any more. Without, a change of the model's
-    weights is not seen.
+    A later change of the weights given is not seen.
     """
 
-    def __init__(self, model: GPT, *, adopt: bool = False) -> None:
+    def __init__(self, model: GPT) -> None:
+        self.model = model = packed(model)
         config = model.config
-        self.model = model
         self.heads, self.groups, self.head_dim = config.n_head, config.n_kv_head, config.head_dim
         self.eps = config.norm_eps
         self.embedding = model.token_embedding.weight.detach()
-        self.layers = [_layer(block, config, adopt) for block in model.blocks if isinstance(block, Block)]
+        self.layers = [_layer(block, config) for block in model.blocks if isinstance(block, Block)]
         self.final_norm = _norm(model.final_norm)
-        # An lm_head shared with the embedding keeps the embedding's layout: its rows are looked up.
-        tied = model.lm_head.weight is model.token_embedding.weight if _is_plain(model.lm_head) else False
-        self.lm_head = _product([model.lm_head], adopt=adopt and not tied)
+        self.lm_head = _product(model.lm_head)
         self.tables = _Tables(model)
 
     @staticmethod
@@ -126,29 +120,36 @@ class _Tables:
         return added, self.cos[position], self.sin[position], bias
 
 
-def _layer(block: Block, config: ModelConfig, adopt: bool) -> _Layer:
+def _layer(block: Block, config: ModelConfig) -> _Layer:
     attention, mlp = block.attention, block.mlp
-    if isinstance(mlp, GatedMLP):
-        both = _product([mlp.gate, mlp.up], adopt=adopt)
-
-        def widen(x: Tensor) -> Tensor:
-            gate, up = both(x).chunk(2, dim=-1)
-            return F.silu(gate).mul_(up)
-    else:
-        up_only, bend = _product([mlp.up], adopt=adopt), mlp.activation
-
-        def widen(x: Tensor) -> Tensor:
-            return bend(up_only(x))
-
     return _Layer(
         norm_attention=_norm(block.norm_attention),
-        qkv=_product([attention.q, attention.k, attention.v], adopt=adopt),
+        qkv=_product(attention.qkv) if isinstance(attention, JoinedAttention) else _one_by_one(attention),
         gain=_gain(attention, config.n_head, config.n_kv_head),
-        out=_product([attention.out], adopt=adopt),
+        out=_product(attention.out),
         norm_mlp=_norm(block.norm_mlp),
-        widen=widen,
-        narrow=_product([mlp.down], adopt=adopt),
+        widen=_gated(mlp) if isinstance(mlp, GatedMLP) else _bent(mlp),
+        narrow=_product(mlp.down),
     )
+
+
+def _one_by_one(attention: Attention) -> Map:
+    return lambda x: torch.cat(attention.project(x), dim=-1)
+
+
+def _gated(mlp: GatedMLP) -> Map:
+    both = _product(mlp.gate_up) if isinstance(mlp, JoinedGatedMLP) else None
+
+    def widen(x: Tensor) -> Tensor:
+        gate, up = mlp.project(x) if both is None else both(x).chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    return widen
+
+
+def _bent(mlp: MLP) -> Map:
+    up, bend = _product(mlp.up), mlp.activation
+    return lambda x: bend(up(x))
 
 
 def _gain(attention: Attention, n_head: int, n_kv_head: int) -> Tensor | None:
@@ -158,52 +159,12 @@ def _gain(attention: Attention, n_head: int, n_kv_head: int) -> Tensor | None:
     return torch.cat((q.weight.detach().expand(n_head, -1), k.weight.detach().expand(n_kv_head, -1)))
 
 
-def _is_plain(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Linear)
-
-
-@torch.no_grad()
-def _product(layers: Sequence[nn.Module], *, adopt: bool) -> Map:
-    """Several linear layers on one input as one; quantized ones one behind the other."""
-    plain = [layer for layer in layers if isinstance(layer, nn.Linear)]
-    if len(plain) < len(layers):
-        if len(layers) == 1:
-            return layers[0].forward
-        calls = [layer.forward for layer in layers]
-        return lambda x: torch.cat([call(x) for call in calls], dim=-1)
-    weight = torch.cat([layer.weight for layer in plain])  # (N, K)
-    bias = None if plain[0].bias is None else torch.cat([layer.bias for layer in plain])
-    if weight.dtype == torch.float32:
-        weight = weight.T.contiguous().T  # read down its columns, a row times a matrix is half as fast again
-    if adopt:
-        for layer, part in zip(
-            plain, torch.split(weight, [layer.out_features for layer in plain]), strict=True
-        ):
-            layer.weight.data = part
-    if weight.dtype != torch.float32:
-        return lambda x: F.linear(x, weight, bias)
-    return _float32_product(weight.T, bias)
-
-
-def _float32_product(columns: Tensor, bias: Tensor | None) -> Map:
-    """x times a contiguous (K, N), by the kernel that is fastest for the number of rows."""
-    n_in, n_out = columns.shape
-    large, onednn = columns.numel() >= _LARGE, torch._C._has_mkldnn
-    # MKL gives a row times a matrix one thread: each thread gets a share of K.
-    shares = torch.get_num_threads() if large and n_in % torch.get_num_threads() == 0 else 1
-    parts = columns.view(shares, n_in // shares, n_out)
-
-    def product(x: Tensor) -> Tensor:
-        rows = x.size(0)
-        if rows == 1 and shares > 1:
-            y = torch.bmm(x.view(shares, 1, -1), parts).sum(0)  # (1, N)
-            return y if bias is None else y.add_(bias)
-        if onednn and rows > 1 and (large or rows >= _MANY):
-            wide: Tensor = torch.ops.mkldnn._linear_pointwise(x, columns.T, bias, "none", [], "")
-            return wide
-        return torch.mm(x, columns) if bias is None else torch.addmm(bias, x, columns)
-
-    return product
+def _product(layer: nn.Module) -> Map:
+    if type(layer) is not nn.Linear or layer.weight.dtype != torch.float32:
+        return layer.forward
+    # Read down its columns, a row times a small matrix takes a fifth less time.
+    columns, bias = layer.weight.detach().T.contiguous(), layer.bias
+    return lambda x: torch.mm(x, columns) if bias is None else torch.addmm(bias, x, columns)
 
 
 def _norm(norm: nn.Module) -> Map:

@@ -18,6 +18,7 @@ from gptscratch.decoder import Decoder
 from gptscratch.errors import ConfigError
 from gptscratch.model.gpt import GPT
 from gptscratch.novelty import CopyIndex, NoCopy
+from gptscratch.packing import join, pack
 from gptscratch.quantize import quantize as quantize_
 from gptscratch.repeats import MakeRule, NoRepeat
 from gptscratch.reply import Reply
@@ -99,7 +100,11 @@ class TrainedGPT:
         """
         if quantize is not None:
             quantize_(self.model, quantize)
-        decoder = Decoder(self.model, adopt=True) if Decoder.supports(self.model) else None
+        decoder = None
+        if Decoder.supports(self.model):
+            join(self.model)
+            pack(self.model)
+            decoder = Decoder(self.model)
         return dataclasses.replace(self, decoder=decoder)
 
     def generate(self, prompt: str = "", **knobs: Any) -> str:

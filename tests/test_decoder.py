@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import pytest
 import torch
 
-import gptscratch.decoder
+import gptscratch.packing
 from gptscratch.config import ACTIVATIONS, POSITIONS, ModelConfig
 from gptscratch.decoder import Decoder
 from gptscratch.generation import decode
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
+from gptscratch.packing import packed
 from gptscratch.sampling import make_sampler
 
 GPT2 = {"norm": "layernorm", "activation": "gelu-tanh", "qk_norm": False, "bias": True, "n_kv_head": 4,
@@ -51,14 +51,11 @@ def test_the_lean_path_equals_the_model(family: dict[str, object], position: str
 
 
 @pytest.mark.parametrize("family", [{}, GPT2], ids=["modern", "gpt2"])
-def test_a_matrix_large_enough_for_other_kernels_gives_the_same(
-    family: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(gptscratch.decoder, "_LARGE", 0)
+def test_packed_weights_give_the_same(family: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gptscratch.packing, "LARGE", 0)
     model = lively(**family)
     for rows in (1, 3):
-        plain, lean = plain_and_lean(model, Decoder(model, adopt=True), rows)
+        plain, lean = plain_and_lean(model, Decoder(model), rows)
         torch.testing.assert_close(lean, plain, rtol=1e-5, atol=1e-5)
 
 
@@ -87,19 +84,21 @@ def test_bfloat16_stays_near_the_model() -> None:
     assert (plain - lean).abs().max() < 0.03 * plain.abs().max()
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("large", [0, 1 << 18])
 @pytest.mark.parametrize("family", [{}, GPT2], ids=["modern", "gpt2"])
-def test_an_adopted_model_shares_its_weights_and_computes_as_before(family: dict[str, object]) -> None:
+def test_joined_and_packed_a_model_computes_as_before(
+    family: dict[str, object], large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gptscratch.packing, "LARGE", large)
     model = lively(**family)
-    before = copy.deepcopy(model)
-    decoder = Decoder(model, adopt=True)
     token_ids = torch.arange(10)[None]
-    torch.testing.assert_close(model(token_ids), before(token_ids), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(*plain_and_lean(model, decoder, 1), rtol=1e-5, atol=1e-5)
-    q, k = (
-        part.weight.untyped_storage().data_ptr()
-        for part in (model.blocks[0].attention.q, model.blocks[0].attention.k)
-    )
-    assert q == k
+    before = model(token_ids)
+    twin = packed(model)
+    torch.testing.assert_close(twin(token_ids), before, rtol=1e-5, atol=1e-5)
+    assert model(token_ids).equal(before)
+    assert packed(twin) is twin
+    assert twin.token_embedding.weight is model.token_embedding.weight
 
 
 def test_a_model_in_training_is_left_to_itself() -> None:

@@ -58,9 +58,8 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rotary: Rotate | None, bias: Tensor | None, cache: LayerCache | None
     ) -> Tensor:
-        q = self.norm_q(self._heads(self.q(x)))  # (B, T, H, K)
-        k = self.norm_k(self._heads(self.k(x)))  # (B, T, G, K)
-        v = self._heads(self.v(x))  # (B, T, G, K)
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in self.project(x))
+        q, k = self.norm_q(q), self.norm_k(k)  # (B, T, H, K), (B, T, G, K), as is v
         if rotary is not None:
             q, k = rotary(q), rotary(k)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or G, T, K)
@@ -71,8 +70,9 @@ class Attention(nn.Module):
         out: Tensor = self.dropout(self.out(x))  # (B, T, D)
         return out
 
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:2], -1, self.head_dim)  # (B, T, H or G, K)
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, D) -> (B, T, H·K) queries, (B, T, G·K) keys and values."""
+        return self.q(x), self.k(x), self.v(x)
 
 
 def attention(

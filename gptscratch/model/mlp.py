@@ -56,9 +56,13 @@ class GatedMLP(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = F.silu(self.gate(x)) * self.up(x)  # (B, T, F)
-        out: Tensor = self.dropout(self.down(wide))  # (B, T, D)
+        gate, up = self.project(x)
+        out: Tensor = self.dropout(self.down(F.silu(gate) * up))  # (B, T, D)
         return out
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, D) -> (B, T, F) twice: what opens, and what passes."""
+        return self.gate(x), self.up(x)
 
 
 def gelu(x: Tensor) -> Tensor:

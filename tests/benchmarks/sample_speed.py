@@ -104,7 +104,7 @@ def ours(model: GPT, kind: str, rows: int) -> Run:
         model.bfloat16()
     elif kind in ("float16", "int8", "int4"):
         quantize(model, kind)
-    decoder = None if kind.startswith("plain") else Decoder(model, adopt=True)
+    decoder = None if kind.startswith("plain") else Decoder(model)
     sampler = make_sampler(temperature=0.0)
 
     def run(count: int) -> None:
