@@ -35,10 +35,10 @@ def decode(
 ) -> Iterator[list[int | None]]:
     """Continue several prompts side by side, one token of each at a time.
 
-    When the context is full, the newer half of it is read again as a fresh window and generation goes
-    on: for every kind of position, at a cost per token that stays bounded, in windows of the length that
-    the model was trained on. Rows of different length share that moment: the pads of a shorter one
-    count, so from there on it may read less of its own past than it would alone.
+    When the context is full, the cache slides on over rotary positions: each new token takes the place of
+    the oldest. Of other positions, and of rows of different length, the newer half of the context is read
+    again as a fresh window. Rows of different length share that moment: the pads of a shorter one count,
+    so from there on it may read less of its own past than it would alone.
 
     Args:
         model: in evaluation mode.
@@ -61,8 +61,14 @@ def decode(
     context, rows = model.config.context_length, len(prompts)
     window = _Window([list(prompt[-context:]) for prompt in prompts])
     room = min(context, window.length + max_tokens)
+    slides = model.config.position == "rope" and not window.has_pads
     cache = KVCache(
-        model.config, rows, max_length=room, device=device, dtype=model.token_embedding.weight.dtype
+        model.config,
+        rows,
+        max_length=room,
+        sliding=slides,
+        device=device,
+        dtype=model.token_embedding.weight.dtype,
     )
     numbers = range(rows) if streams is None else streams
     generators = [np.random.default_rng(None if seed is None else [seed, number]) for number in numbers]
@@ -78,7 +84,7 @@ def decode(
     fresh, mask = window.tensors(device)
     running = [True] * rows
     for _ in range(max_tokens):
-        if cache.length + fresh.size(1) > room:
+        if cache.length == room and not slides:
             cache.reset()
             window.halve(context)
             fresh, mask = window.tensors(device)

@@ -27,7 +27,7 @@ def packed(model: GPT) -> GPT:
     if any(isinstance(part, JoinedAttention) for part in model.modules()):
         return model
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    twin = copy.deepcopy(model, shared)  # type: ignore[arg-type]
+    twin = copy.deepcopy(model, shared)
     join(twin)
     pack(twin)
     return twin
@@ -54,8 +54,8 @@ def pack(model: nn.Module) -> None:
 
 def can_pack(dtype: torch.dtype) -> bool:
     if dtype == torch.bfloat16:
-        return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return dtype == torch.float32 and torch.backends.mkldnn.is_available()
+        return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32 and torch._C._has_mkldnn
 
 
 class PackedLinear(nn.Module):
@@ -106,10 +106,9 @@ def _are_plain(*layers: nn.Module) -> bool:
 
 def _joined(layers: Sequence[nn.Linear]) -> nn.Linear:
     """(N1 + N2 + ..., K): the outputs of all, one behind the other."""
-    first, bias = layers[0], layers[0].bias is not None
-    whole = nn.utils.skip_init(nn.Linear, first.in_features, sum(layer.out_features for layer in layers),
-                               bias=bias, dtype=first.weight.dtype)  # fmt: skip
-    whole.weight.copy_(torch.cat([layer.weight for layer in layers]))
-    if bias:
-        whole.bias.copy_(torch.cat([layer.bias for layer in layers]))
+    outputs, has_bias = sum(layer.out_features for layer in layers), layers[0].bias is not None
+    whole = nn.Linear(layers[0].in_features, outputs, bias=has_bias, device="meta")
+    whole.weight = nn.Parameter(torch.cat([layer.weight for layer in layers]))
+    if has_bias:
+        whole.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]))
     return whole

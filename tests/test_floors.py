@@ -19,8 +19,8 @@ F1 = (
     "training.schedule training.optimizer training.state training.loss training.horizon"
 )
 F2 = (
-    "checkpoint generation decode decoder quantize packing reply metrics interop training.step training.evaluate "
-    "training.hooks training.events training.planner"
+    "checkpoint generation decode decoder quantize packing position_tables row_products reply metrics "
+    "interop training.step training.evaluate training.hooks training.events training.planner"
 )
 FLOORS = {room: floor for floor, rooms in enumerate((F0, F1, F2)) for room in rooms.split()}
 # What is named nowhere is a job: F3.
@@ -38,6 +38,8 @@ STAIRS = {
     ("generation", "quantize"),
     ("decode", "decoder"),
     ("decoder", "packing"),
+    ("decoder", "position_tables"),
+    ("decoder", "row_products"),
     ("quantize", "packing"),
     ("metrics", "training.events"),
     ("training.events", "training.planner"),

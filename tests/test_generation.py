@@ -34,8 +34,13 @@ def lively(position: str = "rope", **changes: object) -> GPT:
 
 @torch.no_grad()
 def naive(model: GPT, prompt: list[int], max_tokens: int) -> list[int]:
-    """Greedy without a cache: all of the window is read again for each token."""
+    """Greedy without a cache: all that counts is read again for each token."""
     context = model.config.context_length
+    if model.rotary is not None:
+        ids = prompt[-context:]
+        for _ in range(max_tokens):
+            ids = [*ids, int(banded(model, ids)[-1].argmax())]
+        return ids[-max_tokens:]
     window, new = prompt[-context:], []
     for _ in range(max_tokens):
         if len(window) > context:
@@ -43,6 +48,20 @@ def naive(model: GPT, prompt: list[int], max_tokens: int) -> list[int]:
         new.append(int(model(torch.tensor([window]))[0, -1].argmax()))
         window = [*window, new[-1]]
     return new
+
+
+def banded(model: GPT, ids: list[int]) -> torch.Tensor:
+    """Logits (T, V) of a text of any length, in each layer of which a token sees one context back."""
+    assert model.rotary is not None
+    positions = torch.arange(len(ids))
+    distance = positions[:, None] - positions
+    visible = (distance >= 0) & (distance < model.config.context_length)  # (T, T)
+    x = model.token_embedding(torch.tensor([ids]))
+    rotary = model.rotary(positions[None], x.dtype)
+    for block in model.blocks:
+        x = block(x, rotary, visible[None, None], None)
+    logits: torch.Tensor = model.lm_head(model.final_norm(x))[0]
+    return logits
 
 
 @pytest.mark.parametrize("position", POSITIONS)

@@ -58,7 +58,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rotary: Rotate | None, bias: Tensor | None, cache: LayerCache | None
     ) -> Tensor:
-        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in self.project(x))
+        q, k, v = (part.view(*part.shape[:2], -1, self.head_dim) for part in self.project(x))
         q, k = self.norm_q(q), self.norm_k(k)  # (B, T, H, K), (B, T, G, K), as is v
         if rotary is not None:
             q, k = rotary(q), rotary(k)

@@ -2,7 +2,7 @@
 
 Room for all of them is made at the start: each forward writes its own slice and grows nothing.
 
-Shapes: B batch, T new positions, S all positions up to now, G kv heads, K head_dim.
+Shapes: L layers, B batch, T new positions, S all positions held, G kv heads, K head_dim.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from gptscratch.config import ModelConfig
 class KVCache:
     """Keys, values and padding of the past, for a batch. For inference: gradients don't flow through it.
 
-    ``length`` counts the positions seen, pads among them; ``max_length`` is the room there is.
+    ``length`` counts the positions seen, pads among them; ``max_length`` is the room there is. A
+    ``sliding`` cache that is full takes one token at a time, each in the place of the oldest: for rotary
+    positions, where only distances count, and without pads.
     """
 
     def __init__(
@@ -27,6 +29,7 @@ class KVCache:
         batch_size: int,
         *,
         max_length: int | None = None,
+        sliding: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -36,13 +39,30 @@ class KVCache:
             raise ValueError(
                 f"max_length = {self.max_length} is more than the {config.context_length} learned positions."
             )
+        if sliding and config.position != "rope":
+            raise ValueError(f"a cache slides over rotary positions only, not over {config.position} ones.")
         self.batch_size = batch_size
+        self.sliding = sliding
         self.length = 0
-        shape = (batch_size, config.n_kv_head, self.max_length, config.head_dim)  # (B, G, max, K)
-        self._keys, self._values = (
-            [torch.empty(shape, device=device, dtype=dtype) for _ in range(config.n_layer)] for _ in range(2)
-        )
+        # (L, B, G, max, K)
+        shape = (config.n_layer, batch_size, config.n_kv_head, self.max_length, config.head_dim)
+        self.keys, self.values = (torch.empty(shape, device=device, dtype=dtype) for _ in range(2))
         self._real: Tensor | None = None  # (B, max) bool; None as long as nothing was padded
+
+    def place(self, n_new: int) -> tuple[int, int]:
+        """Where the next ``n_new`` tokens go, and how many positions are held with them.
+
+        Raises:
+            ValueError: they don't fit.
+        """
+        end = self.length + n_new
+        if end <= self.max_length:
+            return self.length, end
+        if self.sliding and n_new == 1:
+            return self.length % self.max_length, self.max_length
+        raise ValueError(
+            f"{n_new} tokens after {self.length} exceed the cache's max_length of {self.max_length}."
+        )
 
     def layers(self, n_new: int) -> list[LayerCache]:
         """Each layer's part, ready to take the keys and values of ``n_new`` tokens.
@@ -50,11 +70,8 @@ class KVCache:
         Raises:
             ValueError: they don't fit.
         """
-        if self.length + n_new > self.max_length:
-            raise ValueError(
-                f"{n_new} tokens after {self.length} exceed the cache's max_length of {self.max_length}."
-            )
-        return [LayerCache(k, v, self.length) for k, v in zip(self._keys, self._values, strict=True)]
+        start, end = self.place(n_new)
+        return [LayerCache(k, v, start, end) for k, v in zip(self.keys, self.values, strict=True)]
 
     def remember(self, mask: Tensor | None, n_new: int) -> Tensor | None:
         """Note which of the new tokens are real; which are of all up to now (B, S), None: all."""
@@ -73,14 +90,16 @@ class KVCache:
 
     def spread(self, single: KVCache) -> None:
         """Begin every row with what a cache of one row, without pads, has seen."""
-        for mine, theirs in zip(self._keys + self._values, single._keys + single._values, strict=True):
-            mine[:, :, : single.length] = theirs[:, :, : single.length]
+        for mine, theirs in ((self.keys, single.keys), (self.values, single.values)):
+            mine[:, :, :, : single.length] = theirs[:, :, :, : single.length]
         self.length = single.length
 
     def roll_back(self, length: int) -> None:
         """Forget all positions from ``length`` on."""
         if not 0 <= length <= self.length:
             raise ValueError(f"the cache holds {self.length} positions: it cannot go back to {length}.")
+        if self.length > self.max_length:
+            raise ValueError("a cache that has slid cannot go back: what stood there is gone.")
         self.length = length
 
     def reset(self) -> None:
@@ -94,12 +113,11 @@ class LayerCache(NamedTuple):
 
     keys: Tensor  # (B, G, max, K)
     values: Tensor  # (B, G, max, K)
-    length: int  # positions before this forward
+    start: int  # where the new positions go
+    end: int  # positions held, the new ones among them
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the new (B, G, T, K); give all up to now (B, G, S, K), as views."""
-        n_new = k.size(2)
-        self.keys.narrow(2, self.length, n_new).copy_(k)
-        self.values.narrow(2, self.length, n_new).copy_(v)
-        end = self.length + n_new
-        return self.keys.narrow(2, 0, end), self.values.narrow(2, 0, end)
+        """Store the new (B, G, T, K); give all that is held (B, G, S, K), as views."""
+        self.keys.narrow(2, self.start, k.size(2)).copy_(k)
+        self.values.narrow(2, self.start, k.size(2)).copy_(v)
+        return self.keys.narrow(2, 0, self.end), self.values.narrow(2, 0, self.end)

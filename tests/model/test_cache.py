@@ -111,6 +111,29 @@ def test_a_cache_may_be_longer_than_the_context_unless_positions_are_learned():
         KVCache(lively("learned").config, 1, max_length=17)
 
 
+def test_a_full_cache_slides_on_a_token_at_a_time():
+    model, token_ids = lively(), tokens(2, 40)
+    cache = KVCache(model.config, 2, sliding=True)
+    found = in_pieces(model, token_ids, cache, [16, *[1] * 24])
+    assert cache.length == 40
+    distance = torch.arange(40)[:, None] - torch.arange(40)
+    visible = ((distance >= 0) & (distance < 16))[None, None]
+    x, rotary = model.token_embedding(token_ids), model.rotary(torch.arange(40)[None], torch.float32)
+    for block in model.blocks:
+        x = block(x, rotary, visible, None)
+    torch.testing.assert_close(found, model.lm_head(model.final_norm(x)), **CLOSE)
+    with pytest.raises(ValueError, match="2 tokens after 40"):
+        model(tokens(2, 2), cache=cache)
+    with pytest.raises(ValueError, match="slid"):
+        cache.roll_back(3)
+
+
+@pytest.mark.parametrize("position", [name for name in POSITIONS if name != "rope"])
+def test_only_rotary_positions_slide(position):
+    with pytest.raises(ValueError, match="rotary positions only"):
+        KVCache(lively(position).config, 1, sliding=True)
+
+
 def test_an_interrupted_forward_leaves_the_cache_as_it_was():
     model, token_ids = lively(), tokens(1, 9)
     cache = KVCache(model.config, 1)
