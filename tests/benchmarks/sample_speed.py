@@ -11,23 +11,30 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import statistics
-import tempfile
+import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from gptscratch.config import ModelConfig
 from gptscratch.decoder import Decoder
 from gptscratch.generation import decode
-from gptscratch.interop.hf import to_hf
+from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
+from gptscratch.packing import PackedLinear, can_pack, join, pack
 from gptscratch.presets import PRESETS
 from gptscratch.quantize import quantize
 from gptscratch.sampling import make_sampler
 
-Run = Callable[[int], None]  # generate so many tokens of each row
+sys.path.insert(0, str(Path(__file__).parent))
+import sampling_peers as peers
+
+Run = peers.Run
+
 SMALL = ModelConfig(vocab_size=67, context_length=64)
 PROMPT = [(7 * i + 3) % 61 for i in range(32)]
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "int4": 0.625}
@@ -47,22 +54,22 @@ def main() -> None:
     count = asked.tokens or (128 if asked.shape == "gpt2" else 32)
     torch.manual_seed(0)
     runs = {
-        name: run
-        for name, run in contestants(config, asked.rows, asked.threads)
+        name: make()
+        for name, make in contestants(config, asked)
         if not asked.only or any(part in name for part in asked.only)
     }
+    for run in runs.values():
+        run(4)  # warm
     rates: dict[str, list[float]] = {name: [] for name in runs}
-    for round_ in range(asked.rounds + 1):
+    for _ in range(asked.rounds):
         for name, run in runs.items():
-            rate = asked.rows * count / seconds(run, 4 if round_ == 0 else count) if round_ else 0.0
-            if round_ == 0:
-                run(4)  # warm
-            else:
-                rates[name].append(rate)
-    limit = bandwidth(asked.threads)
-    matrices = sum(
-        p.numel() for n, p in GPT(config).named_parameters() if "embedding" not in n and p.dim() > 1
-    )
+            rates[name].append(asked.rows * count / seconds(run, count))
+    show(rates, config, asked, bandwidth(asked.threads))
+
+
+def show(rates: dict[str, list[float]], config: ModelConfig, asked: argparse.Namespace, limit: float) -> None:
+    weights = GPT(config).named_parameters()
+    matrices = sum(p.numel() for name, p in weights if "embedding" not in name and p.dim() > 1)
     matrices += config.vocab_size * config.d_model if config.tie_embeddings else 0
     print(f"{asked.shape}, {asked.rows} rows, {asked.threads} threads, {limit / 1e9:.1f} GB/s, "
           f"median of {asked.rounds}\n")  # fmt: skip
@@ -81,106 +88,75 @@ def seconds(run: Run, count: int) -> float:
 
 
 def bandwidth(threads: int) -> float:
-    """Bytes a second of the best of several sums over memory that no cache holds."""
+    """Bytes a second at which a large matrix is read by the best of torch's kernels."""
     numbers = torch.ones(threads, 1 << 25)
-    return max(numbers.numel() * 4 / seconds(lambda _: numbers.sum().item() and None, 0) for _ in range(5))
+    runs: list[Run] = [lambda _: float(numbers.sum())]  # type: ignore[list-item, return-value]
+    if can_pack(torch.float32):
+        row = torch.ones(1, numbers.numel() >> 13)
+        layer = PackedLinear(torch.nn.Linear(row.numel(), 1 << 13))
+        runs.append(lambda _: layer(row))
+    with torch.inference_mode():
+        return max(numbers.numel() * 4 / seconds(run, 0) for run in runs for _ in range(5))
 
 
-def contestants(config: ModelConfig, rows: int, threads: int) -> Iterator[tuple[str, Run]]:
+def contestants(config: ModelConfig, asked: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Run]]]:
+    rows, threads = asked.rows, asked.threads
     for kind in ("plain float32", "float32", "bfloat16", "float16", "int8", "int4"):
-        yield f"gptscratch {kind}", ours(GPT(config).eval(), kind, rows)
-    if importlib.util.find_spec("transformers"):
-        for kind in ("float32", "bfloat16"):
-            yield f"transformers {kind}", theirs(GPT(config), kind, rows)
-    with tempfile.TemporaryDirectory() as folder:
-        if rows == 1 and all(map(importlib.util.find_spec, ("llama_cpp", "gptscratch.interop.gguf"))):
-            yield from llama(GPT(config), Path(folder), threads)
-        if importlib.util.find_spec("ctranslate2"):
-            yield from ctranslate(GPT(config), Path(folder), rows, threads)
+        yield f"gptscratch {kind}", partial(ours, config, kind, rows)
+    if not is_here("transformers"):
+        return
+    for kind in ("float32", "bfloat16"):
+        yield f"transformers {kind}", lambda kind=kind: peers.transformers(GPT(config), kind, PROMPT, rows)
+    if asked.shape != "gpt2":
+        return
+    if is_here("ctranslate2"):
+        for kind in ("float32", "int8"):
+            yield (
+                f"CTranslate2 {kind}",
+                lambda kind=kind: peers.ctranslate2(GPT(config), kind, PROMPT, rows, threads),
+            )
+    if rows == 1 and is_here("llama_cpp") and is_here("gguf"):
+        for kind in peers.LLAMA_KINDS:
+            yield f"llama.cpp {kind}", lambda kind=kind: peers.llama_cpp(GPT(config), kind, PROMPT, threads)
 
 
-def ours(model: GPT, kind: str, rows: int) -> Run:
+def is_here(package: str) -> bool:
+    found = importlib.util.find_spec(package) is not None
+    if not found:
+        print(f"{package} is not installed and left out.", file=sys.stderr)
+    return found
+
+
+def ours(config: ModelConfig, kind: str, rows: int) -> Run:
+    model = GPT(config).eval()
     if kind == "bfloat16":
         model.bfloat16()
     elif kind in ("float16", "int8", "int4"):
         quantize(model, kind)
-    decoder = None if kind.startswith("plain") else Decoder(model)
+    if kind.startswith("plain"):
+        decoder: Decoder = _Plain(model)
+    else:
+        join(model)
+        pack(model)
+        decoder = Decoder(model)
     sampler = make_sampler(temperature=0.0)
 
     def run(count: int) -> None:
-        # Without a decoder one would be made: fifteen tokens at a time are below that.
-        for _ in decode(model, [PROMPT] * rows, sampler, max_tokens=count, decoder=decoder or _Never(model)):
+        for _ in decode(model, [PROMPT] * rows, sampler, max_tokens=count, decoder=decoder):
             pass
 
     return run
 
 
-class _Never(Decoder):
+class _Plain(Decoder):
     """The model's own forward, where a decoder is asked for."""
 
     def __init__(self, model: GPT) -> None:
         self.model = model
 
-    def step(self, token_ids, cache):  # type: ignore[no-untyped-def]
-        return self.model(token_ids[:, None], cache=cache)[:, -1]
-
-
-def theirs(model: GPT, kind: str, rows: int) -> Run:
-    import transformers
-
-    values, state = to_hf(model)
-    maker = getattr(transformers, values["architectures"][0])
-    twin = maker(maker.config_class(**values)).eval()
-    twin.load_state_dict(state | {"lm_head.weight": model.lm_head.weight.detach()})
-    twin = twin.to(getattr(torch, kind))
-    prompt = torch.tensor([PROMPT] * rows)
-
-    def run(count: int) -> None:
-        with torch.inference_mode():
-            twin.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, pad_token_id=0,
-                          max_new_tokens=count, min_new_tokens=count)  # fmt: skip
-
-    return run
-
-
-def llama(model: GPT, folder: Path, threads: int) -> Iterator[tuple[str, Run]]:
-    import llama_cpp
-
-    from gptscratch.interop import gguf
-
-    for kind, name in (("float32", "f32"), ("float16", "f16"), ("int8", "q8_0")):
-        gguf.export(model, folder / f"{name}.gguf", kind=name)
-        engine = llama_cpp.Llama(str(folder / f"{name}.gguf"), n_threads=threads, n_ctx=256, verbose=False)
-
-        def run(count: int, engine: llama_cpp.Llama = engine) -> None:
-            for number, _ in enumerate(engine.generate(PROMPT, temp=0.0)):
-                if number == count:
-                    return
-
-        yield f"llama.cpp {kind}", run
-
-
-def ctranslate(model: GPT, folder: Path, rows: int, threads: int) -> Iterator[tuple[str, Run]]:
-    import ctranslate2
-
-    values, state = to_hf(model)
-    import transformers
-
-    maker = getattr(transformers, values["architectures"][0])
-    twin = maker(maker.config_class(**values))
-    twin.load_state_dict(state | {"lm_head.weight": model.lm_head.weight.detach()})
-    twin.save_pretrained(folder / "hf")
-    for kind in ("float32", "int8"):
-        ctranslate2.converters.TransformersConverter(str(folder / "hf")).convert(
-            str(folder / kind), quantization=kind
-        )
-        engine = ctranslate2.Generator(str(folder / kind), device="cpu", intra_threads=threads)
-
-        def run(count: int, engine: ctranslate2.Generator = engine) -> None:
-            start = [[str(i) for i in PROMPT]] * rows
-            engine.generate_batch(start, max_length=count, min_length=count, sampling_topk=1)
-
-        yield f"CTranslate2 {kind}", run
+    def step(self, token_ids: Tensor, cache: KVCache) -> Tensor:
+        logits: Tensor = self.model(token_ids[:, None], cache=cache)
+        return logits[:, -1]
 
 
 if __name__ == "__main__":
