@@ -1,8 +1,7 @@
 """Smaller weights for a finished model: each linear layer is replaced from outside, in place.
 
 Only what is read for every token shrinks; embeddings, norms and the arithmetic between stay as they are.
-Measured on one core (docs/benchmarks.md): a row times a float32 matrix reads 16 GB/s as ``F.linear``, float16
-25, int8 through fbgemm 31 to 39, int4 18.
+docs/decisions/decoding-kernels.md has the kernels that were tried.
 
 Shapes: B rows, N outputs, K inputs, G groups of a row.
 """
@@ -38,7 +37,7 @@ def quantize(model: nn.Module, how: str) -> None:
     for name, layer in [(n, m) for n, m in model.named_modules() if type(m) is nn.Linear]:
         parent, _, own = name.rpartition(".")
         # The last matrix turns small errors into other tokens: never below eight bits.
-        make = QUANTIZERS["int8" if how == "int4" and own == "lm_head" else how]
+        make = QUANTIZERS["int8" if how == "int4" and name.startswith("lm_head") else how]
         setattr(model.get_submodule(parent), own, make(layer))
 
 

@@ -59,6 +59,14 @@ def test_packed_weights_give_the_same(family: dict[str, object], monkeypatch: py
         torch.testing.assert_close(lean, plain, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "head", [{"output_bias": True}, {"adaptive_cutoffs": (8, 20)}], ids=["bias", "adaptive"]
+)
+def test_every_head_is_the_models(head: dict[str, object]) -> None:
+    model = lively(**head)
+    torch.testing.assert_close(*plain_and_lean(model, Decoder(model), 2), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_is_the_models(activation: str) -> None:
     model = lively(activation=activation, bias=True)
