@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from gptscratch.linear import Linear
 from gptscratch.model.attention import Attention
 from gptscratch.model.gpt import GPT
 from gptscratch.model.mlp import GatedMLP
@@ -46,7 +47,7 @@ def join(model: nn.Module) -> None:
 
 def pack(model: nn.Module) -> None:
     """In place: the large linear layers laid out for oneDNN, where it can take their type."""
-    for name, layer in [(n, m) for n, m in model.named_modules() if type(m) is nn.Linear]:
+    for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
         if layer.weight.numel() >= LARGE and can_pack(layer.weight.dtype):
             parent, _, own = name.rpartition(".")
             setattr(model.get_submodule(parent), own, PackedLinear(layer))
@@ -101,13 +102,13 @@ class JoinedGatedMLP(GatedMLP):
 
 
 def _are_plain(*layers: nn.Module) -> bool:
-    return all(type(layer) is nn.Linear for layer in layers)
+    return all(isinstance(layer, nn.Linear) for layer in layers)
 
 
 def _joined(layers: Sequence[nn.Linear]) -> nn.Linear:
     """(N1 + N2 + ..., K): the outputs of all, one behind the other."""
     outputs, has_bias = sum(layer.out_features for layer in layers), layers[0].bias is not None
-    whole = nn.Linear(layers[0].in_features, outputs, bias=has_bias, device="meta")
+    whole = Linear(layers[0].in_features, outputs, bias=has_bias, device="meta")
     whole.weight = nn.Parameter(torch.cat([layer.weight for layer in layers]))
     if has_bias:
         whole.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]))

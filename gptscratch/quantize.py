@@ -34,7 +34,7 @@ def quantize(model: nn.Module, how: str) -> None:
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
         raise ConfigError("Quantized weights are for a CPU.", "Add --device cpu, or leave --quantize out.")
     join(model)
-    for name, layer in [(n, m) for n, m in model.named_modules() if type(m) is nn.Linear]:
+    for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
         parent, _, own = name.rpartition(".")
         # The last matrix turns small errors into other tokens: never below eight bits.
         make = QUANTIZERS["int8" if how == "int4" and name.startswith("lm_head") else how]

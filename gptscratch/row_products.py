@@ -55,7 +55,7 @@ def _product(layer: nn.Module) -> Map:
 
 
 def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
-    return type(layer) is nn.Linear and layer.weight.dtype == torch.float32
+    return isinstance(layer, nn.Linear) and layer.weight.dtype == torch.float32
 
 
 def _columns(layer: nn.Linear) -> Tensor:

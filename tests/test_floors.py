@@ -15,11 +15,11 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 F0 = "errors config presets paths sizing threads"
 F1 = (
-    "model tokenizer data sampling repeats novelty device distributed "
+    "linear model tokenizer data sampling repeats novelty device distributed "
     "training.schedule training.optimizer training.state training.loss training.horizon"
 )
 F2 = (
-    "checkpoint generation decode decoder quantize packing position_tables row_products reply metrics "
+    "checkpoint generation decode decoder quantize packing position_tables row_products reply trace metrics "
     "interop training.step training.evaluate training.hooks training.events training.planner"
 )
 FLOORS = {room: floor for floor, rooms in enumerate((F0, F1, F2)) for room in rooms.split()}
@@ -29,11 +29,16 @@ FLOORS |= {"data.prepare": 3, "data.existing": 3, "data.stats": 3, "cli": 4, "__
 # Neighbours on one floor that may know each other, in this direction.
 STAIRS = {
     ("distributed", "device"),
+    ("device", "linear"),
+    ("model", "linear"),
+    ("training.loss", "linear"),
     ("training.horizon", "training.state"),
     ("checkpoint", "generation"),
     ("generation", "decode"),
     ("generation", "decoder"),
     ("generation", "reply"),
+    ("generation", "trace"),
+    ("trace", "reply"),
     ("generation", "packing"),
     ("generation", "quantize"),
     ("decode", "decoder"),
