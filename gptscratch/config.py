@@ -201,6 +201,7 @@ class TrainConfig:
     save_interval: int = 0  # steps between checkpoints
     sample_interval: int = -1  # steps between sample texts; 0: none, -1: with each evaluation
     eval_tokens: int = 0  # of the validation split, evenly spread, in evaluations along the way; 0: chosen
+    final_eval_tokens: int = 0  # of the same, in the evaluation of the best checkpoint at the end; 0: chosen
     keep: int = 2  # newest checkpoints kept, beside the best
     patience: int = 0  # evaluations without a better loss before stopping; 0: never
     seed: int = 1337
@@ -217,7 +218,7 @@ class TrainConfig:
         )
         for name in ("steps", "epochs", "tokens", "minutes", "batch_size", "micro_batch", "learning_rate",
                      "adamw_learning_rate", "grad_clip", "log_interval", "eval_interval", "save_interval",
-                     "eval_tokens", "patience"):  # fmt: skip
+                     "eval_tokens", "final_eval_tokens", "patience"):  # fmt: skip
             value = getattr(self, name)
             _require(value >= 0, f"{name} is {value}: it must not be negative.")
             _require(value < math.inf, f"{name} is {value}: it must be finite.")

@@ -109,6 +109,7 @@ class RunDescription:
     val_accuracy: float | None
     val_bits_per_byte: float | None
     checkpoints: tuple[int, ...]  # steps
+    plan: dict[str, Any]  # what was expected, as plan.json tells; empty where the run has none
     config: dict[str, Any]
     model: ModelDescription
 
@@ -142,6 +143,7 @@ def describe_run(run: Path) -> RunDescription:
         val_accuracy=best.get("val_accuracy"),
         val_bits_per_byte=best.get("val_bits_per_byte"),
         checkpoints=tuple(step for step, _ in paths.checkpoints(run)),
+        plan=_read(run / "plan.json"),
         config=values,
         model=describe_model(config.model, micro_batch=config.train.micro_batch or 1),
     )

@@ -17,6 +17,8 @@ from gptscratch.config import NARROWING, ModelConfig
 
 Shape = tuple[int, ...]
 
+PROCESS_BYTES = 350_000_000  # of Python with torch and an evaluation
+
 DTYPE_BYTES: Mapping[str, int] = MappingProxyType({"float32": 4, "bfloat16": 2, "float16": 2})
 
 
@@ -150,6 +152,12 @@ def memory_to_train(
     )
 
 
+def training_peak(config: ModelConfig, *, micro_batch: int, optimizer: str, dtype: str, device: str) -> int:
+    """Bytes at the peak: what is held, a fifth more for what comes and goes, and on a CPU the process."""
+    held = memory_to_train(config, micro_batch=micro_batch, optimizer=optimizer, dtype=dtype).total
+    return int(1.2 * held) + (PROCESS_BYTES if device == "cpu" else 0)
+
+
 def memory_to_sample(config: ModelConfig, *, batch_size: int = 1, dtype: str = "float32") -> SamplingMemory:
     """Memory to sample ``batch_size`` texts at once, each up to the context length."""
     c = config.resolved()
@@ -166,13 +174,16 @@ def _activation_bytes(c: ModelConfig, micro_batch: int, size: int) -> int:
 
     Per token and layer: what each norm keeps and gives; q and k before their norms; q, k, v and
     attention's output; the MLP's wide tensors. In half precision also attention's weights
-    (``model.kernels``), and the worker's copy of all parameters with its gradients.
+    (``model.kernels``), and the worker's copy of all parameters with its gradients. With dropout torch's
+    attention keeps its weights several times over; six times is what was measured.
     """
     queries, keys = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
     normed = queries + keys if c.qk_norm else 0
     wide = (4 if c.activation == "swiglu" else 2) * c.d_ff
     per_layer = 4 * c.d_model + normed + 2 * queries + 2 * keys + wide
-    if size < 4:
+    if c.dropout:
+        per_layer += 6 * c.n_head * c.context_length
+    elif size < 4:
         per_layer += c.n_head * min(c.context_length, (c.context_length + 128) // 2)
     tokens = micro_batch * c.context_length
     copies = 2 * size * count_parameters(c).total if size < 4 else 0

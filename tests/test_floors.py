@@ -20,7 +20,8 @@ F1 = (
 )
 F2 = (
     "checkpoint generation decode decoder quantize packing position_tables row_products reply trace metrics "
-    "interop training.step training.evaluate training.hooks training.events training.planner"
+    "interop training.step training.evaluate training.hooks training.events training.planner "
+    "training.rules training.anneal training.notices"
 )
 FLOORS = {room: floor for floor, rooms in enumerate((F0, F1, F2)) for room in rooms.split()}
 # What is named nowhere is a job: F3.
@@ -48,6 +49,9 @@ STAIRS = {
     ("quantize", "packing"),
     ("metrics", "training.events"),
     ("training.events", "training.planner"),
+    ("training.planner", "training.rules"),
+    ("training.planner", "training.notices"),
+    ("training.notices", "training.rules"),
     ("training.hooks", "checkpoint"),
     ("training.hooks", "training.evaluate"),
     ("training.hooks", "training.events"),

@@ -143,6 +143,7 @@ Steps = Annotated[int | None, _option("--steps", help="Optimizer updates.", pane
 Epochs = Annotated[float | None, _option("--epochs", help="Passes over the corpus.", panel=HORIZON)]
 Tokens = Annotated[int | None, _option("--tokens", help="Tokens seen.", panel=HORIZON, min=1)]
 Minutes = Annotated[float | None, _option("--minutes", help="Of the whole command [5].", panel=HORIZON)]
+Hours = Annotated[float | None, _option("--hours", help="The same in hours.", panel=HORIZON)]
 
 MaskDocuments = Annotated[
     bool,
@@ -210,6 +211,11 @@ def settings_of(
     settings: dict[str, Any] = preset_settings(preset) if preset else {}
     given = {_NAMES.get(key, key): value for key, value in options.items() if value is not None}
     given = qualified({key: value for key, value in given.items() if is_setting(key)})
+    hours = options.get("hours")
+    if hours is not None:
+        if "train.minutes" in given:
+            raise ConfigError("--minutes and --hours are both given.", "Give one of them.")
+        given["train.minutes"] = 60.0 * hours
     if config:
         file = qualified(flattened(_settings_file(Path(config))))
         if HORIZONS & given.keys():

@@ -39,7 +39,7 @@ class TrainView:
         self.sample = ""
         self.train_loss = ""
         self.drawn = 0.0
-        self.evaluated = -1  # the step of the newest evaluation; again, it is of the whole split
+        self.evaluated = -1  # the step of the newest evaluation; again, it is the final one
 
     def __enter__(self) -> TrainView:
         if not self.quiet and err.is_terminal:
@@ -73,7 +73,7 @@ class TrainView:
             if time.monotonic() - self.drawn > _REFRESH:
                 self._draw(self._running(event))
         elif isinstance(event, Evaluated):
-            step = "all of it" if event.step == self.evaluated else f"{event.step:,}"
+            step = "final" if event.step == self.evaluated else f"{event.step:,}"
             self.evaluated = event.step
             err.print(
                 f"{step:>9} {self.train_loss:>11} {event.val_loss:>9.4f} "

@@ -112,7 +112,9 @@ def result(result: TrainResult, *, json: bool, quiet: bool) -> None:
     done = f"{some(result.step, 'step')}, {count(result.tokens)} tokens, {duration(result.seconds)}"
     lines += [("trained", done), ("run", str(result.run.resolve()))]
     if result.interrupted:
-        lines.append(("next", f"saved at step {result.step:,}; go on with: gptscratch train --resume {name}"))
+        again = f"gptscratch train --resume {name}"
+        lines.append(("next", f"saved at step {result.step:,}; go on with: {again}"))
+        lines.append(("", f"or let the learning rate fall to 0 and end: {again} --anneal"))
     else:
         lines.append(("next", f"gptscratch sample {name}"))
     facts(out, lines)

@@ -116,6 +116,7 @@ def run(described: RunDescription, *, json: bool) -> None:
                 f"{some(summary.step, 'step')}, {count(summary.tokens)} tokens, {duration(summary.seconds)}",
             ),
             ("checkpoints", ", ".join(f"{step:,}" for step in described.checkpoints) or "none yet"),
+            *_planned(described.plan),
         ],
     )
     sections = {name: described.config.get(name, {}) for name in ("data", "train")}
@@ -124,6 +125,15 @@ def run(described: RunDescription, *, json: bool) -> None:
         shown = [f"{key}={value}" for key, value in values.items() if value not in ("", [], None)]
         out.print(f"[bold]{section}[/]  {escape('  '.join(shown))}")
     model(described.model, title=summary.name, json=False)
+
+
+def _planned(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the run was expected to come to."""
+    if not plan:
+        return []
+    work = f"{plan['steps']:,} steps, {count(plan['tokens'])} tokens, {plan['epochs']:.3g} epochs"
+    cost = f"about {duration(plan['seconds'])} and {size(plan['memory_bytes'])} of memory"
+    return [("planned", f"{work}, {cost}")]
 
 
 def model(described: ModelDescription, *, title: str, json: bool) -> None:

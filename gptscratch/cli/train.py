@@ -61,6 +61,15 @@ def train(
     force: Annotated[
         bool, typer.Option("--force", help="Replace a run of that name.", rich_help_panel=o.RUN)
     ] = False,
+    anneal: Annotated[
+        bool,
+        typer.Option(
+            "--anneal",
+            help="At Ctrl-C (with --resume: at once) let the rate fall to 0 over a tenth of the steps "
+            "so far, or over a horizon that --resume is given, and end.",
+            rich_help_panel=o.RUN,
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and stop.", rich_help_panel=o.RUN)
     ] = False,
@@ -68,6 +77,7 @@ def train(
     epochs: o.Epochs = None,
     tokens: o.Tokens = None,
     minutes: o.Minutes = None,
+    hours: o.Hours = None,
     preset: o.Preset = None,
     n_layer: o.Layers = None,
     n_head: o.Heads = None,
@@ -123,7 +133,8 @@ def train(
     """Train a GPT on your text.
 
     Every size, rate and interval that you leave out is chosen for your corpus and the time you give;
-    Ctrl-C saves and stops, and --resume goes on as if nothing had happened.
+    Ctrl-C saves and stops, and --resume goes on as if nothing had happened; with --anneal the rate falls
+    to 0 before the run ends.
     """
     options = locals() | {"documents": o.documents_of(mask_documents, pad_documents)}
     settings = o.settings_of(options, preset=preset, config=config, pairs=set_ or ())
@@ -132,19 +143,19 @@ def train(
     threads.wait_politely_in_company()
     from gptscratch.cli import render
     from gptscratch.cli.progress import TrainView
-    from gptscratch.training import trainer
+    from gptscratch.training import planning, trainer
 
     view = TrainView(quiet=quiet or json or dry_run)
     if dry_run:
-        plan, prepared = trainer.plan_run(settings, init_from=init_from, listen=view)
+        plan, prepared = planning.plan_run(settings, init_from=init_from, listen=view)
         render.plan(plan, prepared.manifest, json=json)
         return
     with view:
         if resume is not None:
-            result = trainer.resume(resume or None, listen=view, started=STARTED, **settings)
+            result = trainer.resume(resume or None, anneal=anneal, listen=view, started=STARTED, **settings)
         else:
             result = trainer.train(
-                (), out=out, init_from=init_from, replace_run=force, listen=view,
+                (), out=out, init_from=init_from, replace_run=force, anneal=anneal, listen=view,
                 started=STARTED, **settings,
             )  # fmt: skip
     render.result(result, json=json, quiet=quiet)

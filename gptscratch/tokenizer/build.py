@@ -38,12 +38,12 @@ _NO_SPACE = (
 
 
 def choose_tokenizer(n_characters: int, n_distinct: int = 0) -> tuple[str, int]:
-    """(kind, vocab_size) that suit a corpus: characters while it is small, else BPE.
+    """(kind, vocab_size) that suit a corpus: characters while it is very small, else BPE.
 
-    A small corpus shows too few words for larger pieces to be learnt; a large alphabet has too many
+    A very small corpus shows too few words for larger pieces to be learnt; a large alphabet has too many
     characters for each to be learnt. The size is 0 where the kind decides it.
     """
-    if n_characters < 4_000_000 and n_distinct <= 256:
+    if n_characters < 300_000 and n_distinct <= 256:
         return "char", 0
     return "bpe", bpe_vocab_size(n_characters, n_distinct)
 
@@ -51,9 +51,11 @@ def choose_tokenizer(n_characters: int, n_distinct: int = 0) -> tuple[str, int]:
 def bpe_vocab_size(n_characters: int, n_distinct: int = 0) -> int:
     """Grows with about the square root of the corpus, in powers of two from 1,024 to 16,384.
 
+    Runs of one to three minutes did better with these than with twice as many (docs/decisions/planner.md).
+
     A large alphabet wants more, so that its characters need not be told byte by byte.
     """
-    steps = ((1_000_000, 1024), (4_000_000, 2048), (16_000_000, 4096), (256_000_000, 8192))
+    steps = ((4_000_000, 1024), (16_000_000, 2048), (64_000_000, 4096), (512_000_000, 8192))
     size = next((size for limit, size in steps if n_characters < limit), 16_384)
     return min(16_384, max(size, 1 << (n_distinct + 256).bit_length()))
 

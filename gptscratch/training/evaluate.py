@@ -54,9 +54,10 @@ def evaluate(
     device = model.token_embedding.weight.device
     wide = model.config.adaptive_cutoffs or (model.config.vocab_size,)
     rows = max(1, SLICE_ELEMENTS // wide[0])  # positions whose logits are held at once
-    losses, hits, tokens = [], [], 0  # of each slice; added up at the end, where there is float64
+    total, right, tokens = 0.0, 0, 0
     for inputs, targets in windows:
         wanted = torch.from_numpy(targets).to(device).flatten()
+        losses, hits = [], []  # of each slice: kept any longer, they would lie between larger tensors
         token_ids = torch.from_numpy(inputs).to(device)
         documents = None if mask_at is None else document_numbers(token_ids, mask_at)
         hidden = model.hidden(token_ids, documents=documents).flatten(0, 1)  # (B T, D)
@@ -65,12 +66,14 @@ def evaluate(
             loss, hit = _score(model.lm_head, hidden[start:end], wanted[start:end])
             losses.append(loss)
             hits.append(hit)
+        total += torch.stack(losses).cpu().double().sum().item()
+        right += int(torch.stack(hits).sum())
         tokens += int((targets != IGNORE).sum())
     model.train(was_training)
-    mean = torch.stack(losses).cpu().double().sum().item() / tokens
+    mean = total / tokens
     return Evaluation(
         loss=mean,
-        accuracy=torch.stack(hits).sum().item() / tokens,
+        accuracy=right / tokens,
         bits_per_byte=mean / math.log(2) / bytes_per_token,
         tokens=tokens,
     )

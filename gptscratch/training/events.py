@@ -86,3 +86,7 @@ class Saved:
 
 Event = Notice | Working | Planned | Started | Logged | Evaluated | Sampled | Saved
 Listener = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """A listener for those who want none."""

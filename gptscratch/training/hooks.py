@@ -38,7 +38,7 @@ class Session:
     listen: Listener
     evaluate: Callable[[], Evaluation]  # over the part of the validation split that the plan allows
     sample: Callable[[], str]
-    val_tokens: int  # of the whole validation split, which is scored at the end
+    final_tokens: int  # of the validation split, which are scored at the end
     started: float = field(default_factory=time.perf_counter)  # when state.seconds was 0, had it run through
     micro_batch: int = 1  # sequences at a time: the plan's, or fewer where memory ran out
     scale: float = 0.0  # of the peak rate, in the newest step
@@ -57,7 +57,7 @@ class Session:
         self.work_tokens += tokens
         self.work_seconds += seconds
         if "evaluate" not in self.aside:
-            to_score = self.val_tokens + 2 * self.config.eval_tokens
+            to_score = self.final_tokens + 2 * self.config.eval_tokens
             self.state.closing_seconds = _SCORING * to_score * seconds / tokens
         self.over = self.horizon.is_over(self.state)
 
@@ -100,8 +100,8 @@ class Session:
         started = time.perf_counter()
         yield
         self.aside[what] = time.perf_counter() - started
-        whole = self.val_tokens / max(1, self.config.eval_tokens)  # in evaluations along the way
-        times = {"evaluate": 1.0 + max(1.0, whole)}
+        final = self.final_tokens / max(1, self.config.eval_tokens)  # in evaluations along the way
+        times = {"evaluate": 1.0 + max(1.0, final)}
         self.state.closing_seconds = sum(times.get(w, 1.0) * s for w, s in self.aside.items())
 
 

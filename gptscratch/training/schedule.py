@@ -10,7 +10,18 @@ import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from gptscratch.config import TrainConfig
+
 Schedule = Callable[[int, float], float]  # (step, progress in [0, 1]) -> multiple of the peak rate
+
+
+def schedule_of(config: TrainConfig) -> Schedule:
+    return make_schedule(
+        config.schedule,
+        warmup=config.warmup,
+        decay_fraction=config.decay_fraction,
+        final_fraction=config.final_fraction,
+    )
 
 
 def make_schedule(name: str, *, warmup: int, decay_fraction: float, final_fraction: float) -> Schedule:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,26 @@ import torch
 from torch import Tensor
 
 from gptscratch import checkpoint, paths
-from gptscratch.config import RunConfig, TrainConfig, qualified
-from gptscratch.data.documents import require_documents
+from gptscratch.config import RunConfig, TrainConfig
 from gptscratch.data.frequencies import token_counts
-from gptscratch.data.mixture import make_batches, tokens_per_padded_row
-from gptscratch.data.prepare import Prepared, prepare
-from gptscratch.device import matmul_rate, pick_device, pick_dtype, set_up
+from gptscratch.data.mixture import make_batches
+from gptscratch.data.prepare import Prepared
+from gptscratch.device import pick_device, pick_dtype, set_up
 from gptscratch.errors import CheckpointError, ConfigError, disk_errors
 from gptscratch.generation import TrainedGPT
 from gptscratch.metrics import MetricsFile, rewind_metrics
 from gptscratch.model.gpt import GPT
 from gptscratch.model.head import start_from_frequencies
+from gptscratch.training.anneal import annealed
 from gptscratch.training.evaluate import Scorer
-from gptscratch.training.events import Evaluated, Event, Listener, Notice, Planned, Started, Working
+from gptscratch.training.events import Evaluated, Event, Listener, Notice, Started, ignore
 from gptscratch.training.hooks import Session, best_facts, evaluated, score
 from gptscratch.training.horizon import make_horizon
 from gptscratch.training.loop import run_loop
 from gptscratch.training.optimizer import Optimizer, make_optimizer
-from gptscratch.training.origin import extended, like_run, run_folder, same_tokens
-from gptscratch.training.planner import Facts, Plan, make_plan
-from gptscratch.training.schedule import make_schedule
+from gptscratch.training.origin import extended, run_folder, same_tokens
+from gptscratch.training.planning import plan_run, tokens_per_row
+from gptscratch.training.schedule import schedule_of
 from gptscratch.training.state import TrainState
 from gptscratch.training.step import Worker
 
@@ -46,12 +45,8 @@ class TrainResult:
     tokens: int
     seconds: float
     best_step: int
-    evaluation: Evaluated | None  # of the best checkpoint, on the whole validation split; None: interrupted
+    evaluation: Evaluated | None  # of the best checkpoint at the end; None: interrupted
     interrupted: bool
-
-
-def ignore(event: Event) -> None:
-    """A listener for those who want none."""
 
 
 def train(
@@ -60,6 +55,7 @@ def train(
     out: str | Path | None = None,
     init_from: str | Path | None = None,
     replace_run: bool = False,
+    anneal: bool = False,
     listen: Listener = ignore,
     started: float | None = None,
     **settings: Any,
@@ -71,6 +67,7 @@ def train(
         out: the run's folder; None: one with the run's name in the cache directory.
         init_from: a checkpoint whose parameters, shape and tokenizer the run starts from.
         replace_run: allow a run that stands there to be replaced.
+        anneal: an interrupt does not stop the run at once but lets its rate fall to 0 first.
         listen: is told what happens (``training.events``).
         started: ``time.perf_counter()`` when the user's time began to count; None: now.
         **settings: fields of ``RunConfig`` by name, as in ``RunConfig.with_settings``.
@@ -102,14 +99,17 @@ def train(
         parameters=plan.parameters,
     )
     checkpoint.create_run(run, record, prepared.tokenizer, replace=replace_run)
-    return _train(
+    checkpoint.write_json(run / "plan.json", plan.record())
+    result = _train(
         run, record, prepared=prepared, model=model, state=TrainState(), listen=listen, started=started
     )
+    return resume(run, anneal=True, listen=listen) if result.interrupted and anneal else result
 
 
 def resume(
     name_or_path: str | Path | None = None,
     *,
+    anneal: bool = False,
     listen: Listener = ignore,
     started: float | None = None,
     **settings: Any,
@@ -118,6 +118,8 @@ def resume(
 
     A checkpoint's folder may be named instead: the run then forgets what it did after it.
     ``settings`` may change the trainer's part, so as to extend the run: ``resume("tales", steps=4000)``.
+    With ``anneal`` the rate falls to 0 from now on, over a horizon in ``settings`` or a tenth of the
+    steps so far, and the run is finished.
 
     Raises:
         UserError: the run, its checkpoint or its corpus is not as it was.
@@ -125,7 +127,8 @@ def resume(
     started = time.perf_counter() if started is None else started
     run, folder = paths.find_checkpoint(name_or_path, which="last")
     record = checkpoint.read_run(run)
-    record = replace(record, config=extended(record.config, settings))
+    if not anneal:
+        record = replace(record, config=extended(record.config, settings))
     prepared = same_tokens(run, record)
     if prepared.manifest.corpus_hash != record.corpus_hash:
         raise CheckpointError(
@@ -133,6 +136,11 @@ def resume(
             "Start anew from its weights: gptscratch train CORPUS --init-from " + run.name,
         )
     state = checkpoint.load_state(folder)
+    if anneal:
+        row = tokens_per_row(prepared, record.config.train.documents)(record.config.model.context_length)
+        tokens = prepared.manifest.train.tokens
+        record = replace(record, config=annealed(record.config, state, tokens, row, settings))
+        listen(Notice("The learning rate falls to 0 from here on, and the run ends. Ctrl-C saves and stops."))
     model = _new_model(record.config)
     checkpoint.load_parameters(model, folder)
     return _train(
@@ -145,42 +153,6 @@ def resume(
         started=started - state.seconds,
         optimizer_state=checkpoint.load_tensors(folder / "optimizer.safetensors"),
     )
-
-
-def plan_run(
-    settings: dict[str, Any], *, init_from: str | Path | None = None, listen: Listener = ignore
-) -> tuple[Plan, Prepared]:
-    """Read the corpus and make the plan, without training: what ``--dry-run`` shows."""
-    settings = qualified(settings)
-    if init_from is not None:
-        settings = like_run(init_from, settings)
-    config = RunConfig().with_settings(settings)  # checks all that was given, before any work
-    device = pick_device(config.train.device)
-    dtype = pick_dtype(config.train.dtype, device)
-    if not config.data.corpus:
-        listen(Notice("No corpus was named: training on the source of Python's own library."))
-    prepared = prepare(config.data, on_progress=lambda *facts: listen(Working(*facts)))
-    manifest = prepared.manifest
-    tokens_per_row: Callable[[int], float] = float
-    if config.train.documents != "packed":
-        end_of_text = require_documents(manifest, prepared.tokenizer.eot_id)
-        if config.train.documents == "padded":
-            tokens_per_row = cache(partial(tokens_per_padded_row, prepared.tokens, end_of_text))
-    facts = Facts(
-        train_tokens=manifest.train.tokens,
-        val_tokens=manifest.val.tokens,
-        vocab_size=prepared.tokenizer.vocab_size,
-        device=device.type,
-        dtype=str(dtype).removeprefix("torch."),
-        flops_per_second=matmul_rate(device, dtype),
-        tokens_per_row=tokens_per_row,
-    )
-    kind = config.data.tokenizer or prepared.tokenizer.kind
-    plan = make_plan(settings, replace(config.data, tokenizer=kind), facts)
-    listen(Planned(plan, manifest))
-    for notice in plan.notices:
-        listen(Notice(notice))
-    return plan, prepared
 
 
 def _train(
@@ -234,17 +206,11 @@ def _train(
         sample=TrainedGPT(
             model=model, tokenizer=prepared.tokenizer, end_of_text=record.end_of_text, run=run
         ).excerpt,
-        val_tokens=prepared.manifest.val.tokens,
+        final_tokens=config.train.final_eval_tokens or prepared.manifest.val.tokens,
         started=started,
         micro_batch=config.train.micro_batch,
     )
     tell(Started(run=run, config=config, step=state.step, parameters=record.parameters))
-    schedule = make_schedule(
-        config.train.schedule,
-        warmup=config.train.warmup,
-        decay_fraction=config.train.decay_fraction,
-        final_fraction=config.train.final_fraction,
-    )
     dtype = pick_dtype(config.train.dtype, model.token_embedding.weight.device)
     worker = Worker(
         model,
@@ -256,7 +222,7 @@ def _train(
     session.over = session.horizon.is_over(state)
     if to_score or (session.over and optimizer_state is not None):
         score(session)  # maybe again: a checkpoint is saved just before its evaluation
-    interrupted = run_loop(session, worker, batches, schedule)
+    interrupted = run_loop(session, worker, batches, schedule_of(config.train))
     evaluation = None if interrupted else _score_best(session, scorer)
     return TrainResult(
         run=run,
@@ -270,14 +236,14 @@ def _train(
 
 
 def _score_best(session: Session, scorer: Scorer) -> Evaluated:
-    """The best checkpoint on the whole validation split, which replaces its entry in best.json."""
+    """The best checkpoint on more of the validation split, which replaces its entry in best.json."""
     state = session.state
     if state.best_step != state.step:
         checkpoint.load_parameters(session.model, paths.checkpoint_dir(session.run, state.best_step))
-    evaluation = scorer()
+    evaluation = scorer(session.config.final_eval_tokens or None)
     record = evaluated(state.best_step, evaluation)
     if evaluation.tokens > session.config.eval_tokens:
-        session.listen(record)  # the first on the whole split
+        session.listen(record)  # on more than those along the way
     with disk_errors("writing best.json"):
         checkpoint.point(session.run, "best", state.best_step, **best_facts(evaluation))
     return record

@@ -43,7 +43,7 @@ def test_quiet_prints_nothing(gptscratch: Command, corpus: Path) -> None:
 def test_dry_run_prints_the_plan_and_makes_no_run(gptscratch: Command, corpus: Path, home: Path) -> None:
     ended = gptscratch("train", corpus, "--minutes", 3, "--dry-run")
     assert "epochs" in ended.out
-    assert "3 min" in ended.out
+    assert "of memory" in ended.out
     assert not (home / "runs").exists()
 
 
@@ -52,6 +52,18 @@ def test_the_plan_says_how_a_step_is_made_and_where(gptscratch: Command, corpus:
     assert "1 layer, 32 wide, 2 heads" in shown
     assert "1 step of 128 tokens (8 x 16, 4 x 16 at once)" in shown
     assert "on cpu in float32" in shown
+
+
+def test_hours_are_sixty_minutes(gptscratch: Command, corpus: Path) -> None:
+    plan = json.loads(gptscratch("train", corpus, "--hours", 0.5, "--dry-run", "--json").out)
+    assert plan["config"]["train"]["minutes"] == 30
+
+
+def test_the_plan_is_kept_with_the_run_and_shown(gptscratch: Command, corpus: Path) -> None:
+    gptscratch("train", corpus, *SMALL, "--steps", 20, "--name", "a")
+    plan = json.loads(gptscratch("info", "a", "--json").out)["plan"]
+    assert (plan["steps"], plan["tokens"]) == (20, 20 * 8 * 16)
+    assert "planned     20 steps" in gptscratch("info", "a").out
 
 
 def test_dry_run_as_json_holds_the_whole_configuration(gptscratch: Command, corpus: Path) -> None:
@@ -111,6 +123,8 @@ def wrong(tmp_path: Path) -> Path:
         (["CORPUS", "--position", "round"], "rope"),
         (["CORPUS", "--preset", "huge"], "gpt2-xl"),
         (["CORPUS", "--steps", "5", "--minutes", "1"], "horizon"),
+        (["CORPUS", "--hours", "1", "--minutes", "1"], "--hours"),
+        (["CORPUS", "--hours", "-1"], "minutes"),
         (["CORPUS", "--set", "n_layers=3"], "n_layer"),
         (["CORPUS", "--set", "n_layer"], "a name and a value"),
         (["CORPUS", "--config", "missing.json"], "does not exist"),

@@ -16,7 +16,17 @@ from gptscratch import checkpoint, paths
 from gptscratch.checkpoint import load
 from gptscratch.errors import CheckpointError, ConfigError, RunError, UserError
 from gptscratch.metrics import read_metrics
-from gptscratch.training.events import Evaluated, Event, Logged, Notice, Sampled, Saved, Started
+from gptscratch.training.events import (
+    Evaluated,
+    Event,
+    Logged,
+    Notice,
+    Planned,
+    Sampled,
+    Saved,
+    Started,
+    Working,
+)
 from gptscratch.training.trainer import TrainResult, resume, train
 
 Fit = Callable[..., TrainResult]
@@ -39,7 +49,7 @@ def test_a_run_learns_and_says_how_it_ended(fit: Fit) -> None:
     assert losses[-1] < 0.7 * losses[0]
     assert result.evaluation is not None
     assert result.evaluation.val_loss < losses[0]
-    assert isinstance(next(e for e in events if not hasattr(e, "stage") and not hasattr(e, "plan")), Started)
+    assert isinstance(next(e for e in events if not isinstance(e, Working | Planned | Notice)), Started)
     assert [e.step for e in events if isinstance(e, Saved)] == [4, 8, 12, 16, 20, 24]
 
 

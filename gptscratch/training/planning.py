@@ -1,0 +1,105 @@
+"""The job behind ``--dry-run``: from a corpus and what the user gave to a plan."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gptscratch.config import RunConfig, qualified
+from gptscratch.data.documents import require_documents
+from gptscratch.data.mixture import tokens_per_padded_row
+from gptscratch.data.prepare import Prepared, prepare
+from gptscratch.device import matmul_rate, pick_device, pick_dtype
+from gptscratch.training import rules
+from gptscratch.training.events import Listener, Notice, Planned, Working, ignore
+from gptscratch.training.origin import like_run
+from gptscratch.training.planner import Plan, make_plan
+from gptscratch.training.rules import Facts
+from gptscratch.training.speed import step_seconds
+
+MEASURING = 0.01  # of the time that is given goes into measuring steps ...
+LEAST, MOST = 0.3, 3.0  # ... or so many seconds
+
+
+def plan_run(
+    settings: dict[str, Any], *, init_from: str | Path | None = None, listen: Listener = ignore
+) -> tuple[Plan, Prepared]:
+    """Read the corpus, measure the machine and make the plan, without training."""
+    settings = qualified(settings)
+    if init_from is not None:
+        settings = like_run(init_from, settings)
+    config = RunConfig().with_settings(settings)  # checks all that was given, before any work
+    if not config.data.corpus:
+        listen(Notice("No corpus was named: training on the source of Python's own library."))
+    plan, prepared = _planned(settings, config, listen)
+    if _would_repeat_pieces(plan, prepared, config):
+        characters = replace(config, data=replace(config.data, tokenizer="char"))
+        plan, prepared = _planned(settings, characters, listen)
+    listen(Planned(plan, prepared.manifest))
+    for notice in plan.notices:
+        listen(Notice(notice))
+    return plan, prepared
+
+
+def _planned(settings: dict[str, Any], config: RunConfig, listen: Listener) -> tuple[Plan, Prepared]:
+    device = pick_device(config.train.device)
+    dtype = pick_dtype(config.train.dtype, device)
+    prepared = prepare(config.data, on_progress=lambda *facts: listen(Working(*facts)))
+    manifest = prepared.manifest
+    facts = Facts(
+        train_tokens=manifest.train.tokens,
+        train_bytes=manifest.train.bytes,
+        val_tokens=manifest.val.tokens,
+        vocab_size=prepared.tokenizer.vocab_size,
+        device=device.type,
+        dtype=str(dtype).removeprefix("torch."),
+        flops_per_second=matmul_rate(device, dtype),
+        tokens_per_row=tokens_per_row(prepared, config.train.documents),
+    )
+    data = replace(config.data, tokenizer=config.data.tokenizer or prepared.tokenizer.kind)
+    plan = make_plan(settings, data, facts)
+    if plan.config.train.minutes:
+        plan = make_plan(settings, data, _measured(plan, facts, device, dtype))
+    return plan, prepared
+
+
+def tokens_per_row(prepared: Prepared, documents: str) -> Callable[[int], float]:
+    """A function of the context's length: how many tokens a row of it holds on average.
+
+    Raises:
+        ConfigError: documents are to be told apart, and the tokens do not say where they end.
+    """
+    if documents == "packed":
+        return float
+    end_of_text = require_documents(prepared.manifest, prepared.tokenizer.eot_id)
+    if documents == "masked":
+        return float
+    return cache(partial(tokens_per_padded_row, prepared.tokens, end_of_text))
+
+
+def _would_repeat_pieces(plan: Plan, prepared: Prepared, config: RunConfig) -> bool:
+    """Whether a BPE that nobody asked for cuts a small corpus into so few tokens that they wear out."""
+    asked = config.data.tokenizer or config.data.vocab_size
+    if asked or prepared.scan is None or prepared.tokenizer.kind != "bpe":
+        return False
+    few = len(prepared.scan.alphabet) <= 256 and prepared.scan.characters < rules.SMALL_CHARACTERS
+    return few and plan.epochs > rules.BPE_EPOCHS
+
+
+def _measured(plan: Plan, facts: Facts, device: torch.device, dtype: torch.dtype) -> Facts:
+    """The facts, corrected by what steps of a first plan take: company and caches are in no formula."""
+    train = plan.config.train
+    places = train.batch_size * plan.config.model.context_length
+    expected = places / rules.tokens_per_second(plan.config.model, facts)  # seconds a step
+    seconds = min(MOST, max(LEAST, MEASURING * 60 * train.minutes))
+    rows = train.batch_size * seconds / expected / 6  # four steps of so many, and four of half of them
+    with contextlib.suppress(torch.OutOfMemoryError):
+        some = int(min(train.batch_size, max(1.0, rows)))
+        return replace(facts, speed=expected / step_seconds(plan.config, some, device, dtype))
+    return facts

@@ -1,0 +1,95 @@
+"""What the sweeps say: speed to expect, shapes, batches, rates and regularisation.
+
+Plain numbers and pure functions; docs/decisions/planner.md tells where they come from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from gptscratch import sizing
+from gptscratch.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the plan is made from."""
+
+    train_tokens: int
+    train_bytes: int
+    val_tokens: int
+    vocab_size: int
+    device: str  # cpu, cuda, mps
+    dtype: str  # of the matrix products
+    flops_per_second: float  # of large matrix products in that type
+    tokens_per_row: Callable[[int], float] = float  # of a context's length; fewer where rows are padded
+    speed: float = 1.0  # of training, measured, as a multiple of what is expected from that
+
+
+def tokens_per_second(model: ModelConfig, facts: Facts) -> float:
+    """Training speed to expect: narrow models reach only a part of the rate of large products."""
+    half = HALF_RATE_WIDTH[facts.device, facts.dtype == "float32"]
+    share = facts.speed * 0.8 * model.d_model / (model.d_model + half)
+    return share * facts.flops_per_second / sizing.training_flops_per_token(model)
+
+
+# The width at which training reaches half of what it reaches at best, by device and whether in float32.
+HALF_RATE_WIDTH: Mapping[tuple[str, bool], int] = MappingProxyType(
+    {
+        ("cpu", True): 60,
+        ("cpu", False): 250,
+        ("cuda", True): 1000,
+        ("cuda", False): 2000,
+        ("mps", True): 500,
+        ("mps", False): 500,
+    }
+)
+
+# Layers, width and context of what is chosen from, and how many tokens each block parameter must see
+# for a larger model to end better than a smaller one.
+SHAPES = (
+    (2, 64, 64), (3, 96, 64), (3, 128, 128), (4, 128, 128), (4, 192, 256), (6, 256, 256), (6, 384, 256),
+    (8, 512, 512), (10, 640, 512), (12, 768, 1024),
+)  # fmt: skip
+TOKENS_PER_PARAMETER = 1.5
+
+VERY_SMALL_BYTES = 50_000  # a model sees too little in them for sentences
+SMALL_CHARACTERS = 4_000_000  # a corpus below is read as characters, if byte pairs would be seen
+FEW_TOKENS = 100_000  # to train on: learnt by heart so soon that dropout helps from the fifth epoch on
+BPE_EPOCHS = 8  # more often than this
+
+
+def heads(width: int) -> int:
+    """As many heads as make one 64 wide (32 in a narrow model), or near to it; their width is even."""
+    wanted = 32 if width <= 128 else 64
+    return min(
+        (n for n in range(1, width + 1) if width % n == 0 and width // n % 2 == 0),
+        key=lambda n: (abs(math.log(width / n / wanted)), n),
+        default=1,
+    )
+
+
+def rates(optimizer: str, width: int, steps: int) -> dict[str, float]:
+    """Peak rates and momentum, as settings."""
+    if optimizer == "adamw":
+        return {"train.learning_rate": min(3e-3, 3e-3 * (128 / width) ** 0.5)}
+    return {
+        "train.learning_rate": 0.03,
+        "train.adamw_learning_rate": min(0.02, max(0.002, 0.02 * 128 / width)),
+        "train.momentum": 0.9 if steps < 500 else 0.95,
+    }
+
+
+def useful_epochs(train_tokens: int) -> float:
+    """After how many epochs a run has learnt its corpus by heart: the smaller, the sooner."""
+    return float(12.0 * max(1.0, train_tokens / 50_000) ** 0.4)
+
+
+def regularisation(epochs: float, train_tokens: int) -> dict[str, float]:
+    """Against learning the text by heart: the more often it is seen, the more."""
+    few = train_tokens < FEW_TOKENS
+    dropout = 0.2 if epochs >= (5 if few else 25) else 0.1 if epochs >= 10 else 0.0
+    return {"train.weight_decay": 0.1, "model.dropout": dropout}

@@ -1,0 +1,158 @@
+"""What a run costs beside its steps, and what a corpus's size costs.
+
+    python tests/benchmarks/train_costs.py share tinyshakespeare.txt --minutes 10
+    python tests/benchmarks/train_costs.py size --megabytes 1 100 5000
+
+``share`` takes the plan for so many minutes, makes some of its steps, and does each thing that happens
+between steps (logging, saving, evaluating, a sample, the score at the end) as large as planned; what each
+took, times how often the plan does it, is its share. ``size`` trains one small model on token files of each
+size (uint16, a million random tokens again and again). Both count the seconds of the processor, so run
+them on one thread: OMP_NUM_THREADS=1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from gptscratch.data.shards import Manifest, ShardWriter, SplitCounts
+from gptscratch.metrics import read_metrics
+from gptscratch.tokenizer import Tokenizer, build_tokenizer
+from gptscratch.training import loop, planning, trainer
+from gptscratch.training.hooks import HOOKS, Hook, Session
+
+STEPS = 8  # of the plan, in ``share``
+SMALL = {"n_layer": 4, "d_model": 128, "context_length": 128, "batch_size": 16}
+BLOCK = 1_000_000  # tokens
+
+
+def share(corpus: Path, minutes: float) -> None:
+    """Print the table of a planned run's parts."""
+    plan, _ = planning.plan_run({"corpus": str(corpus), "minutes": minutes})
+    train = plan.config.train
+    took: dict[str, list[float]] = defaultdict(list)
+
+    def timed(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any) -> Any:
+            started = time.process_time()
+            result = work(*arguments)
+            took[name].append(time.process_time() - started)
+            return result
+
+        return wrapped
+
+    loop.HOOKS = tuple(_due(hook, timed(hook.__name__, hook)) for hook in HOOKS)  # type: ignore[misc]
+    loop.step_that_fits = timed("step", loop.step_that_fits)
+    trainer._score_best = timed("final score", trainer._score_best)
+    settings = {**plan.config.to_dict(), "name": ""}
+    flat = {f"{part}.{key}": value for part in ("model", "train") for key, value in settings[part].items()}
+    horizon = {"train.minutes": 0.0, "train.steps": STEPS}
+    every = {"train.log_interval": 2, "train.eval_interval": 2, "train.save_interval": 2}
+    flat.pop("model.vocab_size")
+    with tempfile.TemporaryDirectory() as folder:
+        trainer.train(corpus, out=Path(folder) / "run", **{**flat, **horizon, **every})
+
+    calls = Counter(step=plan.steps)
+    for name, interval in (("log", train.log_interval), ("save", train.eval_interval)):
+        calls[name] = plan.steps // interval + 1
+    calls["evaluate"] = calls["sample"] = calls["save"]
+    calls["final score"] = 1
+    whole = {name: count * median(took[name][1:] or took[name]) for name, count in calls.items()}
+    total = sum(whole.values())
+    print(
+        f"\n{corpus.name}, plan for {minutes:g} minutes: {plan.parameters:,} parameters, {plan.steps:,} steps"
+    )
+    print("\n| part | times | seconds each | share |")
+    print("| --- | ---: | ---: | ---: |")
+    for name, seconds in whole.items():
+        print(f"| {name} | {calls[name]:,} | {seconds / calls[name]:.3f} | {seconds / total:.2%} |")
+    print(f"| all but the steps | | | {1 - whole['step'] / total:.2%} |")
+
+
+def _due(hook: Hook, timed: Hook) -> Hook:
+    """Only the calls in which something was done are counted."""
+
+    def called(session: Session) -> None:
+        (timed if session.state.step % 2 == 0 or session.over else hook)(session)
+
+    return called
+
+
+def size(megabytes: float, steps: int) -> dict[str, float]:
+    """Train in this process on token files of that size; tokens a second and the peak of memory."""
+    time.perf_counter = time.process_time
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_tokens(Path(folder) / "tokens", round(megabytes * 1e6 / 2))
+        out = Path(folder) / "run"
+        trainer.train(files, out=out, steps=steps, log_interval=5, eval_interval=steps, sample_interval=0,
+                      eval_tokens=2048, **SMALL)  # fmt: skip
+        rates = [r["tokens_per_second"] for r in read_metrics(out / "metrics.jsonl") if "train_loss" in r]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"tokens_per_second": median(rates[1:]), "peak": peak}
+
+
+def write_tokens(folder: Path, n_tokens: int) -> Path:
+    """A folder of token files whose training side is as long as asked."""
+    ids = np.random.default_rng(0).integers(0, 256, BLOCK).astype(np.uint16)
+    tokenizer = Tokenizer(build_tokenizer("byte", list, alphabet="", n_characters=0))
+    lengths = {"train": n_tokens, "val": 20_000}
+    with ShardWriter(folder, np.uint16) as writer:
+        for side, length in lengths.items():
+            for done in range(0, length, BLOCK):
+                writer.add(side, ids[: min(BLOCK, length - done)])
+        counts = {s: SplitCounts(documents=1, characters=n, bytes=n, tokens=n) for s, n in lengths.items()}
+        manifest = Manifest(
+            dtype="uint16", vocab_size=tokenizer.vocab_size, tokenizer_kind=tokenizer.kind,
+            tokenizer_hash=tokenizer.hash, corpus_hash="random", recipe="", sources="", end_of_text=None,
+            files=1, skipped=0, by_document=False, train=counts["train"], val=counts["val"],
+        )  # fmt: skip
+        writer.finish(manifest, tokenizer.library.to_str())
+    return folder
+
+
+def sizes(megabytes: list[float], steps: int) -> None:
+    """Each size in a process of its own, so that the peaks are its own."""
+    print("| token files | tokens/s | µs per token | peak of memory |")
+    print("| ---: | ---: | ---: | ---: |")
+    for number in megabytes:
+        command = [sys.executable, __file__, "one-size", "--megabytes", str(number), "--steps", str(steps)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        rate, peak = found["tokens_per_second"], found["peak"]
+        print(f"| {number:,.0f} MB | {rate:,.0f} | {1e6 / rate:.1f} | {peak / 1e6:,.0f} MB |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("share", "size", "one-size"))
+    parser.add_argument("corpus", type=Path, nargs="?")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--megabytes", type=float, nargs="+", default=[1, 100, 5000])
+    parser.add_argument("--steps", type=int, default=60)
+    arguments = parser.parse_args()
+    if arguments.what == "share":
+        if arguments.corpus is None:
+            parser.error("share needs a corpus")
+        share(arguments.corpus, arguments.minutes)
+    elif arguments.what == "size":
+        sizes(arguments.megabytes, arguments.steps)
+    else:
+        print(json.dumps(size(arguments.megabytes[0], arguments.steps)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Where a training step's time goes: torch's own kernels before, ours (gptscratch/model/kernels.py) after.
+
+    python tests/benchmarks/train_profile.py --layers 6 --d-model 384 --context-length 256 --rows 16
+
+torch.profiler over a few steps of the default family with Muon, on this machine's CPU; the milliseconds are
+of one step and count the operation itself, not what it calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from gptscratch.config import ModelConfig
+from gptscratch.device import pick_dtype, set_up
+from gptscratch.model import kernels
+from gptscratch.model.gpt import GPT
+from gptscratch.training.optimizer import make_optimizer
+from gptscratch.training.step import Worker, take_step
+
+
+def profiled(config: ModelConfig, rows: int, dtype: torch.dtype, steps: int) -> dict[str, float]:
+    """Milliseconds of a step by operation, after two steps that are not counted."""
+    step = make_step(config, rows, dtype)
+    for _ in range(2):
+        step()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(steps):
+            step()
+    return {event.key: event.self_cpu_time_total / 1e3 / steps for event in profiler.key_averages()}
+
+
+def make_step(config: ModelConfig, rows: int, dtype: torch.dtype) -> Callable[[], object]:
+    torch.manual_seed(0)
+    model = GPT(config)
+    worker = Worker(model, dtype)
+    optimizer = make_optimizer(
+        model, optimizer="muon", learning_rate=0.01, adamw_learning_rate=0.01, weight_decay=0.1,
+        betas=(0.9, 0.95), momentum=0.95,
+    )  # fmt: skip
+    ids = np.random.default_rng(0).integers(0, config.vocab_size, (rows, config.context_length))
+    return lambda: take_step(worker, optimizer, ids, ids, micro_batch=rows, grad_clip=1.0, scale=1.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--d-model", type=int, default=384)
+    parser.add_argument("--context-length", type=int, default=256)
+    parser.add_argument("--vocab-size", type=int, default=67)
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--dtype", default="auto")
+    given = parser.parse_args()
+    device = torch.device("cpu")
+    set_up(device)
+    dtype = pick_dtype(given.dtype, device)
+    config = ModelConfig(
+        n_layer=given.layers, d_model=given.d_model, n_head=max(1, given.d_model // 64),
+        context_length=given.context_length, vocab_size=given.vocab_size,
+    )  # fmt: skip
+    ours = kernels.apply_to
+    kernels.apply_to = lambda _: False
+    before = profiled(config, given.rows, dtype, given.steps)
+    kernels.apply_to = ours
+    after = profiled(config, given.rows, dtype, given.steps)
+    print("| operation | before, ms | after, ms |")
+    print("| --- | ---: | ---: |")
+    names = sorted(before.keys() | after.keys(), key=lambda n: -max(before.get(n, 0), after.get(n, 0)))
+    for name in names[:16]:
+        print(f"| {name} | {before.get(name, 0):.1f} | {after.get(name, 0):.1f} |")
+    print(f"| all | {sum(before.values()):.1f} | {sum(after.values()):.1f} |")
+
+
+if __name__ == "__main__":
+    main()

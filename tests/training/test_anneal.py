@@ -1,0 +1,107 @@
+"""Ending early: the rate falls from where it stands to 0, over the horizon that is asked for."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptscratch.config import RunConfig, TrainConfig
+from gptscratch.errors import ConfigError
+from gptscratch.metrics import read_metrics
+from gptscratch.training import hooks, loop
+from gptscratch.training.anneal import annealed
+from gptscratch.training.hooks import Session
+from gptscratch.training.horizon import make_horizon
+from gptscratch.training.schedule import schedule_of
+from gptscratch.training.state import TrainState
+from gptscratch.training.trainer import TrainResult, resume
+
+Fit = Callable[..., TrainResult]
+LONG: dict[str, Any] = {"steps": 400, "log_interval": 1, "warmup": 3, "eval_interval": 100}
+
+
+def interrupt_at(*steps: int) -> hooks.Hook:
+    def hook(session: Session) -> None:
+        if session.state.step in steps:
+            signal.raise_signal(signal.SIGINT)
+
+    return hook
+
+
+def stopped(fit: Fit, monkeypatch: pytest.MonkeyPatch, at: int, **settings: Any) -> TrainResult:
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "HOOKS", (interrupt_at(at), *hooks.HOOKS))
+        return fit(name="a", **LONG | settings)
+
+
+def rates(run: Path) -> list[float]:
+    return [r["learning_rate"] for r in read_metrics(run / "metrics.jsonl") if "train_loss" in r]
+
+
+def test_an_interrupted_run_anneals_over_a_tenth_of_its_steps(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = stopped(fit, monkeypatch, 150, anneal=True)
+    assert (result.step, result.interrupted) == (165, False)
+    assert result.evaluation is not None
+    found = rates(result.run)
+    peak = found[100]
+    assert found[149] == peak
+    assert found[150:] == pytest.approx([peak * (1 - n / 15) for n in range(15)])
+
+
+def test_a_saved_run_anneals_for_as_long_as_is_asked_from_then_on(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stopped(fit, monkeypatch, 30).interrupted
+    assert resume("a", anneal=True, tokens=20 * 8 * 16).step == 50
+
+
+def test_a_run_that_falls_already_goes_on_from_the_rate_it_has(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = stopped(fit, monkeypatch, 300).run  # half of its fall is done
+    before = rates(run)[-1]
+    assert resume("a", anneal=True, steps=20).step == 320
+    after = rates(run)[300:]
+    assert after[0] == pytest.approx(before, rel=0.02)
+    assert after == pytest.approx([after[0] * (1 - n / 20) for n in range(20)])
+
+
+def test_annealing_that_is_stopped_goes_on_as_if_it_had_not_been(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = rates(stopped(fit, monkeypatch, 150, anneal=True).run)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "HOOKS", (interrupt_at(150, 155), *hooks.HOOKS))
+        result = fit(name="b", anneal=True, **LONG)
+    assert (result.step, result.interrupted) == (155, True)
+    assert resume("b").step == 165
+    assert rates(result.run) == straight
+
+
+def test_minutes_count_from_now_on_and_leave_room_for_the_end() -> None:
+    state = TrainState(step=50, seconds=90.0, closing_seconds=10.0)
+    config = RunConfig(train=TrainConfig(minutes=10, learning_rate=0.3, warmup=5, batch_size=4))
+    train = annealed(config, state, 1000, 8.0, {"minutes": 1.0}).train
+    assert train.minutes == pytest.approx(2.5)
+    scale, horizon = schedule_of(train), make_horizon(train, 1000, 8)
+    assert scale(50, horizon.progress(state)) == pytest.approx(1.0)
+    state.seconds = 115.0  # half of the 50 seconds that are left for training
+    assert scale(60, horizon.progress(state)) == pytest.approx(0.5)
+
+
+def test_a_run_that_has_ended_has_nothing_to_anneal(tale: Path) -> None:
+    before = (tale / "config.json").read_text()
+    with pytest.raises(ConfigError, match="fallen to 0"):
+        resume("tale", anneal=True)
+    assert (tale / "config.json").read_text() == before
+
+
+def test_annealing_changes_nothing_but_the_rate(tale: Path) -> None:
+    with pytest.raises(ConfigError, match="weight_decay"):
+        resume(tale, anneal=True, weight_decay=0.3)
