@@ -173,22 +173,22 @@ def _activation_bytes(c: ModelConfig, micro_batch: int, size: int) -> int:
     """What one forward on a CPU keeps for the backward pass, without checkpointing, by our own count.
 
     Per token and layer: what each norm keeps and gives; q and k before their norms; q, k, v and
-    attention's output; the MLP's wide tensors. In half precision also attention's weights
-    (``model.kernels``), and the worker's copy of all parameters with its gradients. With dropout torch's
-    attention keeps its weights several times over; six times is what was measured.
+    attention's output; the MLP's wide tensors. In half precision and with dropout also attention's
+    weights (``model.kernels``); with dropout a byte for each of what may be dropped; in half precision the
+    worker's copy of all parameters with its gradients.
     """
     queries, keys = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
     normed = queries + keys if c.qk_norm else 0
     wide = (4 if c.activation == "swiglu" else 2) * c.d_ff
     per_layer = 4 * c.d_model + normed + 2 * queries + 2 * keys + wide
-    if c.dropout:
-        per_layer += 6 * c.n_head * c.context_length
-    elif size < 4:
-        per_layer += c.n_head * min(c.context_length, (c.context_length + 128) // 2)
+    weights = c.n_head * min(c.context_length, (c.context_length + 128) // 2)
+    if size < 4 or c.dropout:
+        per_layer += weights
     tokens = micro_batch * c.context_length
+    masks = tokens * c.n_layer * (weights + 2 * c.d_model) if c.dropout else 0
     copies = 2 * size * count_parameters(c).total if size < 4 else 0
     head_gradient = 4 * (count_parameters(c).lm_head or c.vocab_size * c.d_model)
-    return size * tokens * (c.n_layer * per_layer + 3 * c.d_model) + head_gradient + copies
+    return size * tokens * (c.n_layer * per_layer + 3 * c.d_model) + masks + head_gradient + copies
 
 
 def _product_weights(c: ModelConfig) -> int:
