@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from gptscratch.cli.options import settings_of
+
 Command = Callable[..., Any]
 
 SMALL = (
@@ -54,9 +56,8 @@ def test_the_plan_says_how_a_step_is_made_and_where(gptscratch: Command, corpus:
     assert "on cpu in float32" in shown
 
 
-def test_hours_are_sixty_minutes(gptscratch: Command, corpus: Path) -> None:
-    plan = json.loads(gptscratch("train", corpus, "--hours", 0.5, "--dry-run", "--json").out)
-    assert plan["config"]["train"]["minutes"] == 30
+def test_hours_are_sixty_minutes() -> None:
+    assert settings_of({"hours": 0.5}) == {"train.minutes": 30.0}
 
 
 def test_the_plan_is_kept_with_the_run_and_shown(gptscratch: Command, corpus: Path) -> None:
