@@ -21,6 +21,11 @@ def wait_politely_in_company() -> None:
         os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
+def one_thread_for_tokenizers() -> None:
+    """The tokenizers library takes all cores for itself otherwise: for a process that is one of many."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
 def _has_company() -> bool:
     """Whether more is running than this process in most of a few looks."""
     seen = 0

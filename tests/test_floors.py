@@ -25,7 +25,16 @@ F2 = (
 )
 FLOORS = {room: floor for floor, rooms in enumerate((F0, F1, F2)) for room in rooms.split()}
 # What is named nowhere is a job: F3.
-FLOORS |= {"data.prepare": 3, "data.existing": 3, "data.stats": 3, "cli": 4, "__main__": 4}
+FLOORS |= {"data.encode": 2}
+FLOORS |= {
+    "data.tokens": 3,
+    "data.remember": 3,
+    "data.prepare": 3,
+    "data.existing": 3,
+    "data.stats": 3,
+    "cli": 4,
+    "__main__": 4,
+}
 
 # Neighbours on one floor that may know each other, in this direction.
 STAIRS = {

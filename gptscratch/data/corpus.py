@@ -8,19 +8,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import os
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from gptscratch.config import DataConfig
 from gptscratch.data.clean import clean
 from gptscratch.data.encodings import NotTextError
 from gptscratch.data.reading import Piece, Tally, read_pieces
 from gptscratch.data.shards import Removed
-from gptscratch.data.sources import Source, find_sources, split_weights
+from gptscratch.data.sources import Progress, Source, find_sources, split_weights
 from gptscratch.data.split import Alphabet, Section, Side, Sides, by_document, by_tail
 from gptscratch.errors import CorpusError
-
-Progress = Callable[[str, int, int], None]  # stage, done, total
 
 _KEPT = 16_000_000  # characters that are kept in memory between the passes
 
@@ -49,8 +50,8 @@ class Scan:
 class Corpus:
     """The text that a ``DataConfig`` names."""
 
-    def __init__(self, config: DataConfig) -> None:
-        """Finds the files; reads nothing but stdin and pipes, which are spooled.
+    def __init__(self, config: DataConfig, on_progress: Progress | None = None) -> None:
+        """Finds the files; reads nothing but stdin and pipes, which are copied to the disk.
 
         Raises:
             CorpusError: something named does not exist.
@@ -60,17 +61,17 @@ class Corpus:
         self.sources: list[Source] = []
         self._ends: list[int] = []  # sources before the end of each weighted corpus, or of all together
         for names in [(name,) for name in self.names] if self.weights else [self.names]:
-            self.sources += find_sources(config, names)
+            self.sources += find_sources(config, names, on_progress)
             self._ends.append(len(self.sources))
         if config.val_file:
-            self.sources += find_sources(config, (config.val_file,))
+            self.sources += find_sources(config, (config.val_file,), on_progress)
         self.skipped = 0
         self._tally = Tally()
         self._removed: dict[str, Removed] = {}
         self._part = 0  # which of self._ends the file being read belongs to; past them: validation
         self._kept: list[Piece] | None = None
-        self._stamps = [source.stamp() for source in self.sources]
-        self.total_bytes = sum(stamp[1] for stamp in self._stamps if stamp)
+        self._stamps = self._read_stamps()
+        self.total_bytes = sum(max(0, size) for size in self._stamps[::2])
 
     def __enter__(self) -> Corpus:
         return self
@@ -84,12 +85,33 @@ class Corpus:
     @property
     def newest_change(self) -> float:
         """Seconds since the epoch; infinite where a part of the corpus is no file."""
-        return max((stamp[2] / 1e9 if stamp else float("inf")) for stamp in self._stamps)
+        if any(source.spooled is not None for source in self.sources):
+            return float("inf")
+        return max(self._stamps[1::2], default=0) / 1e9
+
+    def stamps_key(self) -> str:
+        """Of the files' names, sizes and times: no file is opened for it."""
+        digest = hashlib.blake2b(self._stamps.tobytes(), digest_size=16)
+        here = str(Path.cwd())
+        for source in self.sources:
+            digest.update(os.path.join(here, source.name).encode(errors="surrogateescape") + b"\0")  # noqa: PTH118
+        return digest.hexdigest()
+
+    def reading_key(self) -> str:
+        """Of the names that were given and how they are read: the same when the files have changed."""
+        how = dataclasses.asdict(self.config)
+        for name in ("tokenizer", "vocab_size", "lowercase", "min_frequency"):
+            del how[name]
+        return hashlib.blake2b(json.dumps([str(Path.cwd()), how]).encode(), digest_size=12).hexdigest()
 
     def fingerprint(self) -> str:
-        """Of the files' names, sizes and times, and of how they are read: no file is opened for it."""
-        how = {**dataclasses.asdict(self.config), "corpus": self._stamps, "weights": self.weights}
+        """Of the files, how they are read and how they become tokens."""
+        how = {**dataclasses.asdict(self.config), "corpus": self.stamps_key(), "weights": self.weights}
         return hashlib.blake2b(json.dumps(how).encode(), digest_size=16).hexdigest()
+
+    def _read_stamps(self) -> array[int]:
+        """Two numbers for each source, one behind the other: of millions, objects would fill the memory."""
+        return array("q", (number for source in self.sources for number in source.stamp() or (0, 0)))
 
     def pieces(self, on_progress: Progress | None = None, stage: str = "reading") -> Iterator[Piece]:
         """Every document in pieces, in order, cleaned; those of the validation corpus come last.
@@ -110,7 +132,7 @@ class Corpus:
             if on_progress:
                 on_progress(stage, min(done + position, total), total)
 
-        for number, (source, stamp) in enumerate(zip(self.sources, self._stamps, strict=True)):
+        for number, source in enumerate(self.sources):
             self._part = sum(number >= end for end in self._ends)
             try:
                 yield from read_pieces(source, self.config, on_bytes, self._tally)
@@ -118,7 +140,7 @@ class Corpus:
                 if source.named:
                     raise
                 self.skipped += 1
-            done += stamp[1] if stamp else 0
+            done += max(0, self._stamps[2 * number])
 
     def scan(self, on_progress: Progress | None = None) -> Scan:
         """The first pass: counts, hash, alphabet, and how the corpus is split.
@@ -140,7 +162,7 @@ class Corpus:
             characters += len(piece.text)
             lengths[self._part] += len(piece.text)
             n_bytes += len(data)
-            letters.add(piece.text)
+            letters.add(data)
             sides.add(piece)
             if kept is not None:
                 kept.append(piece)
@@ -197,7 +219,7 @@ class Corpus:
             yield from by_document(pieces, scan.salt, self.config.val_fraction)
         else:
             yield from by_tail(pieces, scan.sections)
-        if [source.stamp() for source in self.sources] != self._stamps:
+        if self._read_stamps() != self._stamps:
             raise CorpusError("the corpus changed while it was being read.", "Run the command again.")
 
     def training_texts(self, scan: Scan) -> Iterator[str]:

@@ -11,6 +11,7 @@ from gptscratch import paths
 from gptscratch.config import DataConfig
 from gptscratch.data.corpus import Scan
 from gptscratch.data.shards import Manifest, Tokens, open_tokens, read_manifest
+from gptscratch.data.writer import PART, UNFINISHED, is_ours, read_unfinished
 from gptscratch.errors import CorpusError, UserError
 from gptscratch.tokenizer import Tokenizer
 
@@ -75,17 +76,27 @@ def find_tokens(out: Path | None, **wanted: str) -> Tokens | None:
     return None
 
 
+def unfinished_tokenizer(out: Path | None, recipe: str) -> Tokenizer | None:
+    """The tokenizer that an interrupted call had made already."""
+    folders = [out] if out else sorted(file.parent for file in paths.tokens_dir().glob(f"*/{UNFINISHED}"))
+    for folder in folders:
+        state = read_unfinished(folder)
+        if state is not None and state.recipe == recipe:
+            with contextlib.suppress(UserError):
+                return Tokenizer.load(folder / f"tokenizer.json{PART}")
+    return None
+
+
 def reused(tokens: Tokens, scan: Scan | None) -> Prepared:
     tokenizer = Tokenizer.load(tokens.folder)
     return Prepared(tokens.folder, tokenizer, tokens, tokens.manifest, scan, True)
 
 
 def require_ours(out: Path) -> None:
-    ours = {"train.bin", "val.bin", "tokenizer.json", "manifest.json", "train.suffixes"}
     if out.is_file():
         raise CorpusError(f"{out} is a file: a folder is needed.")
     names = [file.name for file in out.iterdir()] if out.is_dir() else []
-    strange = [n for n in names if n not in ours and not (n.endswith(".tmp") and n.startswith(tuple(ours)))]
+    strange = [name for name in names if not is_ours(name)]
     if strange:
         raise CorpusError(
             f"{out} holds other files ({strange[0]}).", "Name a new or empty folder with --out."

@@ -1,28 +1,23 @@
 """Token files: a folder with train.bin, val.bin, tokenizer.json and manifest.json.
 
 The .bin files are bare little-endian uint16 or uint32. The manifest is written last: a folder without
-one was never finished.
+one was never finished. They are written in writer.py.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gptscratch.errors import CorpusError, RunError
+from gptscratch.errors import CorpusError
 
 FORMAT = 1
-_STALE = 3600.0  # seconds
 SPLITS = ("train", "val")
 TokenArray = NDArray[np.unsignedinteger[Any]]
 
@@ -143,78 +138,5 @@ def _map(file: Path, dtype: str, n_tokens: int) -> TokenArray:
     return np.memmap(file, little, mode="r") if n_tokens else np.zeros(0, little)
 
 
-class ShardWriter:
-    """Writes both sides as they come; ``finish`` makes them valid, and without it nothing is left.
-
-    with ShardWriter(folder, np.uint16) as writer:
-        writer.add("train", ids)
-        writer.finish(manifest, tokenizer_json)
-    """
-
-    def __init__(self, folder: Path, dtype: type[np.unsignedinteger[Any]]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
-        self._folder = folder
-        self._dtype = np.dtype(dtype).newbyteorder("<")
-        self._suffix = f".{os.getpid()}.tmp"
-        self._names = {side: folder / f"{side}.bin{self._suffix}" for side in SPLITS}
-        self._files = {side: name.open("wb") for side, name in self._names.items()}
-
-    def __enter__(self) -> ShardWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for file in self._files.values():
-            file.close()
-        for left in self._folder.glob(f"*{self._suffix}"):
-            left.unlink()
-
-    def add(self, side: str, ids: TokenArray) -> None:
-        try:
-            self._files[side].write(ids.astype(self._dtype, copy=False).data)
-        except OSError as error:
-            raise _unwritable(self._folder, error) from None
-
-    def finish(self, manifest: Manifest, tokenizer_json: str) -> None:
-        """Put both files, the tokenizer and, last, the manifest in their places.
-
-        Raises:
-            RunError: the disk is full, or the folder cannot be written.
-        """
-        texts = {"tokenizer.json": tokenizer_json, "manifest.json": manifest_json(manifest)}
-        try:
-            (self._folder / "manifest.json").unlink(missing_ok=True)  # while files change, none is valid
-            for side, file in self._files.items():
-                file.flush()
-                os.fsync(file.fileno())
-                file.close()
-                self._names[side].replace(self._folder / f"{side}.bin")
-            for name, text in texts.items():
-                temporary = self._folder / f"{name}{self._suffix}"
-                with temporary.open("w", encoding="utf-8", newline="\n") as out:
-                    out.write(text)
-                    out.flush()
-                    os.fsync(out.fileno())
-                temporary.replace(self._folder / name)
-        except OSError as error:
-            raise _unwritable(self._folder, error) from None
-
-
-def _sweep(folder: Path) -> None:
-    """Delete what a killed process left; one at work has written within the hour."""
-    for file in folder.glob("*.tmp"):
-        with contextlib.suppress(OSError):
-            if time.time() - file.stat().st_mtime > _STALE:
-                file.unlink()
-
-
 def manifest_json(manifest: Manifest) -> str:
     return json.dumps(dataclasses.asdict(manifest), indent=1) + "\n"
-
-
-def _unwritable(folder: Path, error: OSError) -> RunError:
-    return RunError(
-        f"{folder} cannot be written: {error.strerror}.", "Is the disk full? --out puts it elsewhere."
-    )

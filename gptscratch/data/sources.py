@@ -6,28 +6,30 @@ import difflib
 import glob
 import os
 import re
-import shutil
 import stat
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, cast
 
+from gptscratch import paths
 from gptscratch.config import DataConfig
 from gptscratch.data.packed import unpacked
-from gptscratch.errors import ConfigError, CorpusError
+from gptscratch.errors import ConfigError, CorpusError, disk_errors
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
 
 _FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 _WEIGHTED = re.compile(r"(.+)=(\d+\.?\d*|\.\d+)")
 _IN_MEMORY = 64 << 20  # bytes of a stream that are kept without a temporary file
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # slots: there may be millions
 class Source:
     """One file of a corpus."""
 
@@ -50,18 +52,20 @@ class Source:
         with file:
             yield file, unpacked(file)
 
-    def stamp(self) -> tuple[str, int, int] | None:
-        """(path, bytes, time of change in ns); None where there is no file to ask."""
+    def stamp(self) -> tuple[int, int] | None:
+        """(bytes, time of change in ns), -1 both for a file that is gone; None where there is no file."""
         if self.spooled is not None:
             return None
         try:
-            found = Path(self.name).stat()
+            found = os.stat(self.name)  # noqa: PTH116 - a Path for each of a million files takes seconds
         except OSError:
-            return (self.name, -1, -1)
-        return (str(Path(self.name).absolute()), found.st_size, found.st_mtime_ns)
+            return (-1, -1)
+        return (found.st_size, found.st_mtime_ns)
 
 
-def find_sources(config: DataConfig, names: Sequence[str]) -> list[Source]:
+def find_sources(
+    config: DataConfig, names: Sequence[str], on_progress: Progress | None = None
+) -> list[Source]:
     """Every file that some names mean, folders and patterns in sorted order.
 
     Raises:
@@ -72,7 +76,7 @@ def find_sources(config: DataConfig, names: Sequence[str]) -> list[Source]:
     found: list[Source] = []
     for item in names:
         if item == "-":
-            found.append(Source("stdin", "text", True, _spool(sys.stdin.buffer)))
+            found.append(Source("stdin", "text", True, _spool(sys.stdin.buffer, "stdin", on_progress)))
             continue
         path = Path(item).expanduser()
         if path.is_dir():
@@ -82,12 +86,12 @@ def find_sources(config: DataConfig, names: Sequence[str]) -> list[Source]:
                 raise CorpusError(f"the folder {item} holds no file{wanted}.")
             found += inside
         elif path.exists():
-            found.append(_named(path))
+            found.append(_named(path, on_progress))
         else:
             matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - pathlib takes no absolute ones
             if not matches:
                 raise _missing(item, path)
-            found += [_named(Path(match)) for match in matches if not Path(match).is_dir()]
+            found += [_named(Path(match), on_progress) for match in matches if not Path(match).is_dir()]
     return found
 
 
@@ -111,12 +115,12 @@ def split_weights(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, .
     return tuple(m[1] for m in found if m), tuple(weight / sum(weights) for weight in weights)
 
 
-def _named(path: Path) -> Source:
+def _named(path: Path, on_progress: Progress | None) -> Source:
     if stat.S_ISREG(path.stat().st_mode):
         return Source(str(path), _format(str(path)), True)
     try:
         with path.open("rb") as pipe:  # a named pipe gives its bytes once, and two passes are made
-            return Source(str(path), _format(str(path)), True, _spool(pipe))
+            return Source(str(path), _format(str(path)), True, _spool(pipe, str(path), on_progress))
     except OSError as error:
         raise CorpusError(f"{path} cannot be read: {error.strerror}.") from None
 
@@ -153,9 +157,17 @@ def _standard_library() -> list[Source]:
     return [Source(name, "text", False) for name in names]
 
 
-def _spool(stream: IO[bytes]) -> IO[bytes]:
-    spool = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - lives as long as its Source
-    shutil.copyfileobj(stream, spool, 1 << 20)
+def _spool(stream: IO[bytes], name: str, on_progress: Progress | None) -> IO[bytes]:
+    """A copy of a stream: small ones in memory, others in the cache directory, where token files go too."""
+    with disk_errors(f"copying {name}"):
+        paths.tokens_dir().mkdir(parents=True, exist_ok=True)
+        place = str(paths.tokens_dir())
+        spool = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=place)  # noqa: SIM115 - lives as its Source
+        size = 0
+        while chunk := stream.read(1 << 16):
+            size += spool.write(chunk)
+            if on_progress:
+                on_progress(f"reading {name}", size, 0)
     return cast("IO[bytes]", spool)
 
 

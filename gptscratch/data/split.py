@@ -106,17 +106,17 @@ class Sides:
 
 
 class Alphabet:
-    """The distinct characters of a stream of text."""
+    """The distinct characters of a stream of text, which comes as UTF-8."""
 
     def __init__(self) -> None:
         self._known = np.zeros(0x110000, dtype=bool)
-        self._ascii = b""  # those already seen: what is left after deleting them is new
-        self._waiting: list[str] = []
+        self._ascii = b""  # those already seen: they are deleted, and what is left is looked at
+        self._waiting: list[bytes] = []
         self._size = 0
 
-    def add(self, text: str) -> None:
-        self._waiting.append(text)  # joined, since a corpus may be millions of short texts
-        self._size += len(text)
+    def add(self, data: bytes) -> None:
+        self._waiting.append(data)  # joined, since a corpus may be millions of short texts
+        self._size += len(data)
         if self._size > 1 << 18:
             self._flush()
 
@@ -125,11 +125,7 @@ class Alphabet:
         return "".join(map(chr, np.flatnonzero(self._known)))
 
     def _flush(self) -> None:
-        text = "".join(self._waiting)
+        rest = b"".join(self._waiting).translate(None, self._ascii)
         self._waiting, self._size = [], 0
-        if text.isascii():
-            new = bytes(set(text.encode("ascii").translate(None, self._ascii)))
-            self._ascii += new
-            self._known[list(new)] = True
-        else:
-            self._known[np.frombuffer(text.encode("utf-32-le"), np.uint32)] = True
+        self._known[np.frombuffer(rest.decode().encode("utf-32-le"), np.uint32)] = True
+        self._ascii = bytes(np.flatnonzero(self._known[:128]).tolist())

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from tokenizers import models
 
 from gptscratch.config import DataConfig
-from gptscratch.data.corpus import Corpus, Progress, Scan
+from gptscratch.data.corpus import Corpus, Scan
 from gptscratch.data.shards import Removed
+from gptscratch.data.sources import Progress
 from gptscratch.data.split import Side
 from gptscratch.tokenizer import Tokenizer, build_tokenizer, choose_tokenizer
 

@@ -6,7 +6,6 @@ import dataclasses
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 
 from gptscratch.config import DataConfig
-from gptscratch.data import prepare as job
 from gptscratch.data.prepare import Prepared, prepare
 from gptscratch.data.shards import Removed, open_tokens
 from gptscratch.errors import CorpusError
@@ -104,7 +102,7 @@ def test_second_call_finds_the_files_and_a_change_is_noticed(tmp_path: Path) -> 
 
 
 def test_a_large_corpus_is_found_by_its_files_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "_STAMPED", 10)
+    monkeypatch.setattr("gptscratch.data.remember._STAMPED", 10)
     file = tmp_path / "corpus.txt"
     file.write_text(TEXT, encoding="utf-8")
     os.utime(file, (1e9, 1e9))
@@ -135,34 +133,10 @@ def test_nothing_is_left_of_a_run_that_failed(tmp_path: Path, monkeypatch: pytes
     def fails(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Tokenizer, "encode_arrays", fails)
+    monkeypatch.setattr(Tokenizer, "encode_joined", fails)
     with pytest.raises(KeyboardInterrupt):
         prepared(tmp_path, tokenizer="char")
     assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
-
-
-def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
-    folder = prepared(tmp_path, tokenizer="char").folder
-    for name, age in (("train.bin.12.tmp", 7200), ("train.bin.13.tmp", 0)):
-        (folder / name).write_text("half")
-        os.utime(folder / name, (time.time() - age,) * 2)
-    (folder / "manifest.json").unlink()
-    prepared(tmp_path, tokenizer="char")
-    assert sorted(file.name for file in folder.glob("*.tmp")) == ["train.bin.13.tmp"]
-
-
-def test_an_interrupted_call_leaves_nothing_and_the_next_one_is_whole(tmp_path: Path) -> None:
-    def interrupt(stage: str, done: int, total: int) -> None:
-        if stage == "tokenizing" and done < total:
-            raise KeyboardInterrupt
-
-    file = tmp_path / "corpus.txt"
-    file.write_text(TEXT * 1000, encoding="utf-8")
-    config = DataConfig(corpus=(str(file),), tokenizer="byte")
-    with pytest.raises(KeyboardInterrupt):
-        prepare(config, on_progress=interrupt)
-    assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
-    assert prepare(config).manifest.train.bytes + prepare(config).manifest.val.bytes == len(TEXT) * 1000
 
 
 def test_out_takes_an_empty_folder_and_spares_a_full_one(tmp_path: Path) -> None:
@@ -270,7 +244,12 @@ def test_progress_names_its_stages(tmp_path: Path) -> None:
     config = DataConfig(corpus=(str(file),), tokenizer="bpe", vocab_size=300)
     prepare(config, on_progress=lambda stage, done, total: seen.update({stage: (done, total)}))
     whole = (len(TEXT), len(TEXT))
-    assert seen == {"reading": whole, "training tokenizer": (0, 0), "tokenizing": whole}
+    assert seen == {
+        "reading": whole,
+        "training tokenizer": (0, 0),
+        "tokenizing": whole,
+        "writing to the disk": (0, 0),
+    }
 
 
 def test_no_torch_is_imported() -> None:
