@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gptscratch.cli.render import err, notice, plan_lines
-from gptscratch.cli.units import count, duration
+from gptscratch.cli.units import count, duration, size
 from gptscratch.training.events import (
     Evaluated,
     Event,
@@ -39,6 +39,7 @@ class TrainView:
         self.sample = ""
         self.train_loss = ""
         self.drawn = 0.0
+        self.pace = Pace()
         self.evaluated = -1  # the step of the newest evaluation; again, it is the final one
 
     def __enter__(self) -> TrainView:
@@ -50,6 +51,8 @@ class TrainView:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.live.stop()
+        if not self.quiet:
+            self.pace.tell_of_the_end(kind)
 
     def __call__(self, event: Event) -> None:
         if self.quiet:
@@ -57,8 +60,11 @@ class TrainView:
         if isinstance(event, Notice):
             notice(event.text)
         elif isinstance(event, Working):
-            self._draw(_work(event))
+            line = self.pace.line(event)
+            if line:
+                self._draw(line)
         elif isinstance(event, Planned):
+            self.pace = Pace()
             for label, text in plan_lines(event.plan, event.manifest):
                 err.print(f"[bold]{label:<11}[/] {escape(text)}")
         elif isinstance(event, Started):
@@ -113,7 +119,7 @@ class WorkView:
 
     def __init__(self) -> None:
         self.live = Live(console=err, auto_refresh=False, transient=True)
-        self.drawn = 0.0
+        self.pace = Pace()
 
     def __enter__(self) -> WorkView:
         if err.is_terminal:
@@ -124,21 +130,59 @@ class WorkView:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.live.stop()
+        self.pace.tell_of_the_end(kind)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        if self.live.is_started and time.monotonic() - self.drawn > _REFRESH:
-            self.live.update(_work(Working(stage, done, total)), refresh=True)
-            self.drawn = time.monotonic()
+        line = self.pace.line(Working(stage, done, total))
+        if line and self.live.is_started:
+            self.live.update(line, refresh=True)
 
 
-def _work(event: Working) -> Table:
-    line = Table.grid(padding=(0, 1))
-    if event.total:
-        share = min(1.0, event.done / event.total)
-        line.add_row(event.stage, ProgressBar(total=1.0, completed=share, width=30), f"{share:4.0%}")
-    else:
-        line.add_row(f"{event.stage} ...")
-    return line
+class Pace:
+    """How fast a stage goes, and how long it may still take."""
+
+    def __init__(self) -> None:
+        self.stage = ""
+        self.began = (0.0, 0)  # when this stage began, and with how much done
+        self.drawn = 0.0
+        self.share = 0.0
+
+    def line(self, event: Working) -> Table | None:
+        """What to draw of it; None where it is too early to draw again.
+
+        A stage that tells no total, such as how long a tokenizer will take to train, stays on the screen.
+        """
+        now = time.monotonic()
+        if event.stage != self.stage:
+            self.stage, self.began = event.stage, (now, event.done)
+            if not event.total and not event.done:
+                err.print(f"[dim]{escape(event.stage)}[/]")
+        elif now - self.drawn < _REFRESH:
+            return None
+        self.drawn = now
+        self.share = min(1.0, event.done / event.total) if event.total else 0.0
+        return self._row(event, now)
+
+    def tell_of_the_end(self, kind: type[BaseException] | None) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and self.stage == "tokenizing":
+            notice(f"Stopped at {self.share:.0%} of the text. The same command goes on from there.")
+
+    def _row(self, event: Working, now: float) -> Table:
+        seconds, done = now - self.began[0], event.done - self.began[1]
+        rate = done / seconds if seconds > 0.5 else 0.0  # bytes per second; 0: not known yet
+        row: list[str | ProgressBar] = [event.stage]
+        if event.total:
+            row += [ProgressBar(total=1.0, completed=self.share, width=30), f"{self.share:4.0%}"]
+        if event.done:
+            of = f" of {size(event.total)}" if event.total else ""
+            row.append(f"{size(event.done)}{of}")
+        if rate:
+            row.append(f"{size(rate)}/s")
+        if rate and event.total:
+            row.append(f"[dim]{duration((event.total - event.done) / rate)} left[/]")
+        line = Table.grid(padding=(0, 1))
+        line.add_row(*row)
+        return line
 
 
 def _lines(text: str, limit: int) -> str:

@@ -208,13 +208,15 @@ class Corpus:
         if self.config.val_file and not lengths[-1]:
             raise CorpusError(f"the validation corpus is empty: there is no text in {self.config.val_file}.")
 
-    def sided_pieces(self, scan: Scan, on_progress: Progress | None = None) -> Iterator[tuple[Side, Piece]]:
+    def sided_pieces(
+        self, scan: Scan, on_progress: Progress | None = None, stage: str = "reading"
+    ) -> Iterator[tuple[Side, Piece]]:
         """The second pass: every piece with the side it is on. The text is ``scan``'s.
 
         Raises:
             CorpusError: a file changed between the passes.
         """
-        pieces = self._kept if self._kept is not None else self.pieces(on_progress, "tokenizing")
+        pieces = self._kept if self._kept is not None else self.pieces(on_progress, stage)
         if scan.by_document:
             yield from by_document(pieces, scan.salt, self.config.val_fraction)
         else:
@@ -222,6 +224,7 @@ class Corpus:
         if self._read_stamps() != self._stamps:
             raise CorpusError("the corpus changed while it was being read.", "Run the command again.")
 
-    def training_texts(self, scan: Scan) -> Iterator[str]:
+    def training_texts(self, scan: Scan, on_progress: Progress | None = None) -> Iterator[str]:
         """The text of the training side, in pieces: what a tokenizer may learn from."""
-        return (piece.text for side, piece in self.sided_pieces(scan) if side == "train")
+        sided = self.sided_pieces(scan, on_progress, "training tokenizer")
+        return (piece.text for side, piece in sided if side == "train")

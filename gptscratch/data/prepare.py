@@ -29,8 +29,12 @@ from gptscratch.data.sources import Progress, split_weights
 from gptscratch.data.tokens import write_tokens
 from gptscratch.data.writer import LOCK, discard_stale
 from gptscratch.tokenizer import KINDS, MIN_FREQUENCY, Tokenizer, build_tokenizer, choose_tokenizer
+from gptscratch.tokenizer.build import bpe_seconds, bpe_vocab_size
+from gptscratch.tokenizer.sample import head_of, sample_size
 
 __all__ = ["Prepared", "prepare"]
+
+_SAID = 4_000_000  # characters, from which on it is said how long a BPE takes to train
 
 
 def prepare(config: DataConfig, *, on_progress: Progress | None = None, out: Path | None = None) -> Prepared:
@@ -111,12 +115,12 @@ def _kind_and_size(config: DataConfig, scan: Scan) -> tuple[str, int]:
 
 
 def _trained(corpus: Corpus, scan: Scan, kind: str, vocab_size: int, on_progress: Progress) -> Tokenizer:
-    if kind in ("word", "bpe"):
-        on_progress("training tokenizer", 0, 0)
     config = corpus.config
+    if kind == "bpe" and scan.characters > _SAID:
+        _say_how_long(corpus, scan, vocab_size, on_progress)
     library = build_tokenizer(
         kind,
-        lambda: corpus.training_texts(scan),
+        lambda: corpus.training_texts(scan, on_progress),
         alphabet=scan.alphabet,
         n_characters=scan.characters,
         vocab_size=vocab_size,
@@ -124,6 +128,15 @@ def _trained(corpus: Corpus, scan: Scan, kind: str, vocab_size: int, on_progress
         min_frequency=config.min_frequency,
     )
     return Tokenizer(library)
+
+
+def _say_how_long(corpus: Corpus, scan: Scan, vocab_size: int, on_progress: Progress) -> None:
+    head = head_of(corpus.training_texts(scan))
+    entries = vocab_size or bpe_vocab_size(scan.characters, len(scan.alphabet))
+    characters = min(scan.characters, sample_size(head))
+    seconds = bpe_seconds(head, characters, entries)
+    part = f"{characters / scan.characters * scan.bytes / 1e6:,.0f} MB of {scan.bytes / 1e6:,.0f} MB"
+    on_progress(f"training {entries:,} BPE entries on {part}, about {seconds:,.0f} s", 0, 0)
 
 
 def _split_key(config: DataConfig, scan: Scan) -> str:

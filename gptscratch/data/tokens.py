@@ -67,7 +67,7 @@ def write_tokens(
             train=SplitCounts(**done.counts["train"]),
             val=SplitCounts(**done.counts["val"]),
         )
-        on_progress("writing to the disk", 0, 0)
+        on_progress("writing to the disk", scan.bytes, scan.bytes)
         writer.finish(manifest)
     return manifest
 

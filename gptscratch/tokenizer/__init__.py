@@ -2,6 +2,7 @@
 
     tokenizer.py   Tokenizer: encode, decode, stream, save
     build.py       the four kinds, made from a corpus
+    sample.py      what part of a corpus a BPE learns from
     files.py       what a --tokenizer PATH can be
     cut.py         where a pre-tokenizer cuts, by numpy
     memo.py        Memo: the bulk path, which encodes each distinct piece once

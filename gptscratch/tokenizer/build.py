@@ -5,19 +5,22 @@ Every part of them can be said in a tokenizer.json, so that other programs read 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from gptscratch.errors import TokenizerError
+from gptscratch.tokenizer.sample import head_of, sample_size, spread_sample
 
 KINDS = ("char", "byte", "word", "bpe")
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<unk>"
 MIN_FREQUENCY = 2  # a word seen once teaches nothing
 MAX_WORDS = 1 << 16  # ids stay uint16
-BPE_SAMPLE = 32_000_000  # characters a BPE is trained on at most: more changes few merges
+
+_GROWTH = 0.75  # of a BPE's training time with its text, as a power: measured from 1 to 32 million characters
 
 # One letter of a script without spaces; a word with its apostrophes; a run of one sign; a line's end.
 _SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}"
@@ -58,6 +61,18 @@ def bpe_vocab_size(n_characters: int, n_distinct: int = 0) -> int:
     steps = ((4_000_000, 1024), (16_000_000, 2048), (64_000_000, 4096), (512_000_000, 8192))
     size = next((size for limit, size in steps if n_characters < limit), 16_384)
     return min(16_384, max(size, 1 << (n_distinct + 256).bit_length()))
+
+
+def bpe_seconds(head: Sequence[str], n_characters: int, vocab_size: int) -> float:
+    """About how long a BPE of this size takes to learn from so many characters of text like ``head``.
+
+    A small one is trained and timed; the time grows more slowly than the text, since words repeat.
+    """
+    start = time.perf_counter()
+    _train_bpe(_byte_level(models.BPE()), head, vocab_size)
+    seconds = time.perf_counter() - start
+    growth = max(1.0, n_characters / max(1, sum(map(len, head))))
+    return float(seconds * growth**_GROWTH)
 
 
 def build_tokenizer(
@@ -106,14 +121,9 @@ def build_tokenizer(
         tokenizer = _as_plain_entry(tokenizer)
     elif kind == "bpe":
         _require_size(kind, vocab_size, 257, "256 bytes and one special token")
-        bpe = trainers.BpeTrainer(
-            vocab_size=vocab_size or bpe_vocab_size(n_characters, len(alphabet)),
-            min_frequency=2,
-            special_tokens=[END_OF_TEXT],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        tokenizer.train_from_iterator(_sample(texts(), BPE_SAMPLE / max(1, n_characters)), bpe)
+        size = vocab_size or bpe_vocab_size(n_characters, len(alphabet))
+        sample = sample_size(head_of(texts())) / max(1, n_characters)
+        _train_bpe(tokenizer, spread_sample(texts(), sample), size)
     return tokenizer
 
 
@@ -180,14 +190,15 @@ def _as_plain_entry(trained: Tokenizer) -> Tokenizer:
     return _with_end(tokenizer)
 
 
-def _sample(texts: Iterable[str], share: float) -> Iterator[str]:
-    """An evenly spread share of the pieces."""
-    credit = 0.0
-    for text in texts:
-        credit += share * len(text)
-        if credit >= len(text):
-            credit -= len(text)
-            yield text
+def _train_bpe(tokenizer: Tokenizer, texts: Iterable[str], vocab_size: int) -> None:
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
 
 
 def _require_size(kind: str, given: int, needed: int, why: str) -> None:
