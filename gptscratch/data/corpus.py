@@ -111,7 +111,7 @@ class Corpus:
 
     def _read_stamps(self) -> array[int]:
         """Two numbers for each source, one behind the other: of millions, objects would fill the memory."""
-        return array("q", (number for source in self.sources for number in source.stamp() or (0, 0)))
+        return array("q", (number for source in self.sources for number in source.stamp()))
 
     def pieces(self, on_progress: Progress | None = None, stage: str = "reading") -> Iterator[Piece]:
         """Every document in pieces, in order, cleaned; those of the validation corpus come last.

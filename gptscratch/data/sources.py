@@ -52,10 +52,10 @@ class Source:
         with file:
             yield file, unpacked(file)
 
-    def stamp(self) -> tuple[int, int] | None:
-        """(bytes, time of change in ns), -1 both for a file that is gone; None where there is no file."""
+    def stamp(self) -> tuple[int, int]:
+        """(bytes, time of change in ns): a stream has no time, of a file that is gone both are -1."""
         if self.spooled is not None:
-            return None
+            return (self.spooled.seek(0, os.SEEK_END), 0)
         try:
             found = os.stat(self.name)  # noqa: PTH116 - a Path for each of a million files takes seconds
         except OSError:
