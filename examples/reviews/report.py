@@ -18,13 +18,13 @@ TARGET = {"loss": 4.967, "accuracy": 20.68, "perplexity": math.exp(4.967)}
 
 
 def evaluations(run: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl with a validation loss, each with the minutes of the step before it."""
-    found, seconds = [], 0.0
+    """The records of metrics.jsonl with a validation loss, each with the tokens and minutes so far."""
+    found, seconds, tokens = [], 0.0, 0
     for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
-        seconds = record.get("seconds", seconds)
+        seconds, tokens = record.get("seconds", seconds), record.get("tokens", tokens)
         if "val_loss" in record:
-            found.append({**record, "minutes": seconds / 60})
+            found.append({**record, "minutes": seconds / 60, "tokens": tokens})
     return found
 
 
@@ -58,9 +58,10 @@ def draw(runs: list[Path], picture: str) -> None:
                 "accuracy": [100 * p["val_accuracy"] for p in points],
                 "perplexity": [p["val_perplexity"] for p in points],
             }[name]
-            axis.plot([p["minutes"] for p in points], values, marker=".", label=run.name)
+            axis.plot([p["tokens"] / 1e6 for p in points], values, marker=".", label=run.name)
         axis.axhline(goal, color="grey", linestyle=":", label="the older project, 20 epochs")
-        axis.set_xlabel("minutes")
+        axis.set_xlabel("million words seen")
+        axis.set_xscale("log")
         axis.set_title({"loss": "validation loss, nats a word", "accuracy": "accuracy, %"}.get(name, name))
     axes[1].set_ylim(bottom=10)
     axes[2].set_yscale("log")

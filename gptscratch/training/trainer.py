@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -206,7 +207,7 @@ def _train(
         sample=TrainedGPT(
             model=model, tokenizer=prepared.tokenizer, end_of_text=record.end_of_text, run=run
         ).excerpt,
-        final_tokens=config.train.final_eval_tokens or prepared.manifest.val.tokens,
+        final_tokens=int(min(config.train.final_eval_tokens or math.inf, prepared.manifest.val.tokens)),
         started=started,
         micro_batch=config.train.micro_batch,
     )
