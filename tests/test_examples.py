@@ -5,9 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
+
+from gptscratch.training.loss import IGNORE
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -83,3 +88,12 @@ def test_the_experiment_of_the_reviews_runs_from_table_to_results(tmp_path: Path
     )
     for name in ("reviews-onecycle", "reviews-constant", "reviews-ours"):
         assert name in shown
+
+
+def test_overlapping_windows_score_every_word_once() -> None:
+    overlapping = runpy.run_path(str(EXAMPLES / "reviews/score.py"))["overlapping"]
+    tokens = np.random.default_rng(0).integers(0, 9, 1003).astype(np.uint16)
+    targets = np.concatenate([found.ravel() for _, found in overlapping(tokens, 16, 0)])
+    counted = targets[targets != IGNORE]
+    assert len(counted) == np.count_nonzero(tokens[1:])
+    assert (np.bincount(counted) == np.bincount(tokens[1:][tokens[1:] != 0])).all()

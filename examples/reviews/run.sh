@@ -40,4 +40,5 @@ gptscratch train "${reviews[@]}" "${bare[@]}" "${body[@]}" "${parts[@]}" --outpu
 # Case and punctuation kept: its bits per byte can be compared with any other model's.
 gptscratch train "${reviews[@]}" --tokenizer bpe "${bpe[@]}" --name reviews-bpe
 
+python "$here/score.py" reviews-ours
 python "$here/report.py" "$folder/curves.png" reviews-onecycle reviews-constant reviews-ours
