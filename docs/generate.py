@@ -14,7 +14,7 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from typer.models import ArgumentInfo, OptionInfo
 
@@ -71,7 +71,10 @@ def knobs_of(callback: Any) -> Iterator[Knob]:
     hints = get_type_hints(callback, include_extras=True)
     found = []
     for name, parameter in inspect.signature(callback).parameters.items():
-        kind, info = get_args(hints[name])[:2]
+        hint = hints[name]
+        if get_origin(hint) is not Annotated:  # Python 3.10 makes a hint optional where the default is None
+            hint = get_args(hint)[0]
+        kind, info = get_args(hint)[:2]
         if isinstance(info, ArgumentInfo):
             shown = info.metavar or f"[{name.upper()}]" + "..." * (list in _kinds(kind))
             found.insert(0, Knob(name, shown, "Arguments", info.help or ""))
