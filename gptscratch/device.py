@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import itertools
 import math
+import sys
 import time
 
 import torch
 
 from gptscratch.errors import ConfigError
 from gptscratch.linear import linear
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def pick_device(name: str) -> torch.device:
@@ -51,8 +56,21 @@ def set_up(device: torch.device) -> None:
     """Settings of this process for speed that change no result that matters."""
     if device.type == "cpu":
         torch.set_flush_denormal(True)  # Adam's second moments underflow, and denormals are slow
+        _keep_freed_memory()
     elif device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
+
+
+def _keep_freed_memory() -> None:
+    """Linux's C library hands large blocks back when they are freed, and each page is cleared anew in the
+    next step: a tenth to a fifth of its time. Here it keeps them (mallopt(3), glibc alone has it).
+    """
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(_MMAP_THRESHOLD, 1 << 25)
+        mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:

@@ -54,7 +54,7 @@ SHAPES = (
     (2, 64, 64), (3, 96, 64), (3, 128, 128), (4, 128, 128), (4, 192, 256), (6, 256, 256), (6, 384, 256),
     (8, 512, 512), (10, 640, 512), (12, 768, 1024),
 )  # fmt: skip
-TOKENS_PER_PARAMETER = 1.5
+TOKENS_PER_PARAMETER = 1.2
 
 VERY_SMALL_BYTES = 50_000  # a model sees too little in them for sentences
 SMALL_CHARACTERS = 4_000_000  # a corpus below is read as characters, if byte pairs would be seen

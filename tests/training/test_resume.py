@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,15 @@ def test_a_signal_at_the_last_step_changes_nothing(
     assert signal.getsignal(number) is before
 
 
+@pytest.fixture
+def in_the_foreground() -> Iterator[None]:
+    """A shell's background jobs ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("in_the_foreground")
 def test_a_second_interrupt_leaves_at_once(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     def hook(session: Session) -> None:
         if session.state.step == 6:
