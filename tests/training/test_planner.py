@@ -55,7 +55,7 @@ def test_the_tokens_to_come_fit_into_the_time() -> None:
 
 
 def test_a_machine_that_is_measured_as_slower_is_given_less_to_do() -> None:
-    slower = plan(dataclasses.replace(LAPTOP, speed=0.2), minutes=10)
+    slower = plan(dataclasses.replace(LAPTOP, speed=0.1), minutes=10)
     assert blocks(slower) < blocks(plan(minutes=10))
     assert slower.tokens < plan(minutes=10).tokens
 
