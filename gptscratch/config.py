@@ -233,10 +233,6 @@ class TrainConfig:
             _require(0.0 <= value <= 1.0, f"{name} is {value}: it must be in [0, 1].")
         _require_seed(self.seed)
         _require(self.keep >= 1, f"keep is {self.keep}: at least one checkpoint must be kept.")
-        _require(
-            not self.micro_batch or not self.batch_size or self.batch_size % self.micro_batch == 0,
-            f"micro_batch = {self.micro_batch} does not divide batch_size = {self.batch_size}.",
-        )
         _require_choice("documents", self.documents, DOCUMENTS)
         _require_choice("optimizer", self.optimizer, OPTIMIZERS)
         _require_choice("schedule", self.schedule, SCHEDULES)

@@ -185,23 +185,23 @@ def _batch_settings(config: RunConfig, given: Mapping[str, Any], facts: Facts) -
     context, width = config.model.context_length, config.model.d_model
     row = facts.tokens_per_row(context)
     tokens = _horizon_tokens(config, config.model, facts)
-    wanted = min(max(tokens / 500, 8 * width), (1 << 19) if facts.device == "cuda" else 16 * width, 8192)
+    most = 1 << 19 if facts.device == "cuda" else min(16 * width, 8192)
+    wanted = min(max(tokens / 500, 8 * width), most)
     micro = config.train.micro_batch
     if micro and "train.batch_size" not in given:
         return {"train.batch_size": micro * max(1, round(wanted / row / micro))}
     batch = config.train.batch_size or max(1, round(min(wanted, facts.train_tokens) / row))
-    fits = max(1, _micro_tokens(config, facts) // context)
-    return {
-        "train.batch_size": batch,
-        "train.micro_batch": next(n for n in range(min(batch, fits), 0, -1) if batch % n == 0),
-    }
+    passes = math.ceil(batch / _rows_at_once(config.model, facts))
+    return {"train.batch_size": batch, "train.micro_batch": math.ceil(batch / passes)}
 
 
-def _micro_tokens(config: RunConfig, facts: Facts) -> int:
-    """Tokens of one forward and backward pass whose activations stay below some 2 GiB (CPU) or 16 GiB."""
-    one = sizing.memory_to_train(config.model, micro_batch=1, dtype=facts.dtype).activations
+def _rows_at_once(model: ModelConfig, facts: Facts) -> int:
+    """Sequences of one forward and backward pass whose activations take about 2 GiB (CPU) or 16 GiB."""
+    one, two = (
+        sizing.memory_to_train(model, micro_batch=rows, dtype=facts.dtype).activations for rows in (1, 2)
+    )
     room = (16 if facts.device == "cuda" else 2) << 30
-    return max(1, room // max(1, one)) * config.model.context_length
+    return max(1, room // (two - one))
 
 
 def _steps(config: RunConfig, facts: Facts) -> int:

@@ -38,11 +38,14 @@ RECIPE = (
     "--n_head=4", "--n_embd=128", "--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0",
 )  # fmt: skip
 OURS = {
+    "gptscratch, 2 layers, 140 steps of 32": (
+        "--layers", "2", "--heads", "4", "--d-model", "128", "--context-length", "64", "--batch-size", "32",
+        "--steps", "140", "--sample-interval", "0", "--eval-interval", "140",
+    ),
     "gptscratch, the same shape, 170 steps of 16": (
         "--layers", "4", "--heads", "4", "--d-model", "128", "--context-length", "64", "--batch-size", "16",
         "--steps", "170", "--sample-interval", "0", "--eval-interval", "170",
     ),
-    "gptscratch --minutes 1.5": ("--minutes", "1.5"),
 }  # fmt: skip
 SAME = {"n_layer": 6, "n_head": 6, "d_model": 384, "context_length": 256, "vocab_size": 65}
 ROWS = 16
@@ -60,9 +63,11 @@ def time_to_loss(corpus: Path, nanogpt: Path, rounds: int) -> None:
             subprocess.run([sys.executable, "train.py", *RECIPE], cwd=peer, check=True, capture_output=True)
             times.setdefault("nanoGPT", []).append(time.perf_counter() - started)
             losses.setdefault("nanoGPT", []).append(peer_loss(peer))
-            for name, options in OURS.items():
+            same_time = ("--minutes", f"{times['nanoGPT'][-1] / 60:.3f}")
+            for name, options in {**OURS, "gptscratch --minutes, nanoGPT's time": same_time}.items():
                 out = Path(folder) / f"{name}, {number}"
-                command = ["train", str(corpus), "--tokenizer", "char", *options, "--json", "--out", str(out)]
+                command = ["train", str(corpus), "--tokenizer", "char", *options, "--seed", str(number)]
+                command += ["--json", "--out", str(out)]
                 started = time.perf_counter()
                 done = subprocess.run(
                     [sys.executable, "-m", "gptscratch", *command], check=True, capture_output=True, text=True

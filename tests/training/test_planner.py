@@ -54,6 +54,20 @@ def test_the_tokens_to_come_fit_into_the_time() -> None:
     assert 0.85 * 600 < seconds < 600
 
 
+def test_a_step_that_does_not_fit_into_memory_is_made_in_even_passes() -> None:
+    wide = {"n_layer": 12, "d_model": 768, "n_head": 12, "context_length": 1024, "steps": 100}
+    found = plan(dataclasses.replace(LAPTOP, vocab_size=50_000), batch_size=23, **wide)
+    at_once = found.config.train.micro_batch
+    assert 1 < at_once < 23
+    activations = [
+        sizing.memory_to_train(found.config.model, micro_batch=n, dtype="bfloat16").activations
+        for n in (0, at_once)
+    ]
+    assert activations[1] - activations[0] < 2.1 * 2**30
+    passes = -(-23 // at_once)
+    assert at_once * passes - 23 < passes
+
+
 def test_a_machine_that_is_measured_as_slower_is_given_less_to_do() -> None:
     slower = plan(dataclasses.replace(LAPTOP, speed=0.1), minutes=10)
     assert blocks(slower) < blocks(plan(minutes=10))
