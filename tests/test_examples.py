@@ -1,4 +1,4 @@
-"""What stands in examples/ runs."""
+"""What stands in examples/ runs, and the benchmarks know the package as it is."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from gptscratch.training.loss import IGNORE
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+BENCHMARKS = sorted((Path(__file__).parent / "benchmarks").glob("*.py"))
 
 
 def reviews(count: int) -> list[str]:
@@ -29,6 +31,11 @@ def write_table(file: Path, texts: list[str]) -> None:
         table = csv.writer(out)
         table.writerow(["review", "sentiment"])
         table.writerows([text, "positive"] for text in texts)
+
+
+@pytest.mark.parametrize("script", BENCHMARKS, ids=lambda script: script.stem)
+def test_a_benchmark_finds_all_that_it_imports(script: Path) -> None:
+    assert "annotations" in runpy.run_path(str(script))
 
 
 def run(*command: str, home: Path) -> str:

@@ -1,13 +1,15 @@
 """What a run costs beside its steps, and what a corpus's size costs.
 
     python tests/benchmarks/train_costs.py share tinyshakespeare.txt --minutes 10
+    python tests/benchmarks/train_costs.py run path/to/run --seconds 601
     python tests/benchmarks/train_costs.py size --megabytes 1 100 5000
 
 ``share`` takes the plan for so many minutes, makes some of its steps, and does each thing that happens
 between steps (logging, saving, evaluating, a sample, the score at the end) as large as planned; what each
-took, times how often the plan does it, is its share. ``size`` trains one small model on token files of each
-size (uint16, a million random tokens again and again). Both count the seconds of the processor, so run
-them on one thread: OMP_NUM_THREADS=1.
+took, times how often the plan does it, is its share. ``run`` adds up the steps of a finished run, beside the
+seconds that its whole process took. ``size`` trains one small model on token files of each size (uint16, a
+million random tokens again and again). ``share`` and ``size`` count the seconds of the processor, so run them
+on one thread: OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from gptscratch.data.shards import Manifest, ShardWriter, SplitCounts
+from gptscratch.data.shards import Manifest, SplitCounts
+from gptscratch.data.writer import ShardWriter
 from gptscratch.metrics import read_metrics
 from gptscratch.tokenizer import Tokenizer, build_tokenizer
 from gptscratch.training import loop, planning, trainer
@@ -90,6 +93,18 @@ def _due(hook: Hook, timed: Hook) -> Hook:
     return called
 
 
+def finished(run: Path, seconds: float) -> None:
+    """Print what the steps of a run took by its own log, beside its whole process."""
+    tokens, in_steps = 0, 0.0
+    for record in read_metrics(run / "metrics.jsonl"):
+        if "train_loss" in record:
+            in_steps += (record["tokens"] - tokens) / record["tokens_per_second"]
+            tokens = record["tokens"]
+    print(
+        f"{in_steps:.1f} of {seconds:.1f} s in steps; all else, start and end too: {1 - in_steps / seconds:.2%}"
+    )
+
+
 def size(megabytes: float, steps: int) -> dict[str, float]:
     """Train in this process on token files of that size; tokens a second and memory (Linux).
 
@@ -114,7 +129,8 @@ def write_tokens(folder: Path, n_tokens: int) -> Path:
     ids = np.random.default_rng(0).integers(0, 256, BLOCK).astype(np.uint16)
     tokenizer = Tokenizer(build_tokenizer("byte", list, alphabet="", n_characters=0))
     lengths = {"train": n_tokens, "val": 20_000}
-    with ShardWriter(folder, np.uint16) as writer:
+    folder.mkdir()
+    with ShardWriter(folder, np.uint16, tokenizer.library.to_str(), "", "random") as writer:
         for side, length in lengths.items():
             for done in range(0, length, BLOCK):
                 writer.add(side, ids[: min(BLOCK, length - done)])
@@ -124,7 +140,7 @@ def write_tokens(folder: Path, n_tokens: int) -> Path:
             tokenizer_hash=tokenizer.hash, corpus_hash="random", recipe="", sources="", end_of_text=None,
             files=1, skipped=0, by_document=False, train=counts["train"], val=counts["val"],
         )  # fmt: skip
-        writer.finish(manifest, tokenizer.library.to_str())
+        writer.finish(manifest)
     return folder
 
 
@@ -145,16 +161,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("share", "size", "one-size"))
-    parser.add_argument("corpus", type=Path, nargs="?")
+    parser.add_argument("what", choices=("share", "run", "size", "one-size"))
+    parser.add_argument("path", type=Path, nargs="?", help="of the corpus (share) or the run (run)")
     parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seconds", type=float, help="that the run's process took")
     parser.add_argument("--megabytes", type=float, nargs="+", default=[1, 100, 5000])
     parser.add_argument("--steps", type=int, default=60)
     arguments = parser.parse_args()
+    if arguments.what in ("share", "run") and arguments.path is None:
+        parser.error(f"{arguments.what} needs a path")
     if arguments.what == "share":
-        if arguments.corpus is None:
-            parser.error("share needs a corpus")
-        share(arguments.corpus, arguments.minutes)
+        share(arguments.path, arguments.minutes)
+    elif arguments.what == "run":
+        finished(arguments.path, arguments.seconds)
     elif arguments.what == "size":
         sizes(arguments.megabytes, arguments.steps)
     else:
