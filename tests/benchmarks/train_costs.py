@@ -100,9 +100,8 @@ def finished(run: Path, seconds: float) -> None:
         if "train_loss" in record:
             in_steps += (record["tokens"] - tokens) / record["tokens_per_second"]
             tokens = record["tokens"]
-    print(
-        f"{in_steps:.1f} of {seconds:.1f} s in steps; all else, start and end too: {1 - in_steps / seconds:.2%}"
-    )
+    share = 1 - in_steps / seconds
+    print(f"{in_steps:.1f} of {seconds:.1f} s in steps; all else, start and end too: {share:.2%}")
 
 
 def size(megabytes: float, steps: int) -> dict[str, float]:
