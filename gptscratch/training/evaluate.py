@@ -15,7 +15,7 @@ from gptscratch.data.documents import DocumentRows, padded_windows
 from gptscratch.data.shards import Tokens
 from gptscratch.model.documents import document_numbers
 from gptscratch.model.gpt import GPT
-from gptscratch.training.loss import IGNORE, SLICE_ELEMENTS, head_cross_entropy
+from gptscratch.training.loss import IGNORE, SLICE_BYTES, head_cross_entropy
 
 _POSITIONS = 8192  # tokens of a forward pass
 
@@ -53,7 +53,7 @@ def evaluate(
     model.eval()
     device = model.token_embedding.weight.device
     wide = model.config.adaptive_cutoffs or (model.config.vocab_size,)
-    rows = max(1, SLICE_ELEMENTS // wide[0])  # positions whose logits are held at once
+    rows = max(1, SLICE_BYTES // (4 * wide[0]))  # positions whose logits are held at once
     total, right, tokens = 0.0, 0, 0
     for inputs, targets in windows:
         wanted = torch.from_numpy(targets).to(device).flatten()

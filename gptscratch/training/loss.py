@@ -12,7 +12,8 @@ from gptscratch.linear import linear
 
 IGNORE = -100  # a target that counts for nothing: padding
 
-SLICE_ELEMENTS = 1 << 22  # logits held at once: 16 MiB in float32, which stays near the cache
+SLICE_BYTES = 1 << 22  # of logits held at once, which stay near the cache
+_ROWS = 200  # in a slice at least: each adds (V, D) numbers to the weights' gradient
 
 
 def head_cross_entropy(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -71,30 +72,33 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> Tensor:
         wants_gradient = any(ctx.needs_input_grad)
-        rows = max(1, SLICE_ELEMENTS // weight.size(0))
+        rows = max(_ROWS, SLICE_BYTES // (len(weight) * weight.element_size()))
         loss = torch.zeros((), device=hidden.device)
         hidden_grad = torch.empty_like(hidden) if wants_gradient else None
-        weight_grad = torch.zeros_like(weight, dtype=torch.float32) if wants_gradient else None
+        weight_grad: Tensor | None = None
         bias_grad = torch.zeros(len(weight), device=hidden.device) if ctx.needs_input_grad[3] else None
         for start in range(0, len(hidden), rows):
             h, t = hidden[start : start + rows], targets[start : start + rows]
-            logits = linear(h, weight, bias).float()  # (rows, V)
-            log_total = logits.logsumexp(-1)  # (rows,)
+            logits = linear(h, weight, bias)  # (rows, V)
+            # A probability is as exact as its logit, whose range only float16 cannot hold.
+            likely = logits.softmax(-1, dtype=torch.float32 if logits.dtype == torch.float16 else None)
             counts = t != IGNORE
             column = t.clamp(min=0)[:, None]
-            own = logits.gather(1, column).squeeze(1)
-            loss += ((log_total - own) * counts).sum()
-            if hidden_grad is None or weight_grad is None:
+            # by the likeliest token, whose probability never vanishes
+            behind = logits.amax(-1).float() - logits.gather(1, column).squeeze(1).float()  # (rows,)
+            loss += ((behind - likely.amax(-1).float().log()) * counts).sum()
+            if hidden_grad is None:
                 continue
             # d loss / d logits = softmax - one-hot, and 0 in the rows that do not count
-            slope = logits.sub_(log_total[:, None]).exp_()
-            slope.scatter_add_(1, column, slope.new_full((1, 1), -1.0).expand_as(column))
-            slope = slope.mul_(counts[:, None])
+            slope = likely.scatter_add_(1, column, likely.new_full((1, 1), -1.0).expand_as(column))
+            slope = slope.mul_(counts[:, None]).to(weight.dtype)
             if bias_grad is not None:
-                bias_grad += slope.sum(0)
-            slope = slope.to(weight.dtype)
+                bias_grad += slope.sum(0, dtype=torch.float32)
             torch.mm(slope, weight, out=hidden_grad[start : start + len(h)])
-            weight_grad += slope.T @ h
+            some = slope.T @ h  # (V, D)
+            weight_grad = some if weight_grad is None else weight_grad.float().add_(some)
+        if weight_grad is None:
+            weight_grad = torch.zeros_like(weight)
         ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
         ctx.weight_dtype = weight.dtype
         return loss

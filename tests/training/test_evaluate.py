@@ -31,7 +31,7 @@ def tiny() -> GPT:
 
 @pytest.mark.parametrize("rows_at_once", [1, 7, 10_000])
 def test_it_is_the_mean_over_every_target_once(monkeypatch: pytest.MonkeyPatch, rows_at_once: int) -> None:
-    monkeypatch.setattr(module, "SLICE_ELEMENTS", rows_at_once * 31)
+    monkeypatch.setattr(module, "SLICE_BYTES", rows_at_once * 31 * 4)
     model = tiny()
     found = evaluate(model, windows(TOKENS, 16, 5), bytes_per_token=2.5)
 

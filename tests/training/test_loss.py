@@ -26,7 +26,8 @@ def naive(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("slice_rows", [1, 8, 37, 1000])
 def test_value_and_gradients_equal_the_plain_form(monkeypatch: pytest.MonkeyPatch, slice_rows: int) -> None:
-    monkeypatch.setattr(module, "SLICE_ELEMENTS", slice_rows * 29)
+    monkeypatch.setattr(module, "SLICE_BYTES", slice_rows * 29 * 4)
+    monkeypatch.setattr(module, "_ROWS", 1)
     hidden, weight, targets = inputs()
     found = linear_cross_entropy(hidden, weight, targets)
     wanted = naive(hidden, weight, targets)
