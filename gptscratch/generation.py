@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gptscratch.config import SampleConfig
-from gptscratch.decode import decode as decode
+from gptscratch.decode import decode
 from gptscratch.decoder import Decoder
 from gptscratch.errors import ConfigError
 from gptscratch.model.gpt import GPT
@@ -108,13 +108,16 @@ class TrainedGPT:
         return dataclasses.replace(self, decoder=decoder)
 
     def generate(self, prompt: str = "", **knobs: Any) -> str:
-        """The continuation of a prompt as one text. ``knobs`` are the fields of ``SampleConfig``."""
+        """The continuation of a prompt as one text, to be put right behind it: it may begin with a space.
+
+        ``knobs`` are the fields of ``SampleConfig``.
+        """
         return "".join(self.stream(prompt, SampleConfig(**knobs)))
 
     def stream(self, prompt: str, knobs: SampleConfig) -> Iterator[str]:
         """One continuation, piece by piece: never half a character, nor a part of a stop text."""
-        reply = Reply(self.tokenizer.stream(), knobs.stop)
-        for (token_id,) in self._decode([self.prompt_ids(prompt)], knobs):
+        reply = self._reply(prompt, knobs)
+        for (token_id,) in self._decode([prompt], knobs):
             if text := reply.feed(token_id):
                 yield text
             if reply.ended:
@@ -124,13 +127,13 @@ class TrainedGPT:
 
     def samples(self, prompt: str, knobs: SampleConfig) -> list[str]:
         """``knobs.num_samples`` continuations of one prompt, decoded as one batch."""
-        return self.complete([self.prompt_ids(prompt)] * knobs.num_samples, knobs)
+        return self.complete([prompt] * knobs.num_samples, knobs)
 
     def complete(
-        self, prompts: Sequence[Sequence[int]], knobs: SampleConfig, *, streams: Sequence[int] | None = None
+        self, prompts: Sequence[str], knobs: SampleConfig, *, streams: Sequence[int] | None = None
     ) -> list[str]:
-        """One continuation of each prompt of ids, decoded as one batch; ``streams`` as in ``decode``."""
-        replies = [Reply(self.tokenizer.stream(), knobs.stop) for _ in prompts]
+        """One continuation of each prompt, decoded as one batch; ``streams`` as in ``decode``."""
+        replies = [self._reply(prompt, knobs) for prompt in prompts]
         texts = [""] * len(replies)
         for row in self._decode(prompts, knobs, streams=streams):
             texts = [t + reply.feed(i) for t, reply, i in zip(texts, replies, row, strict=True)]
@@ -141,8 +144,8 @@ class TrainedGPT:
     def tokens(self, prompt: str, knobs: SampleConfig, *, n_best: int = 0) -> Iterator[TracedToken]:
         """``stream``, token by token, each with its log-probability and the ``n_best`` likeliest."""
         thoughts = Thoughts(n_best)
-        trace = Trace(self.tokenizer, knobs.stop, thoughts)
-        for (token_id,) in self._decode([self.prompt_ids(prompt)], knobs, watch=thoughts):
+        trace = Trace(self._reply(prompt, knobs), self.tokenizer, thoughts)
+        for (token_id,) in self._decode([prompt], knobs, watch=thoughts):
             yield from trace.feed(token_id)
             if trace.reply.ended:
                 return
@@ -150,7 +153,7 @@ class TrainedGPT:
 
     def traced(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[str],
         knobs: SampleConfig,
         *,
         n_best: int = 0,
@@ -158,7 +161,8 @@ class TrainedGPT:
     ) -> list[list[TracedToken]]:
         """``complete``, token by token: the texts of a row's tokens, joined, are its continuation."""
         thoughts = Thoughts(n_best)
-        traces = [Trace(self.tokenizer, knobs.stop, thoughts, row) for row in range(len(prompts))]
+        replies = [self._reply(prompt, knobs) for prompt in prompts]
+        traces = [Trace(reply, self.tokenizer, thoughts, row) for row, reply in enumerate(replies)]
         found: list[list[TracedToken]] = [[] for _ in prompts]
         for ids in self._decode(prompts, knobs, streams=streams, watch=thoughts):
             for tokens, trace, token_id in zip(found, traces, ids, strict=True):
@@ -195,9 +199,13 @@ class TrainedGPT:
         special = {self.tokenizer.unk_id, self.tokenizer.eot_id} - {self.end_of_text, None}
         return [i for i in special if i is not None]
 
+    def _reply(self, prompt: str, knobs: SampleConfig) -> Reply:
+        """What takes the ids of a reply: its text joins the prompt's as it would inside one text."""
+        return Reply(self.tokenizer.stream(after=prompt), knobs.stop)
+
     def _decode(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[str],
         knobs: SampleConfig,
         *,
         streams: Sequence[int] | None = None,
@@ -205,7 +213,7 @@ class TrainedGPT:
     ) -> Iterator[list[int | None]]:
         return decode(
             self.model,
-            prompts,
+            [self.prompt_ids(prompt) for prompt in prompts],
             streams=streams,
             sampler=sampler_of(knobs),
             max_tokens=knobs.max_tokens,

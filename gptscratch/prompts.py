@@ -44,12 +44,11 @@ def complete_file(
     done = _done(out, prompts)
     yield len(done)
     todo = [number for number in range(len(prompts)) if number not in done]
-    ids = {number: gpt.prompt_ids(prompts[number]) for number in todo}
-    todo.sort(key=lambda number: len(ids[number]))  # neighbours need few pads
+    todo.sort(key=lambda number: len(gpt.prompt_ids(prompts[number])))  # neighbours need few pads
     with disk_errors(f"writing {out}"), out.open("a", encoding="utf-8") as file:
         for first in range(0, len(todo), _ROWS):
             rows = todo[first : first + _ROWS]
-            answers = _answers(gpt, [ids[number] for number in rows], knobs, rows, n_best)
+            answers = _answers(gpt, [prompts[number] for number in rows], knobs, rows, n_best)
             for number, answer in zip(rows, answers, strict=True):
                 line = {"index": number, "prompt": prompts[number], **answer}
                 if novelty:
@@ -61,7 +60,7 @@ def complete_file(
 
 def _answers(
     gpt: TrainedGPT,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[str],
     knobs: SampleConfig,
     streams: Sequence[int],
     n_best: int | None,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -69,8 +69,8 @@ class Trace:
     does not.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], thoughts: Thoughts, row: int = 0) -> None:
-        self.reply = Reply(tokenizer.stream(), stop)
+    def __init__(self, reply: Reply, tokenizer: Tokenizer, thoughts: Thoughts, row: int = 0) -> None:
+        self.reply = reply
         self._tokenizer = tokenizer
         self._thoughts = thoughts
         self._row = row

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from gptscratch.config import POSITIONS, ModelConfig, SampleConfig
+from gptscratch.decode import decode
 from gptscratch.errors import ConfigError
-from gptscratch.generation import TrainedGPT, decode, generate
+from gptscratch.generation import TrainedGPT, generate
 from gptscratch.interop.hf import to_hf
 from gptscratch.model.gpt import GPT
 from gptscratch.reply import Reply
@@ -272,6 +273,37 @@ def test_an_empty_prompt_needs_neither_documents_nor_lines(reciter: Reciter, tex
     (first,) = gpt.prompt_ids("")
     assert gpt.tokenizer.decode([first]) == text[0]
     assert gpt.generate("", max_tokens=6, temperature=0) == text[1:]
+
+
+WORDS = "this movie (was) written by one, two"
+
+
+@pytest.mark.parametrize("place", range(len(WORDS)))
+def test_a_reply_joins_its_prompt_as_inside_one_text(reciter: Reciter, place: int) -> None:
+    gpt = reciter(WORDS, kind="word")
+    prompt, rest = WORDS[:place], WORDS[place:]
+    if not rest.startswith((" ", "(", ")", ",")) and not prompt.endswith((" ", "(")):
+        return  # half a word is another word
+    knobs = SampleConfig(max_tokens=len(gpt.tokenizer.encode(rest)), temperature=0)
+    assert gpt.generate(prompt, **vars(knobs)) == rest
+    assert gpt.complete([prompt, "this"], knobs)[0] == rest
+    assert "".join(token.text for token in gpt.tokens(prompt, knobs)) == rest
+    (traced,) = gpt.traced([prompt], knobs)
+    assert "".join(token.text for token in traced) == rest
+
+
+def test_a_reply_to_a_prompt_that_ends_with_an_unknown_word_stands_behind_it(reciter: Reciter) -> None:
+    gpt = reciter(WORDS, kind="word")
+    assert gpt.generate("this movie xyzzy", max_tokens=2, temperature=0) == " (was"
+    assert gpt.generate("written xyzzy", max_tokens=2, temperature=0) == " by one"
+
+
+def test_a_reply_to_nothing_begins_with_no_space(reciter: Reciter) -> None:
+    for gpt in (
+        reciter("\nthis movie was", kind="word"),
+        reciter("this movie was", kind="word", then_end=True),
+    ):
+        assert gpt.generate("", max_tokens=3, temperature=0) == "this movie was"
 
 
 def test_characters_that_the_model_never_saw_are_left_out_of_the_prompt(reciter: Reciter) -> None:

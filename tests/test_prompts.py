@@ -29,7 +29,7 @@ def test_every_prompt_gets_one_line_with_what_it_would_get_alone(tale: Path, tmp
     found = lines(tmp_path / "out.jsonl")
     assert [line["prompt"] for line in found] == PROMPTS
     for number in (0, 1, 4, 23):
-        (alone,) = gpt.complete([gpt.prompt_ids(PROMPTS[number])], KNOBS, streams=[number])
+        (alone,) = gpt.complete([PROMPTS[number]], KNOBS, streams=[number])
         assert found[number]["text"] == alone
 
 

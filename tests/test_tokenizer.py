@@ -26,6 +26,26 @@ def made(kind: str, text: str = TEXT, **options: object) -> Tokenizer:
     return Tokenizer(build_tokenizer(kind, lambda: [text], **options))  # type: ignore[arg-type]
 
 
+def foreign(kind: str) -> Tokenizer:
+    """As other makers' files are: with a mark for each space, or with marks inside words and no spaces."""
+    if kind == "unigram":
+        library = tokenizers.Tokenizer(tokenizers.models.Unigram())
+        library.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+        library.decoder = tokenizers.decoders.Metaspace()
+        trainer = tokenizers.trainers.UnigramTrainer(
+            vocab_size=200, special_tokens=["</s>", "<unk>"], unk_token="<unk>", show_progress=False
+        )
+    else:
+        library = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
+        library.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+        library.decoder = tokenizers.decoders.WordPiece(cleanup=False)
+        trainer = tokenizers.trainers.WordPieceTrainer(
+            vocab_size=300, special_tokens=["[UNK]", "[SEP]"], show_progress=False
+        )
+    library.train_from_iterator([TEXT], trainer)
+    return Tokenizer(library)
+
+
 @pytest.fixture(params=KINDS)
 def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     return made(request.param)
@@ -65,6 +85,39 @@ def test_streamed_random_ids_are_the_decoded_ids(tokenizer: Tokenizer) -> None:
     ids = np.random.default_rng(7).integers(tokenizer.vocab_size, size=2000)
     stream = tokenizer.stream()
     assert "".join(map(stream.feed, ids)) + stream.finish() == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "unigram", "wordpiece"])
+def test_what_follows_a_text_joins_it_as_inside_one_text(kind: str) -> None:
+    tokenizer = foreign(kind) if kind not in KINDS else made(kind)
+    ids = tokenizer.encode(TEXT)
+    found = 0
+    for cut in range(0, 200, 3):
+        before = tokenizer.decode(ids[:cut])
+        if tokenizer.encode(before) == ids[:cut]:  # else a character or a word was cut
+            stream = tokenizer.stream(after=before)
+            after = "".join(map(stream.feed, ids[cut:300])) + stream.finish()
+            assert before + after == tokenizer.decode(ids[:300])
+            found += 1
+    assert found > 20
+
+
+@pytest.mark.parametrize("kind", ["word", "wordpiece"])
+def test_a_space_that_the_text_before_ends_with_does_not_come_twice(kind: str) -> None:
+    tokenizer = made(kind) if kind in KINDS else foreign(kind)
+    stream = tokenizer.stream(after="my ball ")
+    assert "".join(map(stream.feed, tokenizer.encode("is my ball"))) == "is my ball"
+
+
+def test_a_replacement_character_before_is_whole() -> None:
+    stream = made("byte").stream(after="a\ufffd")
+    assert stream.feed(ord("b")) == "b"
+
+
+def test_nothing_before_is_the_beginning_of_a_text() -> None:
+    for tokenizer in (made("word"), foreign("unigram")):
+        stream = tokenizer.stream(after="")
+        assert "".join(map(stream.feed, tokenizer.encode("my ball"))) == "my ball"
 
 
 def test_stream_gives_no_half_characters() -> None:

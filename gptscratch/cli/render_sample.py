@@ -83,7 +83,7 @@ def all_pieces(
     """The same of ``knobs.num_samples``, when all of them are done."""
     if colors is None:
         return [iter([(text, 0.0)]) for text in gpt.samples(prompt, knobs)]
-    rows = gpt.traced([gpt.prompt_ids(prompt)] * knobs.num_samples, knobs)
+    rows = gpt.traced([prompt] * knobs.num_samples, knobs)
     return [merged((token.text, token.bits) for token in row) for row in rows]
 
 

@@ -151,7 +151,7 @@ def _as_json(gpt: TrainedGPT, prompt: str, knobs: SampleConfig, *, n_best: int |
     if n_best is None:
         texts = gpt.samples(prompt, knobs)
     else:
-        tokens = gpt.traced([gpt.prompt_ids(prompt)] * knobs.num_samples, knobs, n_best=n_best)
+        tokens = gpt.traced([prompt] * knobs.num_samples, knobs, n_best=n_best)
         texts = ["".join(token.text for token in row) for row in tokens]
     spans = [copied(gpt, text) for text in texts] if novelty else None
     render_sample.samples_json(prompt, texts, run=gpt.run, tokens=tokens, copied=spans)

@@ -130,13 +130,12 @@ class Tokenizer:
             )
         return self.library.decode(ids, skip_special_tokens=skip_special)
 
-    def stream(self, *, skip_special: bool = True) -> DecodeStream:
-        """A decoder to feed with one id after the other."""
-
-        def decode(ids: Sequence[int]) -> str:
-            return self.decode(ids, skip_special=skip_special)
-
-        return DecodeStream(decode, _word_restarts if self.kind == "word" else _always)
+    def stream(self, *, after: str = "") -> DecodeStream:
+        """A decoder to feed with one id after the other, which go on from the text ``after``."""
+        stream = DecodeStream(self.decode, _word_restarts if self.kind == "word" else _always)
+        if after:
+            stream.follow(after, self.encode(after, specials=True))
+        return stream
 
     def unknown(self, text: str) -> list[str]:
         """The characters or words of a text that the vocabulary lacks, each once, in order."""

@@ -43,6 +43,16 @@ def test_a_line_begins_anew_and_an_empty_one_goes_on(talk: Chat, capsys: pytest.
     assert talk.text == "ghijkab"
 
 
+def test_replies_join_the_text_so_far_as_inside_one_text(
+    reciter: Reciter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk = Chat(reciter("this movie was written by a child of two", kind="word"), KNOBS)
+    for line in ("this movie", ""):
+        talk.answer(line)
+    assert capsys.readouterr().out == "this movie was written by\n a child of\n"
+    assert talk.text == "this movie was written by a child of"
+
+
 def test_a_conversation_ends_with_its_input_or_by_request(
     reciter: Reciter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from gptscratch.cli import render_sample
 from gptscratch.cli.app import app
+from gptscratch.training.trainer import TrainResult
 
 Command = Callable[..., Result]
 
@@ -52,6 +54,29 @@ def test_a_prompt_comes_from_the_command_line_a_file_or_stdin(
     assert done.exit_code == 0
     assert done.stdout.startswith("the fox")
     assert done.stdout == sample("--prompt", "the fox").stdout
+
+
+def test_a_reply_in_words_is_joined_to_its_prompt_wherever_it_is_shown(
+    fit: Callable[..., TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = fit(name="words", tokenizer="word").run.name
+    (tmp_path / "prompts.txt").write_text("the fox")
+
+    def said(*more: str) -> str:
+        fixed = ("sample", name, "-t", "0", "--max-tokens", "6", *more)
+        return CliRunner().invoke(app, fixed).stdout
+
+    text = said("-p", "the fox").removesuffix("\n")
+    assert text.startswith("the fox ")
+    assert said("-p", "the fox ", "--no-stream") == text + "\n"
+    for more in ((), ("--logprobs", "1")):
+        found = json.loads(said("-p", "the fox", "--json", *more))
+        assert found["prompt"] + found["samples"][0] == text
+    said("--prompts", str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "out.jsonl"))
+    line = json.loads((tmp_path / "out.jsonl").read_text())
+    assert line["prompt"] + line["text"] == text
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert re.sub(r"\x1b\[[\d;]*m", "", said("-p", "the fox", "--color")) == text + "\n"
 
 
 def test_a_prompt_that_is_no_text_is_refused(sample: Command, tmp_path: Path) -> None:
