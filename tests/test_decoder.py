@@ -9,8 +9,8 @@ import torch
 
 import gptscratch.packing
 from gptscratch.config import ACTIVATIONS, POSITIONS, ModelConfig
+from gptscratch.decode import decode
 from gptscratch.decoder import Decoder
-from gptscratch.generation import decode
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
 from gptscratch.packing import packed

@@ -15,12 +15,12 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 F0 = "errors config presets paths sizing threads"
 F1 = (
-    "linear model tokenizer data sampling repeats novelty device distributed "
+    "linear model tokenizer storage data sampling repeats novelty device distributed "
     "training.schedule training.optimizer training.state training.loss training.horizon"
 )
 F2 = (
-    "checkpoint generation decode decoder quantize packing position_tables row_products reply trace metrics "
-    "interop training.step training.evaluate training.hooks training.events training.planner "
+    "checkpoint generation decode context decoder quantize packing position_tables row_products reply trace "
+    "metrics interop training.step training.evaluate training.hooks training.events training.planner "
     "training.rules training.anneal training.notices"
 )
 FLOORS = {room: floor for floor, rooms in enumerate((F0, F1, F2)) for room in rooms.split()}
@@ -52,6 +52,8 @@ STAIRS = {
     ("generation", "packing"),
     ("generation", "quantize"),
     ("decode", "decoder"),
+    ("decode", "context"),
+    ("context", "decoder"),
     ("decoder", "packing"),
     ("decoder", "position_tables"),
     ("decoder", "row_products"),

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from gptscratch.config import ModelConfig
+from gptscratch.decode import decode
 from gptscratch.decoder import Decoder
-from gptscratch.generation import decode
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
 from gptscratch.packing import PackedLinear, can_pack, join, pack
