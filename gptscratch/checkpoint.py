@@ -1,11 +1,10 @@
 """Runs and checkpoints on disk: whole or not at all, safetensors and JSON, never a pickle.
 
-Everything is written under a temporary name in the same folder, flushed to the disk, and renamed.
+A folder is written under a temporary name beside its own, flushed to the disk, and renamed.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -15,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -27,6 +24,7 @@ from gptscratch.device import pick_device, pick_dtype
 from gptscratch.errors import CheckpointError, ConfigError, disk_errors
 from gptscratch.generation import TrainedGPT
 from gptscratch.model.gpt import GPT
+from gptscratch.storage import load_tensors, read_versioned, save_tensors, sync, write_json
 from gptscratch.tokenizer import Tokenizer
 from gptscratch.training.state import TrainState
 
@@ -78,7 +76,7 @@ def create_run(run: Path, record: RunRecord, tokenizer: Tokenizer, *, replace: b
 def read_run(run: Path) -> RunRecord:
     """Raises CheckpointError where config.json is damaged or of a newer format."""
     file = run / "config.json"
-    values = _read_versioned(file)
+    values = read_versioned(file)
     values.pop("version", None)
     try:
         own = {name: values.pop(name) for name in _OWN}
@@ -108,7 +106,7 @@ def save_checkpoint(run: Path, state: TrainState, model: GPT, optimizer_state: M
             temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        _sync(folder.parent)
+        sync(folder.parent)
         point(run, "last", state.step)
     return folder
 
@@ -146,17 +144,7 @@ def prune(run: Path, *, keep: int, best_step: int) -> None:
 
 def load_state(checkpoint: Path) -> TrainState:
     """Raises CheckpointError where state.json is damaged or of a newer format."""
-    return TrainState.from_dict(_read_versioned(checkpoint / "state.json"))
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Raises CheckpointError where the file is missing, cut short or no safetensors file."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or missing ({error}).", "Take another checkpoint of the run, or train again."
-        ) from None
+    return TrainState.from_dict(read_versioned(checkpoint / "state.json"))
 
 
 def load_parameters(model: GPT, checkpoint: Path) -> None:
@@ -222,61 +210,9 @@ class _Uninitialised(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raises OSError where the disk refuses."""
-    try:
-        save_file({n: t.detach().contiguous() for n, t in tensors.items()}, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise OSError(str(error)) from None
-    _sync(path)
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Replace a small JSON file in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        _sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _read_versioned(file: Path) -> dict[str, Any]:
-    """The object in config.json or state.json, without its format.
-
-    Raises:
-        CheckpointError: it cannot be read, or a newer gptscratch wrote it.
-    """
-    try:
-        values = read_json(file)
-    except ConfigError as error:
-        raise CheckpointError(f"{file} is damaged or missing: {error.message}") from None
-    version = values.pop("format", None)
-    if not isinstance(version, int):
-        raise CheckpointError(f"{file} is damaged, or not a run's: it names no format.")
-    if version > FORMAT:
-        raise CheckpointError(
-            f"{file} has format {version}; this gptscratch reads up to {FORMAT}.",
-            "Run: pip install --upgrade gptscratch",
-        )
-    return values
-
-
 def _is_run(folder: Path) -> bool:
     """Tells a run from other folders with a config.json: those must never be replaced."""
     try:
         return "corpus_hash" in read_json(folder / "config.json")
     except ConfigError:
         return False
-
-
-def _sync(path: Path) -> None:
-    """Flush a file, or a folder's names, to the disk."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,8 +16,9 @@ import torch
 
 import gptscratch
 from gptscratch import checkpoint, paths
-from gptscratch.checkpoint import load, load_state, load_tensors, read_run, save_tensors
+from gptscratch.checkpoint import load, load_state, read_run
 from gptscratch.errors import CheckpointError, RunError, UserError
+from gptscratch.storage import load_tensors, save_tensors, write_json
 from gptscratch.training.state import TrainState
 from gptscratch.training.trainer import resume
 
@@ -210,7 +211,7 @@ def test_an_optimizer_state_that_does_not_fit_changes_nothing(tale: Path) -> Non
 
 def test_a_record_comes_back_as_it_was(tale: Path, tmp_path: Path) -> None:
     record = read_run(tale)
-    checkpoint.write_json(tmp_path / "config.json", record.to_dict())
+    write_json(tmp_path / "config.json", record.to_dict())
     assert read_run(tmp_path) == record
     values = json.loads((tale / "config.json").read_text(encoding="utf-8"))
     assert (values["format"], values["version"]) == (1, gptscratch.__version__)
@@ -241,9 +242,9 @@ def test_pruning_keeps_the_newest_and_the_best_and_sweeps_up(tmp_path: Path) -> 
 
 
 def test_json_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
-    checkpoint.write_json(tmp_path / "a.json", {"old": 1})
+    write_json(tmp_path / "a.json", {"old": 1})
     with pytest.raises(TypeError):
-        checkpoint.write_json(tmp_path / "a.json", {"new": object()})
+        write_json(tmp_path / "a.json", {"new": object()})
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["a.json"]
     assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from gptscratch import paths
-from gptscratch.checkpoint import load_tensors
 from gptscratch.metrics import read_metrics
+from gptscratch.storage import load_tensors
 from gptscratch.training import hooks, loop
 from gptscratch.training.events import Event, Saved
 from gptscratch.training.hooks import Session
@@ -148,7 +148,7 @@ def test_a_run_that_died_between_a_save_and_its_evaluation_makes_up_for_it(
 CHILD = """
 import os, signal, sys
 import torch
-from gptscratch import checkpoint
+from gptscratch import storage
 from gptscratch.training.events import Logged, Saved
 from gptscratch.training.trainer import train
 torch.set_num_threads(1)
@@ -159,14 +159,14 @@ def listen(event):
         print("waiting", flush=True)
         sys.stdin.readline()
 
-real = checkpoint.save_file
+real = storage.save_file
 calls = []
 def save_file(tensors, path, **more):
     calls.append(path)
     if where == "while saving" and len(calls) == 8:
         os.kill(os.getpid(), signal.SIGKILL)
     real(tensors, path, **more)
-checkpoint.save_file = save_file
+storage.save_file = save_file
 
 train(**settings, listen=listen)
 """

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from gptscratch import checkpoint, paths
+from gptscratch import paths, storage
 from gptscratch.checkpoint import load
 from gptscratch.errors import CheckpointError, ConfigError, RunError, UserError
 from gptscratch.metrics import read_metrics
+from gptscratch.storage import load_tensors
 from gptscratch.training.events import (
     Evaluated,
     Event,
@@ -189,14 +190,14 @@ def test_a_rate_far_too_high_ends_in_one_clear_error_or_a_whole_run(fit: Fit) ->
     with pytest.raises(RunError, match="learning-rate"):
         fit(name="a", optimizer="adamw", learning_rate=1e38, warmup=0, schedule="constant")
     for _, folder in paths.checkpoints(paths.run_dir("a")):
-        tensors = checkpoint.load_tensors(folder / "model.safetensors")
+        tensors = load_tensors(folder / "model.safetensors")
         assert all(tensor.isfinite().all() for tensor in tensors.values())
 
 
 def test_a_full_disk_keeps_the_checkpoints_before_and_leaves_no_rubbish(
     fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = checkpoint.save_file, []
+    real, calls = storage.save_file, []
 
     def save_file(tensors: Any, path: Path, **more: Any) -> None:
         calls.append(path)
@@ -205,14 +206,14 @@ def test_a_full_disk_keeps_the_checkpoints_before_and_leaves_no_rubbish(
             raise OSError(28, "No space left on device")
         real(tensors, path, **more)
 
-    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    monkeypatch.setattr(storage, "save_file", save_file)
     with pytest.raises(RunError, match="No space left") as caught:
         fit(name="a")
     assert caught.value.exit_code == 1
     folder = paths.run_dir("a") / "checkpoints"
     assert sorted(file.name for file in folder.iterdir()) == ["step-00000004", "step-00000008"]
     assert read(paths.run_dir("a") / "last.json")["step"] == 8
-    monkeypatch.setattr(checkpoint, "save_file", real)
+    monkeypatch.setattr(storage, "save_file", real)
     assert resume("a").step == 24
 
 
