@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from gptscratch.data.documents import Batch, DocumentRows
 from gptscratch.data.shards import TokenArray
 from gptscratch.errors import ConfigError, CorpusError
 
-Batch = tuple[NDArray[np.int64], NDArray[np.int64]]  # inputs, targets: (B, T) each
 _Words = NDArray[np.uint64]
 
 _ROUNDS = 6
@@ -24,12 +24,12 @@ _MASK = 2**64 - 1
 
 
 class Batches:
-    """``batch(step)``: this rank's rows of a step. Every block of an epoch once, in shuffled order.
+    """``batch(step)``: this rank's rows of a step. Every row of an epoch once, in shuffled order.
 
     Attributes:
-        n_blocks: blocks in an epoch, of ``context_length`` tokens each.
+        n_blocks: rows in an epoch.
         steps_per_epoch: a real number; a batch may span two epochs.
-        tokens_per_row: targets in a row.
+        tokens_per_row: targets in a row, on average.
     """
 
     def __init__(
@@ -39,22 +39,31 @@ class Batches:
         batch_size: int,
         seed: int,
         *,
+        pad_with: int | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         """``batch_size`` counts the rows of all ranks.
 
+        ``pad_with``: the end-of-text token, for one document a row (documents.py); None: blocks of the ring.
+
         Raises:
-            CorpusError: fewer than ``context_length + 1`` tokens.
+            CorpusError: fewer than ``context_length + 1`` tokens, or no document.
             ConfigError: ``world_size`` does not divide ``batch_size``.
         """
-        require_tokens(tokens, context_length)
         self.tokens = tokens
         self.context_length = context_length
         self.batch_size = batch_size
-        self.n_blocks = (len(tokens) - 1) // context_length
+        self.documents: DocumentRows | None = None
+        if pad_with is None:
+            require_tokens(tokens, context_length)
+            self.n_blocks = (len(tokens) - 1) // context_length
+            self.tokens_per_row = float(context_length)
+        else:
+            self.documents = DocumentRows(tokens, context_length, pad_with)
+            self.n_blocks = len(self.documents)
+            self.tokens_per_row = len(tokens) / self.n_blocks
         self.steps_per_epoch = self.n_blocks / batch_size
-        self.tokens_per_row = float(context_length)
         self._seed = seed
         self._rows = rank_rows(batch_size, rank, world_size)
 
@@ -65,18 +74,24 @@ class Batches:
     def rows(self, at: NDArray[np.int64]) -> Batch:
         """The rows with these numbers, counted from the first of step 0."""
         epochs, places = np.divmod(at, self.n_blocks)
-        starts = np.empty_like(at)
-        n_pairs = len(self.tokens) - 1
+        numbers = np.empty_like(at)
         for epoch in np.unique(epochs):
             rows = epochs == epoch
             key = key_of(self._seed, int(epoch))
             blocks = permuted(places[rows], self.n_blocks, key)
-            starts[rows] = (blocks * self.context_length + key_of(key, 0) % n_pairs) % n_pairs
+            numbers[rows] = blocks if self.documents is not None else self._starts(blocks, key)
+        if self.documents is not None:
+            return self.documents.take(numbers, self.context_length)
         inputs = np.empty((len(at), self.context_length), np.int64)
         targets = np.empty_like(inputs)
-        for row, start in enumerate(starts):
+        for row, start in enumerate(numbers):
             self._copy(int(start), inputs[row], targets[row])
         return inputs, targets
+
+    def _starts(self, blocks: NDArray[np.int64], key: int) -> NDArray[np.int64]:
+        """Where blocks of the ring begin, turned by the epoch's offset."""
+        n_pairs = len(self.tokens) - 1
+        return (blocks * self.context_length + key_of(key, 0) % n_pairs) % n_pairs
 
     def _copy(self, start: int, inputs: NDArray[np.int64], targets: NDArray[np.int64]) -> None:
         """One block; where it passes the ring's end it goes on at the text's beginning."""

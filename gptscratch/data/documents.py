@@ -1,8 +1,7 @@
 """One document a row: what is shorter than the context is padded, what is longer goes on in further rows.
 
 The rows tile the tokens, so an epoch has every token as a target once. A row's first input is the token
-before its first target: the end-of-text token, where it begins a document. Batches are a pure function of
-the step, as in batches.py. Memory: 8 bytes a row.
+before its first target: the end-of-text token, where it begins a document. Memory: 8 bytes a row.
 
 Shapes: B rows, T context length, or less where no row of a batch is so long.
 """
@@ -14,9 +13,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from gptscratch.data.batches import Batch, key_of, permuted, rank_rows, rows_of
 from gptscratch.data.shards import Manifest, TokenArray
 from gptscratch.errors import ConfigError, CorpusError
+
+Batch = tuple[NDArray[np.int64], NDArray[np.int64]]  # inputs, targets: (B, T) each
 
 PAD_TARGET = -100  # what the loss leaves out; equal to training.loss.IGNORE
 _CHUNK = 1 << 22  # tokens looked through at once
@@ -26,6 +26,9 @@ class DocumentRows:
     """The rows of a token file, any of them by number; ``len`` counts them."""
 
     def __init__(self, tokens: TokenArray, context_length: int, end_of_text: int) -> None:
+        """Raises CorpusError where there are no tokens."""
+        if not len(tokens):
+            raise CorpusError("a corpus, or its part for validation, has no documents.", "Give it more text.")
         self.tokens = tokens
         self.context_length = context_length
         self.end_of_text = end_of_text
@@ -50,56 +53,6 @@ class DocumentRows:
                 inputs[row, 0] = self.tokens[start - 1]
             inputs[row, 1 : end - start] = self.tokens[start : end - 1]
         return inputs, targets
-
-
-class PaddedBatches:
-    """``batch(step)`` as that of ``Batches``, with one document a row.
-
-    Attributes:
-        n_blocks: rows in an epoch.
-        steps_per_epoch: a real number; a batch may span two epochs.
-        tokens_per_row: targets in a row, on average.
-    """
-
-    def __init__(
-        self,
-        tokens: TokenArray,
-        context_length: int,
-        batch_size: int,
-        seed: int,
-        *,
-        end_of_text: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        """``batch_size`` counts the rows of all ranks.
-
-        Raises:
-            CorpusError: there are no tokens.
-            ConfigError: ``world_size`` does not divide ``batch_size``.
-        """
-        if not len(tokens):
-            raise CorpusError("a corpus has no documents to train on.", "Give it more text.")
-        self.documents = DocumentRows(tokens, context_length, end_of_text)
-        self.batch_size = batch_size
-        self.n_blocks = len(self.documents)
-        self.steps_per_epoch = self.n_blocks / batch_size
-        self.tokens_per_row = len(tokens) / self.n_blocks
-        self._seed = seed
-        self._rows = rank_rows(batch_size, rank, world_size)
-
-    def batch(self, step: int) -> Batch:
-        """Inputs and targets of a step, each (batch_size / world_size, context_length)."""
-        return self.rows(rows_of(step, self.batch_size, self._rows))
-
-    def rows(self, at: NDArray[np.int64]) -> Batch:
-        """The rows with these numbers, counted from the first of step 0."""
-        epochs, places = np.divmod(at, self.n_blocks)
-        numbers = np.empty_like(at)
-        for epoch in np.unique(epochs):
-            rows = epochs == epoch
-            numbers[rows] = permuted(places[rows], self.n_blocks, key_of(self._seed, int(epoch)))
-        return self.documents.take(numbers, self.documents.context_length)
 
 
 def padded_windows(rows: DocumentRows, positions: int, limit: int | None = None) -> Iterator[Batch]:

@@ -6,20 +6,14 @@ own: a small one with a large weight comes round more often.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 import numpy as np
 from numpy.typing import NDArray
 
-from gptscratch.data.batches import Batch, Batches, rank_rows, rows_of
-from gptscratch.data.documents import PaddedBatches
+from gptscratch.data.batches import Batches, rank_rows, rows_of
+from gptscratch.data.documents import Batch
 from gptscratch.data.shards import Tokens
 
 CYCLE = 1000  # rows, after which the order of the corpora repeats; weights are kept to a thousandth
-
-
-MakeBatches = Callable[..., Batches | PaddedBatches]
 
 
 class MixedBatches:
@@ -38,20 +32,21 @@ class MixedBatches:
         batch_size: int,
         seed: int,
         *,
-        kind: MakeBatches = Batches,
+        pad_with: int | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """``tokens`` are of a corpus with weights; ``batch_size`` counts the rows of all ranks.
-
-        Raises:
-            CorpusError: one of the corpora has fewer than ``context_length + 1`` tokens.
-            ConfigError: ``world_size`` does not divide ``batch_size``.
-        """
+        """``tokens`` are of a corpus with weights; all else as of ``Batches``."""
         shares = tokens.manifest.corpora
         ends = np.cumsum([share.tokens for share in shares])
         self.parts = [
-            kind(tokens.train[end - share.tokens : end], context_length, batch_size, seed + number)
+            Batches(
+                tokens.train[end - share.tokens : end],
+                context_length,
+                batch_size,
+                seed + number,
+                pad_with=pad_with,
+            )
             for number, (share, end) in enumerate(zip(shares, ends, strict=True))
         ]
         self.context_length = context_length
@@ -85,18 +80,18 @@ def make_batches(
     pad_with: int | None = None,
     rank: int = 0,
     world_size: int = 1,
-) -> Batches | PaddedBatches | MixedBatches:
+) -> Batches | MixedBatches:
     """The training side's batches: by the weights of its corpora, where they have some.
 
     ``pad_with``: the end-of-text token, for one document a row; None: tokens are cut without a gap.
     """
-    kind: MakeBatches = Batches
-    if pad_with is not None:
-        kind = partial(PaddedBatches, end_of_text=pad_with)
-    ranks = {"rank": rank, "world_size": world_size}
     if tokens.manifest.corpora:
-        return MixedBatches(tokens, context_length, batch_size, seed, kind=kind, **ranks)
-    return kind(tokens.train, context_length, batch_size, seed, **ranks)
+        return MixedBatches(
+            tokens, context_length, batch_size, seed, pad_with=pad_with, rank=rank, world_size=world_size
+        )
+    return Batches(
+        tokens.train, context_length, batch_size, seed, pad_with=pad_with, rank=rank, world_size=world_size
+    )
 
 
 def tokens_per_padded_row(tokens: Tokens, end_of_text: int, context_length: int) -> float:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from gptscratch.data.batches import Batches
-from gptscratch.data.documents import PaddedBatches
 from gptscratch.data.mixture import MixedBatches
 from gptscratch.device import seed_step
 from gptscratch.training.events import Notice
@@ -22,9 +21,7 @@ from gptscratch.training.schedule import Schedule
 from gptscratch.training.step import StepResult, Worker, take_step
 
 
-def run_loop(
-    session: Session, worker: Worker, batches: Batches | PaddedBatches | MixedBatches, schedule: Schedule
-) -> bool:
+def run_loop(session: Session, worker: Worker, batches: Batches | MixedBatches, schedule: Schedule) -> bool:
     """Step until the horizon is reached; True if the user interrupted it (and the run is saved)."""
     state, config = session.state, session.config
     with interrupts() as interrupted:

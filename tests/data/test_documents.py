@@ -9,10 +9,10 @@ import pytest
 
 from gptscratch.config import DataConfig
 from gptscratch.data import documents as module
+from gptscratch.data.batches import Batches
 from gptscratch.data.documents import (
     PAD_TARGET,
     DocumentRows,
-    PaddedBatches,
     document_ends,
     padded_windows,
     require_documents,
@@ -72,7 +72,7 @@ def test_rows_are_those_of_a_plain_loop_over_the_documents(context: int, ended: 
 @pytest.mark.parametrize("epoch", [0, 5])
 def test_every_token_is_a_target_once_an_epoch(batch_size: int, epoch: int) -> None:
     tokens = tokens_of()
-    batches = PaddedBatches(tokens, 6, batch_size, seed=1, end_of_text=END)
+    batches = Batches(tokens, 6, batch_size, seed=1, pad_with=END)
     first = epoch * batches.n_blocks
     rows = real(*batches.rows(np.arange(first, first + batches.n_blocks)))
     assert sorted(rows) == sorted(naive_rows(tokens, 6))
@@ -81,20 +81,18 @@ def test_every_token_is_a_target_once_an_epoch(batch_size: int, epoch: int) -> N
 
 
 def test_a_padded_batch_depends_on_the_step_alone() -> None:
-    ahead = PaddedBatches(tokens_of(), 6, 4, seed=5, end_of_text=END)
+    ahead = Batches(tokens_of(), 6, 4, seed=5, pad_with=END)
     for step in range(20):
         ahead.batch(step)
-    fresh = PaddedBatches(tokens_of(), 6, 4, seed=5, end_of_text=END)
+    fresh = Batches(tokens_of(), 6, 4, seed=5, pad_with=END)
     np.testing.assert_array_equal(ahead.batch(7), fresh.batch(7))
-    other = PaddedBatches(tokens_of(), 6, 4, seed=6, end_of_text=END)
+    other = Batches(tokens_of(), 6, 4, seed=6, pad_with=END)
     assert not np.array_equal(fresh.batch(7), other.batch(7))
 
 
 def test_ranks_share_out_a_padded_batch() -> None:
-    whole = PaddedBatches(tokens_of(), 6, 6, seed=2, end_of_text=END)
-    parts = [
-        PaddedBatches(tokens_of(), 6, 6, seed=2, end_of_text=END, rank=r, world_size=3) for r in range(3)
-    ]
+    whole = Batches(tokens_of(), 6, 6, seed=2, pad_with=END)
+    parts = [Batches(tokens_of(), 6, 6, seed=2, pad_with=END, rank=r, world_size=3) for r in range(3)]
     for step in range(4):
         joined = np.concatenate([part.batch(step)[1] for part in parts])
         np.testing.assert_array_equal(whole.batch(step)[1], joined)
@@ -126,8 +124,8 @@ def test_limited_padded_windows_are_about_so_many_targets_and_always_the_same() 
 
 
 def test_an_empty_side_is_one_clear_line() -> None:
-    with pytest.raises(CorpusError, match="no documents to train on"):
-        PaddedBatches(tokens_of(())[:0], 6, 4, seed=5, end_of_text=END)
+    with pytest.raises(CorpusError, match="has no documents"):
+        Batches(tokens_of(())[:0], 6, 4, seed=5, pad_with=END)
 
 
 def test_the_loss_leaves_out_what_is_padded() -> None:

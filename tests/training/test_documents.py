@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptscratch import paths
-from gptscratch.checkpoint import load_tensors
 from gptscratch.config import ModelConfig
-from gptscratch.data.batches import Batch, windows
-from gptscratch.data.documents import DocumentRows, PaddedBatches, padded_windows
+from gptscratch.data.batches import Batch, Batches, windows
+from gptscratch.data.documents import DocumentRows, padded_windows
 from gptscratch.errors import ConfigError
 from gptscratch.metrics import read_metrics
 from gptscratch.model.gpt import GPT
+from gptscratch.storage import load_tensors
 from gptscratch.training import hooks, loop
 from gptscratch.training.evaluate import evaluate
 from gptscratch.training.hooks import Session
@@ -127,7 +127,7 @@ def test_masked_rows_train_as_their_documents_alone(position: str, micro_batch: 
 @pytest.mark.parametrize("micro_batch", [1, 3, 5, 20])
 @pytest.mark.parametrize("position", ["rope", "learned"])
 def test_padded_rows_train_as_their_documents_alone(position: str, micro_batch: int) -> None:
-    batches = PaddedBatches(TOKENS, CONTEXT, 13, seed=1, end_of_text=END)
+    batches = Batches(TOKENS, CONTEXT, 13, seed=1, pad_with=END)
     assert batches.n_blocks == 13
     pieces = []
     for document in DOCUMENTS:
@@ -138,7 +138,7 @@ def test_padded_rows_train_as_their_documents_alone(position: str, micro_batch: 
 
 
 def test_what_stands_in_the_pads_changes_nothing() -> None:
-    inputs, targets = PaddedBatches(TOKENS, CONTEXT, 13, seed=1, end_of_text=END).batch(0)
+    inputs, targets = Batches(TOKENS, CONTEXT, 13, seed=1, pad_with=END).batch(0)
     other = np.where(targets < 0, 17, inputs)
     other[:, 0] = inputs[:, 0]
     assert not np.array_equal(other, inputs)
