@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,31 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gptscratch import checkpoint, paths
-from gptscratch.config import RunConfig, TrainConfig
+from gptscratch.config import RunConfig
 from gptscratch.data.frequencies import token_counts
-from gptscratch.data.mixture import make_batches
 from gptscratch.data.prepare import Prepared
-from gptscratch.device import pick_device, pick_dtype, set_up
 from gptscratch.errors import CheckpointError, ConfigError, disk_errors
-from gptscratch.generation import TrainedGPT
-from gptscratch.metrics import MetricsFile, rewind_metrics
+from gptscratch.metrics import rewind_metrics
 from gptscratch.model.gpt import GPT
 from gptscratch.model.head import start_from_frequencies
+from gptscratch.storage import load_tensors, write_json
 from gptscratch.training.anneal import annealed
 from gptscratch.training.evaluate import Scorer
-from gptscratch.training.events import Evaluated, Event, Listener, Notice, Started, ignore
+from gptscratch.training.events import Evaluated, Listener, Notice, Started, ignore
 from gptscratch.training.hooks import Session, best_facts, evaluated, score
-from gptscratch.training.horizon import make_horizon
 from gptscratch.training.loop import run_loop
-from gptscratch.training.optimizer import Optimizer, make_optimizer
 from gptscratch.training.origin import extended, run_folder, same_tokens
 from gptscratch.training.planning import plan_run, tokens_per_row
 from gptscratch.training.schedule import schedule_of
+from gptscratch.training.setup import Setup, make_setup, new_model
 from gptscratch.training.state import TrainState
-from gptscratch.training.step import Worker
 
 
 @dataclass(frozen=True)
@@ -83,15 +77,8 @@ def train(
     run = run_folder(RunConfig().with_settings(settings), out)
     checkpoint.require_free(run, replace=replace_run)
     plan, prepared = plan_run(settings, init_from=init_from, listen=listen)
-    model = _new_model(plan.config)
-    if init_from is not None:
-        source, weights = paths.find_checkpoint(init_from)
-        if source.resolve() == run.resolve():
-            raise ConfigError(f"{run.name} cannot start from itself.", "Take another --name.")
-        checkpoint.load_parameters(model, weights)
-    elif plan.config.model.output_bias:
-        counts = token_counts(prepared.tokens.train, plan.config.model.vocab_size)
-        start_from_frequencies(model.lm_head, torch.from_numpy(counts))
+    model = new_model(plan.config)
+    _begin(model, run, plan.config, prepared, init_from)
     record = checkpoint.RunRecord(
         config=replace(plan.config, name=run.name),
         corpus_hash=prepared.manifest.corpus_hash,
@@ -100,10 +87,11 @@ def train(
         parameters=plan.parameters,
     )
     checkpoint.create_run(run, record, prepared.tokenizer, replace=replace_run)
-    checkpoint.write_json(run / "plan.json", plan.record())
-    result = _train(
+    write_json(run / "plan.json", plan.record())
+    setup = make_setup(
         run, record, prepared=prepared, model=model, state=TrainState(), listen=listen, started=started
     )
+    result = _train(setup, record)
     return resume(run, anneal=True, listen=listen) if result.interrupted and anneal else result
 
 
@@ -142,9 +130,9 @@ def resume(
         tokens = prepared.manifest.train.tokens
         record = replace(record, config=annealed(record.config, state, tokens, row, settings))
         listen(Notice("The learning rate falls to 0 from here on, and the run ends. Ctrl-C saves and stops."))
-    model = _new_model(record.config)
+    model = new_model(record.config)
     checkpoint.load_parameters(model, folder)
-    return _train(
+    setup = make_setup(
         run,
         record,
         prepared=prepared,
@@ -152,84 +140,31 @@ def resume(
         state=state,
         listen=listen,
         started=started - state.seconds,
-        optimizer_state=checkpoint.load_tensors(folder / "optimizer.safetensors"),
     )
+    setup.session.optimizer.load(load_tensors(folder / "optimizer.safetensors"))
+    to_score = _rewind(run, record, state)
+    return _train(setup, record, score_first=to_score or setup.session.horizon.is_over(state))
 
 
-def _train(
-    run: Path,
-    record: checkpoint.RunRecord,
-    *,
-    prepared: Prepared,
-    model: GPT,
-    state: TrainState,
-    listen: Listener,
-    started: float,
-    optimizer_state: dict[str, Tensor] | None = None,
-) -> TrainResult:
-    """Set up what the loop needs, run it, and score the best checkpoint.
+def _train(setup: Setup, record: checkpoint.RunRecord, *, score_first: bool = False) -> TrainResult:
+    """Run the loop, and score the best checkpoint.
 
-    With ``optimizer_state`` the run goes on at ``state``.
+    ``score_first``: the state was, or should have been, evaluated. A checkpoint is saved just before that.
     """
-    config = record.config
-    optimizer = _new_optimizer(model, config.train)
-    to_score = False
-    if optimizer_state is not None:
-        optimizer.load(optimizer_state)
-        to_score = _rewind(run, record, state)
-
-    documents = config.train.documents
-    mask_at = record.end_of_text if documents == "masked" else None
-    pad_with = record.end_of_text if documents == "padded" else None
-    scorer = Scorer(model, prepared.tokens, mask_at=mask_at, pad_with=pad_with)
-    batches = make_batches(
-        prepared.tokens,
-        config.model.context_length,
-        config.train.batch_size,
-        config.train.seed,
-        pad_with=pad_with,
-    )
-    metrics = MetricsFile(run / "metrics.jsonl")
-
-    def tell(event: Event) -> None:
-        metrics(event)
-        listen(event)
-
-    session = Session(
-        run=run,
-        config=config.train,
-        model=model,
-        optimizer=optimizer,
-        horizon=make_horizon(config.train, prepared.manifest.train.tokens, batches.tokens_per_row),
-        state=state,
-        listen=tell,
-        evaluate=lambda: scorer(config.train.eval_tokens),
-        sample=TrainedGPT(
-            model=model, tokenizer=prepared.tokenizer, end_of_text=record.end_of_text, run=run
-        ).excerpt,
-        final_tokens=int(min(config.train.final_eval_tokens or math.inf, prepared.manifest.val.tokens)),
-        started=started,
-        micro_batch=config.train.micro_batch,
-    )
-    tell(Started(run=run, config=config, step=state.step, parameters=record.parameters))
-    dtype = pick_dtype(config.train.dtype, model.token_embedding.weight.device)
-    worker = Worker(
-        model,
-        dtype,
-        compile=bool(config.train.compile),
-        on_fallback=lambda text: tell(Notice(text)),
-        mask_at=mask_at,
-    )
+    session, state = setup.session, setup.session.state
     session.over = session.horizon.is_over(state)
-    if to_score or (session.over and optimizer_state is not None):
-        score(session)  # maybe again: a checkpoint is saved just before its evaluation
-    interrupted = run_loop(session, worker, batches, schedule_of(config.train))
-    evaluation = None if interrupted else _score_best(session, scorer)
+    session.listen(
+        Started(run=session.run, config=record.config, step=state.step, parameters=record.parameters)
+    )
+    if score_first:
+        score(session)
+    interrupted = run_loop(session, setup.worker, setup.batches, schedule_of(record.config.train))
+    evaluation = None if interrupted else _score_best(session, setup.scorer)
     return TrainResult(
-        run=run,
+        run=session.run,
         step=state.step,
         tokens=state.tokens,
-        seconds=time.perf_counter() - started,
+        seconds=time.perf_counter() - session.started,
         best_step=state.best_step,
         evaluation=evaluation,
         interrupted=interrupted,
@@ -250,23 +185,22 @@ def _score_best(session: Session, scorer: Scorer) -> Evaluated:
     return record
 
 
-def _new_optimizer(model: GPT, config: TrainConfig) -> Optimizer:
-    return make_optimizer(
-        model,
-        optimizer=config.optimizer,
-        learning_rate=config.learning_rate,
-        adamw_learning_rate=config.adamw_learning_rate,
-        weight_decay=config.weight_decay,
-        betas=(config.beta1, config.beta2),
-        momentum=config.momentum,
-    )
+def _begin(
+    model: GPT, run: Path, config: RunConfig, prepared: Prepared, init_from: str | Path | None
+) -> None:
+    """Give a fresh model the parameters that it starts from, where those are not the seed's.
 
-
-def _new_model(config: RunConfig) -> GPT:
-    device = pick_device(config.train.device)
-    set_up(device)
-    torch.manual_seed(config.train.seed)
-    return GPT(config.model).to(device)
+    Raises:
+        ConfigError: they would be those of the run that is to be replaced.
+    """
+    if init_from is not None:
+        source, weights = paths.find_checkpoint(init_from)
+        if source.resolve() == run.resolve():
+            raise ConfigError(f"{run.name} cannot start from itself.", "Take another --name.")
+        checkpoint.load_parameters(model, weights)
+    elif config.model.output_bias:
+        counts = token_counts(prepared.tokens.train, config.model.vocab_size)
+        start_from_frequencies(model.lm_head, torch.from_numpy(counts))
 
 
 def _rewind(run: Path, record: checkpoint.RunRecord, state: TrainState) -> bool:
@@ -274,6 +208,6 @@ def _rewind(run: Path, record: checkpoint.RunRecord, state: TrainState) -> bool:
     config = record.config.train
     with disk_errors(f"going on with {run.name}"):
         checkpoint.rewind(run, state)
-        checkpoint.write_json(run / "config.json", record.to_dict())
+        write_json(run / "config.json", record.to_dict())
     forgotten = rewind_metrics(run / "metrics.jsonl", state.step)
     return forgotten or state.step % config.eval_interval == 0

@@ -1,0 +1,103 @@
+"""What the loop works with, built from a run's record: session, worker, batches, scorer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gptscratch.checkpoint import RunRecord
+from gptscratch.config import RunConfig, TrainConfig
+from gptscratch.data.batches import Batches
+from gptscratch.data.mixture import MixedBatches, make_batches
+from gptscratch.data.prepare import Prepared
+from gptscratch.device import pick_device, pick_dtype, set_up
+from gptscratch.generation import TrainedGPT
+from gptscratch.metrics import MetricsFile
+from gptscratch.model.gpt import GPT
+from gptscratch.training.evaluate import Scorer
+from gptscratch.training.events import Event, Listener, Notice
+from gptscratch.training.hooks import Session
+from gptscratch.training.horizon import make_horizon
+from gptscratch.training.optimizer import Optimizer, make_optimizer
+from gptscratch.training.state import TrainState
+from gptscratch.training.step import Worker
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that training takes."""
+
+    session: Session
+    worker: Worker
+    batches: Batches | MixedBatches
+    scorer: Scorer
+
+
+def make_setup(
+    run: Path,
+    record: RunRecord,
+    *,
+    prepared: Prepared,
+    model: GPT,
+    state: TrainState,
+    listen: Listener,
+    started: float,
+) -> Setup:
+    """Put together what trains ``model`` from ``state`` on; what is told goes to metrics.jsonl too."""
+    config, documents = record.config.train, record.config.train.documents
+    mask_at = record.end_of_text if documents == "masked" else None
+    pad_with = record.end_of_text if documents == "padded" else None
+    metrics = MetricsFile(run / "metrics.jsonl")
+
+    def tell(event: Event) -> None:
+        metrics(event)
+        listen(event)
+
+    context_length = record.config.model.context_length
+    batches = make_batches(prepared.tokens, context_length, config.batch_size, config.seed, pad_with=pad_with)
+    scorer = Scorer(model, prepared.tokens, mask_at=mask_at, pad_with=pad_with)
+    session = Session(
+        run=run,
+        config=config,
+        model=model,
+        optimizer=_new_optimizer(model, config),
+        horizon=make_horizon(config, prepared.manifest.train.tokens, batches.tokens_per_row),
+        state=state,
+        listen=tell,
+        evaluate=lambda: scorer(config.eval_tokens),
+        sample=TrainedGPT(model, prepared.tokenizer, record.end_of_text, run).excerpt,
+        final_tokens=int(min(config.final_eval_tokens or math.inf, prepared.manifest.val.tokens)),
+        started=started,
+        micro_batch=config.micro_batch,
+    )
+    worker = Worker(
+        model,
+        pick_dtype(config.dtype, model.token_embedding.weight.device),
+        compile=bool(config.compile),
+        on_fallback=lambda text: tell(Notice(text)),
+        mask_at=mask_at,
+    )
+    return Setup(session, worker, batches, scorer)
+
+
+def new_model(config: RunConfig) -> GPT:
+    """The model as the seed makes it, on its device."""
+    device = pick_device(config.train.device)
+    set_up(device)
+    torch.manual_seed(config.train.seed)
+    return GPT(config.model).to(device)
+
+
+def _new_optimizer(model: GPT, config: TrainConfig) -> Optimizer:
+    return make_optimizer(
+        model,
+        optimizer=config.optimizer,
+        learning_rate=config.learning_rate,
+        adamw_learning_rate=config.adamw_learning_rate,
+        weight_decay=config.weight_decay,
+        betas=(config.beta1, config.beta2),
+        momentum=config.momentum,
+    )
