@@ -97,6 +97,9 @@ Device = Annotated[
 Dtype = Annotated[
     str | None, _option("--dtype", help="Of the matrix products.", panel=MACHINE, metavar=_choice(DTYPES))
 ]
+Quantize = Annotated[
+    str | None, typer.Option("--quantize", help="Smaller weights, on a CPU.", metavar="float16|int8|int4")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 Preset = Annotated[str | None, _option("--preset", help="A named size; see: gptscratch info.", panel=MODEL)]

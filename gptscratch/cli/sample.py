@@ -76,9 +76,7 @@ def sample(
         int | None, typer.Option(help="With each token, in JSON, the K likeliest.", metavar="K", min=0)
     ] = None,
     color: Annotated[bool, typer.Option("--color", help="Shade each token by the model's surprise.")] = False,
-    quantize: Annotated[
-        str | None, typer.Option(help="Smaller weights, on a CPU.", metavar="float16|int8|int4")
-    ] = None,
+    quantize: o.Quantize = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
 ) -> None:

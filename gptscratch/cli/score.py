@@ -18,9 +18,7 @@ def score(
     stride: Annotated[int, typer.Option(help="Tokens between windows; 0: half a context.")] = 0,
     color: Annotated[bool, typer.Option("--color", help="The text, shaded by surprise.")] = False,
     json: o.Json = False,
-    quantize: Annotated[
-        str | None, typer.Option(help="Smaller weights, on a CPU.", metavar="float16|int8|int4")
-    ] = None,
+    quantize: o.Quantize = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
 ) -> None:
