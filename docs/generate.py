@@ -1,25 +1,26 @@
 """Writes docs/cli.md and docs/config.md from the code: ``python docs/generate.py``.
 
 With ``--check`` nothing is written; the exit code is 1 where a page is not what the code says.
-No torch is needed: the options are read from the Typer app, the fields from the text of config.py.
+No torch is needed: the options are read from the Typer app, the fields from the text of gptscratch/config/.
 """
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import io
 import sys
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
-from types import NoneType
+from types import ModuleType, NoneType
 from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
 
 from typer.models import ArgumentInfo, OptionInfo
 
-from gptscratch import config
 from gptscratch.cli.app import app
+from gptscratch.config import SECTIONS, data, model, run, sample, train
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Written by docs/generate.py: change the code, not this page. -->\n"
@@ -105,7 +106,6 @@ def _kinds(kind: Any) -> set[Any]:
 
 
 def config_page() -> str:
-    source = inspect.getsource(config)
     flags = flags_of_settings()
     lines = [
         "# Every setting",
@@ -116,25 +116,29 @@ def config_page() -> str:
         "these win over the earlier. In Python: `train(corpus, n_layer=6)`. A 0 or -1 that stands for",
         '"not given" is filled in by the plan; a run\'s config.json holds what was chosen.',
     ]
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.ClassDef) and node.name.endswith("Config"):
-            section = node.name.removesuffix("Config").lower()
-            lines += ["", f"## {node.name}", "", _escaped(ast.get_docstring(node) or "")]
-            lines += ["", "| field | type | default | flag | meaning |", "|---|---|---|---|---|"]
-            for f in fields_of(source, node):
-                key = f"{section}.{f.name}" if section in config.SECTIONS else f.name
-                flag = _code(flags.get((section, f.name), ""))
-                cells = (_code(key), _code(f.kind), _code(f.default), flag, _cell(f.meaning))
-                lines.append("| " + " | ".join(cells) + " |")
+    for module in (model, data, train, sample, run):
+        for cls in ast.parse(inspect.getsource(module)).body:
+            if isinstance(cls, ast.ClassDef):
+                lines += section_of(module, cls, flags)
     return "\n".join(lines) + "\n"
 
 
-def fields_of(source: str, cls: ast.ClassDef) -> Iterator[Field]:
+def section_of(module: ModuleType, cls: ast.ClassDef, flags: dict[tuple[str, str], str]) -> Iterator[str]:
+    section = cls.name.removesuffix("Config").lower()
+    yield from ("", f"## {cls.name}", "", _escaped(ast.get_docstring(cls) or ""))
+    yield from ("", "| field | type | default | flag | meaning |", "|---|---|---|---|---|")
+    for f in fields_of(module, cls):
+        key = f"{section}.{f.name}" if section in SECTIONS else f.name
+        flag = _code(flags.get((section, f.name), ""))
+        yield "| " + " | ".join((_code(key), _code(f.kind), _code(f.default), flag, _cell(f.meaning))) + " |"
+
+
+def fields_of(module: ModuleType, cls: ast.ClassDef) -> Iterator[Field]:
     comments = {}
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+    for token in tokenize.generate_tokens(io.StringIO(inspect.getsource(module)).readline):
         if token.type == tokenize.COMMENT:
             comments[token.start[0]] = token.string.lstrip("# ")
-    choices = choices_of(source)
+    choices = choices_of(module)
     for node in cls.body:
         if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
             continue
@@ -146,15 +150,15 @@ def fields_of(source: str, cls: ast.ClassDef) -> Iterator[Field]:
         yield Field(name, ast.unparse(node.annotation), default, meaning)
 
 
-def choices_of(source: str) -> dict[str, tuple[str, ...]]:
+def choices_of(module: ModuleType) -> dict[str, tuple[str, ...]]:
     """What each field may be, from the checks in ``__post_init__``."""
     found = {}
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
             continue
-        if node.func.id == "_require_choice" and isinstance(node.args[0], ast.Constant):
+        if node.func.id == "require_choice" and isinstance(node.args[0], ast.Constant):
             what = node.args[2]
-            names = getattr(config, what.id) if isinstance(what, ast.Name) else ast.literal_eval(what)
+            names = getattr(module, what.id) if isinstance(what, ast.Name) else ast.literal_eval(what)
             found[str(node.args[0].value)] = tuple(names)
     return found
 
@@ -169,13 +173,13 @@ def flags_of_settings() -> dict[tuple[str, str], str]:
             if command.name == "sample":
                 found["sample", knob.name] = flag
             elif command.name == "train":
-                section = next((s for s in ("data", *config.SECTIONS) if _has(s, knob.name)), "run")
+                section = next((s for s in ("data", *SECTIONS) if _has(s, knob.name)), "run")
                 found[section, knob.name] = flag
     return found
 
 
 def _has(section: str, name: str) -> bool:
-    return name in {f.name for f in config.dataclasses.fields(config.SECTIONS[section])}
+    return name in {f.name for f in dataclasses.fields(SECTIONS[section])}
 
 
 def _code(text: str) -> str:

@@ -1,0 +1,18 @@
+"""What a setting's value must be: one clear line to the user where it is not."""
+
+from __future__ import annotations
+
+from gptscratch.errors import ConfigError
+
+
+def require(condition: bool, message: str, hint: str = "") -> None:
+    if not condition:
+        raise ConfigError(message, hint)
+
+
+def require_seed(seed: int) -> None:
+    require(0 <= seed < 2**63, f"seed is {seed}: it must be from 0 to 2^63 - 1.")
+
+
+def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    require(value in choices, f"{name} is {value!r}: it must be one of {', '.join(choices)}.")
