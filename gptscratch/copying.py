@@ -43,15 +43,21 @@ def with_copies(gpt: TrainedGPT) -> TrainedGPT:
     return dataclasses.replace(gpt, copies=CopyIndex.open(prepared.folder, prepared.tokens.train))
 
 
-def copied(gpt: TrainedGPT, text: str) -> CopiedText:
-    """The longest span of a text, cut as the tokenizer cuts it, that stands in the training tokens.
+def copied(gpt: TrainedGPT, text: str, *, after: str = "") -> CopiedText:
+    """The longest span of a text, cut as the tokenizer cuts it behind ``after``, that stands in the training
+    tokens.
 
     Raises:
         ValueError: the model came without their index.
     """
     if gpt.copies is None:
         raise ValueError("there is no index of the training tokens: see with_copies.")
-    spans = gpt.tokenizer.spans(text)
+    before = len(after)
+    spans = [
+        (i, max(0, start - before), end - before)
+        for i, start, end in gpt.tokenizer.spans(after + text)
+        if end > before
+    ]
     ids = [i for i, _, _ in spans]
     found = gpt.copies.longest(ids)
     span = spans[found.start : found.start + found.length]

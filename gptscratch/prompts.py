@@ -52,7 +52,7 @@ def complete_file(
             for number, answer in zip(rows, answers, strict=True):
                 line = {"index": number, "prompt": prompts[number], **answer}
                 if novelty:
-                    line["copied"] = dataclasses.asdict(copied(gpt, answer["text"]))
+                    line["copied"] = dataclasses.asdict(copied(gpt, answer["text"], after=prompts[number]))
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
             yield len(done) + first + len(rows)

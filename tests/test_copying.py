@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tokenizers
 
 from gptscratch.checkpoint import load
 from gptscratch.config import SampleConfig
 from gptscratch.copying import copied, with_copies
 from gptscratch.errors import CheckpointError, UserError
+from gptscratch.generation import TrainedGPT
+from gptscratch.novelty import CopyIndex
 from gptscratch.prompts import complete_file
+from gptscratch.tokenizer import Tokenizer
 
 
 def test_the_span_is_told_by_its_characters_and_its_places(tale: Path) -> None:
@@ -34,6 +41,21 @@ def test_a_span_longer_than_the_order_heeds_is_counted_whole(tale: Path) -> None
     training = gpt.tokenizer.decode(gpt.copies.tokens)
     found = copied(gpt, training[100:300])
     assert (found.start, found.end, found.place, found.times) == (0, 200, 100, 1)
+
+
+def test_a_reply_is_cut_as_behind_its_prompt(reciter: Callable[..., TrainedGPT]) -> None:
+    """Some tokenizers put a space before every text, and another one stands before most replies."""
+    vocab = {"▁the": 0, "▁fox": 1, "▁runs": 2, "▁": 3}
+    library = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="▁"))
+    library.normalizer = tokenizers.normalizers.Sequence(
+        [tokenizers.normalizers.Prepend("▁"), tokenizers.normalizers.Replace(" ", "▁")]
+    )
+    library.pre_tokenizer = tokenizers.pre_tokenizers.Split("▁", "merged_with_next")
+    index = CopyIndex.build(np.array([0, 1, 2], np.uint16))
+    gpt = dataclasses.replace(reciter("abc"), tokenizer=Tokenizer(library), copies=index)
+    found = copied(gpt, " fox runs", after="the")
+    assert (found.tokens, found.of_tokens, found.text, found.start) == (2, 2, " fox runs", 0)
+    assert copied(gpt, " fox runs").of_tokens == 3
 
 
 def test_where_nothing_was_copied_nothing_is_told(tale: Path) -> None:

@@ -76,9 +76,10 @@ class Chat:
 
         with contextlib.suppress(KeyboardInterrupt):
             render_sample.stream(text, kept(), colors=self.colors)
-        self.text = prompt + "".join(new)
+        reply = "".join(new)
+        self.text = prompt + reply
         if self.novelty:
-            render_sample.copied("".join(new), copied(self.gpt, "".join(new)))
+            render_sample.copied(reply, copied(self.gpt, reply, after=prompt))
 
     def set(self, rest: str) -> None:
         name, _, value = rest.replace("=", " ", 1).partition(" ")
@@ -185,15 +186,22 @@ def _typed(value: Any) -> str:
 
 def _answer(chat: Chat) -> None:
     """Read one input, a line or all between two triple quotes, and do what it asks."""
-    line = input("> ")
+    line = _line("> ")
     if not line.startswith(QUOTES):
         chat.answer(line)
         return
     lines = [line[len(QUOTES) :]]
     while not lines[-1].endswith(QUOTES):
-        lines.append(input(". "))
+        lines.append(_line(". "))
     lines[-1] = lines[-1].removesuffix(QUOTES)
     chat.go_on("\n".join(lines))  # never a command, whatever it begins with
+
+
+def _line(mark: str) -> str:
+    try:
+        return loading.typed(input(mark))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"That line is no text: {error}.") from None
 
 
 class _history(contextlib.AbstractContextManager[None]):  # noqa: N801 - used as a function

@@ -42,13 +42,24 @@ def read_prompt(prompt: str | None, file: str | None) -> str:
     if prompt is not None and file is not None:
         raise ConfigError("--prompt and --prompt-file are both given.", "Take one of them.")
     if prompt is not None and prompt != "-":
-        return prompt
+        return typed(prompt)
     if file is not None and file != "-":
         return _file(file)
     asked = prompt or file
     if sys.stdin is None or (sys.stdin.isatty() and not asked):
         return ""
     return _stdin().removesuffix("\n").removesuffix("\r")
+
+
+def typed(text: str) -> str:
+    """What was typed. Of bytes that are no text Python makes halves of characters.
+
+    Raises:
+        ConfigError: there are such.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ConfigError("The prompt holds bytes that are no text in this terminal's encoding.")
+    return text
 
 
 def unescaped(text: str) -> str:

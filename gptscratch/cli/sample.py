@@ -151,7 +151,7 @@ def _as_json(gpt: TrainedGPT, prompt: str, knobs: SampleConfig, *, n_best: int |
     else:
         tokens = gpt.traced([prompt] * knobs.num_samples, knobs, n_best=n_best)
         texts = ["".join(token.text for token in row) for row in tokens]
-    spans = [copied(gpt, text) for text in texts] if novelty else None
+    spans = [copied(gpt, text, after=prompt) for text in texts] if novelty else None
     render_sample.samples_json(prompt, texts, run=gpt.run, tokens=tokens, copied=spans)
 
 
@@ -170,4 +170,4 @@ def _as_text(
     texts = render_sample.samples(prompt, rows, colors=colors)
     for number, text in enumerate(texts if novelty else (), 1):
         name = f"copied {number}" if len(texts) > 1 else "copied"
-        render_sample.copied(text, copied(gpt, text), name=name)
+        render_sample.copied(text, copied(gpt, text, after=prompt), name=name)

@@ -24,7 +24,7 @@ def talk(reciter: Reciter) -> Chat:
     return Chat(reciter("abcdefghijk"), KNOBS)
 
 
-def typed(monkeypatch: pytest.MonkeyPatch, *lines: str | type[BaseException]) -> None:
+def typed(monkeypatch: pytest.MonkeyPatch, *lines: str | BaseException | type[BaseException]) -> None:
     given = iter(lines)
 
     def answer(_: str = "") -> str:
@@ -86,6 +86,20 @@ def test_the_text_is_saved_and_loaded_and_forgotten(talk: Chat, tmp_path: Path) 
     for line in ("/save", "/load", "/load /no/such/file"):
         with pytest.raises(ConfigError):
             talk.answer(line)
+
+
+@pytest.mark.parametrize("line", ["a\udcf0", UnicodeDecodeError("utf-8", b"\xf0", 0, 1, "no text")])
+def test_a_line_that_is_no_text_is_refused_and_the_conversation_goes_on(
+    reciter: Reciter,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    line: str | Exception,
+) -> None:
+    typed(monkeypatch, line, "a")
+    chat.run(reciter("abcdefghijk"), KNOBS)
+    shown = capsys.readouterr()
+    assert shown.out == "abcd\n"
+    assert "no text" in shown.err
 
 
 def test_settings_are_changed_and_shown(talk: Chat, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,6 +83,7 @@ def test_a_prompt_that_is_no_text_is_refused(sample: Command, tmp_path: Path) ->
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\xff")
     for arguments, stdin in ((["--prompt-file", str(tmp_path / "bytes")], b""), ([], b"\xff")):
         assert "cannot be read" in str(sample(*arguments, stdin=stdin).exception)
+    assert "no text" in str(sample("--prompt", "a\udcf0\udc9f").exception)
     assert "both given" in str(sample("--prompt", "a", "--prompt-file", "b").exception)
 
 
