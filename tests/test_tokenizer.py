@@ -202,6 +202,7 @@ def test_training_twice_gives_the_same_tokenizer() -> None:
 def test_unknown_names_what_the_vocabulary_lacks() -> None:
     assert made("char", "abc").unknown("axbyx") == ["x", "y"]
     assert made("word", "one one two two").unknown("one three two four") == ["three", "four"]
+    assert made("word", "one one two two").unknown("one<|endoftext|>three") == ["three"]
     assert made("byte").unknown("whatever ✈") == []
 
 

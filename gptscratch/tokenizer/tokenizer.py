@@ -84,11 +84,10 @@ class Tokenizer:
 
     def encode(self, text: str, *, specials: bool = False) -> list[int]:
         """The ids of a text. With ``specials``, names of special tokens in it become those tokens."""
-        if not (specials and self._special):
+        if not specials:
             return [int(i) for i in self.encode_array(text)]
-        names = "|".join(re.escape(name) for name in sorted(self._special, key=len, reverse=True))
         ids: list[int] = []
-        for part in re.split(f"({names})", text):
+        for part in self._parts(text):
             ids.extend([self._special[part]] if part in self._special else self.encode(part))
         return ids
 
@@ -138,11 +137,15 @@ class Tokenizer:
         return stream
 
     def unknown(self, text: str) -> list[str]:
-        """The characters or words of a text that the vocabulary lacks, each once, in order."""
+        """The characters or words of a text that the vocabulary lacks, each once, in order.
+
+        Names of special tokens in it are those tokens.
+        """
         if self.unk_id is None:
             return []
-        spans = self.spans(text)
-        return list(dict.fromkeys(text[start:end] for i, start, end in spans if i == self.unk_id))
+        parts = [part for part in self._parts(text) if part not in self._special]
+        found = [part[start:end] for part in parts for i, start, end in self.spans(part) if i == self.unk_id]
+        return list(dict.fromkeys(found))
 
     def pieces(self, text: str) -> list[tuple[str, int]]:
         """(piece, id) of a text, for the eye; a token that is part of a character shows its bytes."""
@@ -163,6 +166,13 @@ class Tokenizer:
         if not self._byte_level or token in self._special or not set(token) <= set(letters):
             return token
         return bytes(letters.index(letter) for letter in token).decode("utf-8", "backslashreplace")
+
+    def _parts(self, text: str) -> list[str]:
+        """A text, taken apart at the names of special tokens, which are parts of their own."""
+        if not self._special:
+            return [text]
+        names = "|".join(re.escape(name) for name in sorted(self._special, key=len, reverse=True))
+        return re.split(f"({names})", text)
 
     def _normalized(self, text: str) -> str:
         normalizer = self.library.normalizer
