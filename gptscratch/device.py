@@ -63,14 +63,26 @@ def set_up(device: torch.device) -> None:
 
 def _keep_freed_memory() -> None:
     """Linux's C library hands large blocks back when they are freed, and each page is cleared anew in the
-    next step: a tenth to a fifth of its time. Here it keeps them (mallopt(3), glibc alone has it).
+    next step: a tenth to a fifth of its time. Here it keeps them, once what is free now has gone back
+    (malloc_trim(3), mallopt(3); glibc alone has them).
     """
     if sys.platform != "linux":
         return
     with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(_MMAP_THRESHOLD, 1 << 25)
-        mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
+        libc = ctypes.CDLL("libc.so.6")
+        libc.malloc_trim(0)
+        libc.mallopt(_MMAP_THRESHOLD, 1 << 25)
+        libc.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has had at once; 0 where nobody counts them (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:

@@ -91,15 +91,19 @@ def make_plan(settings: Mapping[str, Any], data: DataConfig, facts: Facts) -> Pl
         tokens=tokens,
         epochs=tokens / max(1, facts.train_tokens),
         seconds=seconds,
-        memory_bytes=sizing.training_peak(
-            config.model,
-            micro_batch=config.train.micro_batch,
-            optimizer=config.train.optimizer,
-            dtype=facts.dtype,
-            device=facts.device,
-        ),
+        memory_bytes=max(facts.peak_bytes, _training_peak(config, facts)),
         padding=1 - facts.tokens_per_row(config.model.context_length) / config.model.context_length,
         notices=tuple(notices),
+    )
+
+
+def _training_peak(config: RunConfig, facts: Facts) -> int:
+    return sizing.training_peak(
+        config.model,
+        micro_batch=config.train.micro_batch,
+        optimizer=config.train.optimizer,
+        dtype=facts.dtype,
+        device=facts.device,
     )
 
 

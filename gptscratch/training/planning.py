@@ -15,7 +15,7 @@ from gptscratch.config import RunConfig, qualified
 from gptscratch.data.documents import require_documents
 from gptscratch.data.mixture import tokens_per_padded_row
 from gptscratch.data.prepare import Prepared, prepare
-from gptscratch.device import matmul_rate, pick_device, pick_dtype
+from gptscratch.device import matmul_rate, peak_memory, pick_device, pick_dtype, set_up
 from gptscratch.training import rules
 from gptscratch.training.events import Listener, Notice, Planned, Working, ignore
 from gptscratch.training.origin import like_run
@@ -51,6 +51,7 @@ def _planned(settings: dict[str, Any], config: RunConfig, listen: Listener) -> t
     device = pick_device(config.train.device)
     dtype = pick_dtype(config.train.dtype, device)
     prepared = prepare(config.data, on_progress=lambda *facts: listen(Working(*facts)))
+    set_up(device)  # before anything is timed
     manifest = prepared.manifest
     facts = Facts(
         train_tokens=manifest.train.tokens,
@@ -60,6 +61,7 @@ def _planned(settings: dict[str, Any], config: RunConfig, listen: Listener) -> t
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),
         flops_per_second=matmul_rate(device, dtype),
+        peak_bytes=peak_memory() if device.type == "cpu" else 0,
         tokens_per_row=tokens_per_row(prepared, config.train.documents),
     )
     data = replace(config.data, tokenizer=config.data.tokenizer or prepared.tokenizer.kind)

@@ -25,6 +25,7 @@ class Facts:
     device: str  # cpu, cuda, mps
     dtype: str  # of the matrix products
     flops_per_second: float  # of large matrix products in that type
+    peak_bytes: int = 0  # of memory, that preparing the corpus took
     tokens_per_row: Callable[[int], float] = float  # of a context's length; fewer where rows are padded
     speed: float = 1.0  # of training, measured, as a multiple of what is expected from that
 
@@ -54,7 +55,7 @@ SHAPES = (
     (2, 64, 64), (3, 96, 64), (3, 128, 128), (4, 128, 128), (4, 192, 256), (6, 256, 256), (6, 384, 256),
     (8, 512, 512), (10, 640, 512), (12, 768, 1024),
 )  # fmt: skip
-TOKENS_PER_PARAMETER = 1.2
+TOKENS_PER_PARAMETER = 1.4
 
 VERY_SMALL_BYTES = 50_000  # a model sees too little in them for sentences
 SMALL_CHARACTERS = 4_000_000  # a corpus below is read as characters, if byte pairs would be seen

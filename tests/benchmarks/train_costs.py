@@ -3,19 +3,22 @@
     python tests/benchmarks/train_costs.py share tinyshakespeare.txt --minutes 10
     python tests/benchmarks/train_costs.py run path/to/run --seconds 601
     python tests/benchmarks/train_costs.py size --megabytes 1 100 5000
+    python tests/benchmarks/train_costs.py memory tinyshakespeare.txt
 
 ``share`` takes the plan for so many minutes, makes some of its steps, and does each thing that happens
 between steps (logging, saving, evaluating, a sample, the score at the end) as large as planned; what each
 took, times how often the plan does it, is its share. ``run`` adds up the steps of a finished run, beside the
 seconds that its whole process took. ``size`` trains one small model on token files of each size (uint16, a
-million random tokens again and again). ``share`` and ``size`` count the seconds of the processor, so run them
-on one thread: OMP_NUM_THREADS=1.
+million random tokens again and again). ``memory`` sets the plan's estimate of memory beside the measured peak
+of whole processes. ``share`` and ``size`` count the seconds of the processor, so run them on one thread:
+OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -39,6 +42,19 @@ from gptscratch.training.hooks import HOOKS, Hook, Session
 STEPS = 8  # of the plan, in ``share``
 SMALL = {"n_layer": 4, "d_model": 128, "context_length": 128, "batch_size": 16}
 BLOCK = 1_000_000  # tokens
+RUNS = (  # for ``memory``
+    "--tokenizer char --layers 2 --d-model 64 --context-length 64 --batch-size 8",
+    "--tokenizer char --layers 4 --d-model 128 --context-length 64 --batch-size 16",
+    "--tokenizer char --layers 6 --d-model 256 --context-length 256 --batch-size 16",
+    "--tokenizer char --layers 6 --d-model 384 --context-length 256 --batch-size 16 --dtype float32"
+    " --optimizer adamw",
+    "--tokenizer char --layers 4 --d-model 128 --context-length 1024 --batch-size 8",
+    "--tokenizer char --layers 4 --d-model 128 --context-length 1024 --batch-size 8 --dtype float32",
+    "--tokenizer char --layers 8 --d-model 512 --context-length 256 --batch-size 8",
+    "--tokenizer char --layers 4 --d-model 256 --context-length 256 --batch-size 16 --dropout 0.1",
+    "--tokenizer bpe --vocab-size 8192 --layers 4 --d-model 256 --context-length 128 --batch-size 16",
+    "--tokenizer bpe --layers 3 --d-model 128 --context-length 128 --batch-size 16",
+)
 
 
 def share(corpus: Path, minutes: float) -> None:
@@ -156,21 +172,53 @@ def sizes(megabytes: list[float], steps: int) -> None:
               f"| {peak / 1e6:,.0f} MB | {own / 1e6:,.0f} MB |", flush=True)  # fmt: skip
 
 
+def memory(corpus: Path) -> None:
+    """Print the plan's estimate and the peak of four steps and an evaluation, in a process of its own."""
+    print("| options | estimate | measured | |")
+    print("| --- | ---: | ---: | ---: |")
+    for options in RUNS:
+        with tempfile.TemporaryDirectory() as folder:
+            command = [
+                sys.executable,
+                "-m",
+                "gptscratch",
+                "train",
+                str(corpus),
+                *options.split(),
+                "--steps",
+                "4",
+            ]
+            command += ["--out", f"{folder}/run", "--json"]
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            peak = 1024 * os.wait4(process.pid, 0)[2].ru_maxrss
+            plan = json.loads((Path(folder) / "run" / "plan.json").read_text(encoding="utf-8"))
+        estimate = plan["memory_bytes"]
+        cells = (
+            f"`{options}`",
+            f"{estimate / 1e6:,.0f} MB",
+            f"{peak / 1e6:,.0f} MB",
+            f"{estimate / peak - 1:+.0%}",
+        )
+        print("|", " | ".join(cells), "|", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("share", "run", "size", "one-size"))
+    parser.add_argument("what", choices=("share", "run", "size", "one-size", "memory"))
     parser.add_argument("path", type=Path, nargs="?", help="of the corpus (share) or the run (run)")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seconds", type=float, help="that the run's process took")
     parser.add_argument("--megabytes", type=float, nargs="+", default=[1, 100, 5000])
     parser.add_argument("--steps", type=int, default=60)
     arguments = parser.parse_args()
-    if arguments.what in ("share", "run") and arguments.path is None:
+    if arguments.what in ("share", "run", "memory") and arguments.path is None:
         parser.error(f"{arguments.what} needs a path")
     if arguments.what == "share":
         share(arguments.path, arguments.minutes)
+    elif arguments.what == "memory":
+        memory(arguments.path)
     elif arguments.what == "run":
         finished(arguments.path, arguments.seconds)
     elif arguments.what == "size":

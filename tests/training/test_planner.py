@@ -68,6 +68,12 @@ def test_a_step_that_does_not_fit_into_memory_is_made_in_even_passes() -> None:
     assert at_once * passes - 23 < passes
 
 
+def test_memory_is_at_least_what_preparing_the_corpus_took() -> None:
+    least = plan(minutes=1).memory_bytes
+    assert plan(dataclasses.replace(LAPTOP, peak_bytes=10), minutes=1).memory_bytes == least
+    assert plan(dataclasses.replace(LAPTOP, peak_bytes=3 * least), minutes=1).memory_bytes == 3 * least
+
+
 def test_a_machine_that_is_measured_as_slower_is_given_less_to_do() -> None:
     slower = plan(dataclasses.replace(LAPTOP, speed=0.1), minutes=10)
     assert blocks(slower) < blocks(plan(minutes=10))
