@@ -32,6 +32,7 @@ FLOORS |= {
     "data.prepare": 3,
     "data.existing": 3,
     "data.stats": 3,
+    "data.overlap": 3,
     "cli": 4,
     "__main__": 4,
 }

@@ -11,12 +11,12 @@ from rich.table import Table
 from rich.tree import Tree
 
 from gptscratch.cli.render import facts, notice, out, print_json
+from gptscratch.cli.render_stats import losses
 from gptscratch.cli.units import count, duration, size, some, when
 
 if TYPE_CHECKING:
     from gptscratch.data.prepare import Prepared
     from gptscratch.data.shards import Manifest
-    from gptscratch.data.stats import CorpusStats
     from gptscratch.describe import ModelDescription, Part, RunDescription, RunSummary
 
 
@@ -41,39 +41,9 @@ def token_files(manifest: Manifest, *, json: bool) -> None:
         ("tokens", f"{both['tokens']:,}: {split}"),
         ("per token", f"{manifest.characters_per_token:.3f} characters"),
         ("unknown", f"{manifest.unknown_rate:.3%} of the tokens"),
+        *losses(manifest.removed, manifest.replaced, manifest.skipped),
     ]
     facts(out, lines)
-
-
-def corpus(stats: CorpusStats, *, json: bool) -> None:
-    """The X-ray of ``tokenize --stats``."""
-    if json:
-        print_json(stats)
-        return
-    lengths = ", ".join(f"{name} {value:,}" for name, value in stats.document_characters.items())
-    odd = ", ".join(f"{c.code} {c.name} {c.count:,}" for c in stats.odd_characters[:5])
-    words = " ".join(f"{word} {number:,}" for word, number in stats.top_words[:12])
-    tried = ", ".join(f"{name}: {value:.2f}" for name, value in stats.bytes_per_token.items())
-    entries = f" with {stats.suggested_vocab_size:,} entries" if stats.suggested_vocab_size else ""
-    overlap = stats.overlap
-    lines = [
-        ("text", f"{size(stats.bytes)}, {stats.characters:,} characters, {stats.lines:,} lines"),
-        ("files", f"{stats.files:,}, {stats.skipped:,} skipped; {_shares(stats.encodings, '{:,}')}"),
-        ("documents", f"{stats.documents:,} (characters: {lengths})"),
-        ("duplicates", f"{stats.duplicate_documents:,} documents, {stats.duplicate_share:.2%}"),
-        ("alphabet", f"{stats.distinct_characters:,} characters; {_shares(stats.scripts, '{:.1%}')}"),
-        ("odd", odd or "none"),
-        ("words", f"{stats.words:,}, {stats.distinct_words:,} distinct: {words}"),
-        ("bytes/token", f"by vocabulary {tried}"),
-        ("suggestion", f"{stats.suggested_tokenizer}{entries}"),
-        ("leakage", f"{overlap.documents:.2%} of the validation documents and {overlap.windows:.2%} of "
-                    "its runs of 13 words stand in the training text"),
-    ]  # fmt: skip
-    facts(out, lines)
-
-
-def _shares(values: dict[str, Any], form: str) -> str:
-    return ", ".join(f"{name} {form.format(value)}" for name, value in list(values.items())[:6])
 
 
 def runs(found: Sequence[RunSummary], *, json: bool) -> None:
@@ -177,8 +147,13 @@ def _manifest_facts(manifest: Manifest) -> dict[str, Any]:
         "tokenizer": manifest.tokenizer_kind,
         "vocab_size": manifest.vocab_size,
         **both,
+        "documents": manifest.documents or both["documents"],
         "characters_per_token": manifest.characters_per_token,
         "unknown_rate": manifest.unknown_rate,
+        "files": manifest.files,
+        "skipped": manifest.skipped,
+        "replaced": manifest.replaced,
+        "removed": [dataclasses.asdict(step) for step in manifest.removed],
         "train": dataclasses.asdict(manifest.train),
         "val": dataclasses.asdict(manifest.val),
     }

@@ -39,7 +39,7 @@ def tokenize(
 
     With --text, only show how one text is cut: gptscratch tokenize --text "Once upon" --with my-run
     """
-    from gptscratch.cli import render, render_info
+    from gptscratch.cli import render, render_info, render_stats
 
     if with_ and tokenizer:
         raise ConfigError("--with and --tokenizer are both given.", "Take one of them.")
@@ -63,7 +63,7 @@ def tokenize(
 
         with WorkView() as view:
             found = corpus_stats(data, on_progress=view)
-        render_info.corpus(found, json=json)
+        render_stats.corpus(found, json=json)
         return
     with WorkView() as view:
         prepared = prepare(data, on_progress=view, out=Path(out) if out else None)

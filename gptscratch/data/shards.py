@@ -66,8 +66,9 @@ class Manifest:
     sources: str  # hash of the files' names, sizes and times; empty: not to be trusted
     end_of_text: int | None  # the token between documents
     files: int
-    skipped: int  # files of folders that were no text
+    skipped: int  # files of folders that were no text, or had vanished
     by_document: bool  # whole documents are held back; else the tail of the text
+    documents: int = 0  # of both sides; one that the split cuts is counted once
     replaced: int = 0  # bytes that the encoding does not know, read as U+FFFD by request
     removed: tuple[Removed, ...] = ()  # by each step of cleaning, in their order
     corpora: tuple[Share, ...] = ()  # where they have weights

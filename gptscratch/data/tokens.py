@@ -61,6 +61,7 @@ def write_tokens(
             files=scan.files,
             skipped=scan.skipped,
             by_document=scan.by_document,
+            documents=scan.documents,
             replaced=scan.replaced,
             removed=scan.removed,
             corpora=_shares(corpus, done.sections),

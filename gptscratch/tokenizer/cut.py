@@ -18,7 +18,7 @@ Places = NDArray[np.int64]
 Cutter = Callable[[Bytes], Places]  # UTF-8 between BORDERs -> the first byte of each piece, borders included
 
 BORDER = 0xFF  # stands before each text; occurs in no UTF-8
-_LETTER, _NUMBER, _SPACE, _OTHER, _BORDER = 1, 2, 3, 4, 5
+LETTER, NUMBER, _SPACE, _OTHER, _BORDER = 1, 2, 3, 4, 5  # classes of characters
 _BLOCK = 256  # code points that the library is asked about at once
 
 # Patterns in which a space stands at a match's start or in white space alone: GPT-2, Llama 3, Qwen 2.
@@ -56,7 +56,7 @@ def cutter_for(spec: dict[str, Any], known: tuple[str, ...] = ()) -> Cutter | No
 
 def cut_pieces(data: Bytes) -> Places:
     """GPT-2's pieces: the matches of ``_GPT2``, one behind the other (Radford et al. 2019, encoder.py)."""
-    classes = _classes(data)
+    classes = character_classes(data)
     starts = np.empty(len(data) + 1, bool)
     starts[0] = True
     np.not_equal(classes[1:], classes[:-1], out=starts[1:-1])
@@ -81,9 +81,9 @@ def cut_at_words(data: Bytes) -> Places:
 
     Not after a hyphen, since in our own pattern for words one that hangs is a word of its own.
     """
-    classes = _classes(data)
+    classes = character_classes(data)
     spaces = np.flatnonzero(data[1:-1] == 32) + 1
-    spaces = spaces[(classes[spaces - 1] != _SPACE) & (classes[spaces + 1] == _LETTER)]
+    spaces = spaces[(classes[spaces - 1] != _SPACE) & (classes[spaces + 1] == LETTER)]
     spaces = spaces[data[spaces - 1] != ord("-")]
     borders = np.flatnonzero(data == BORDER)
     starts = np.zeros(len(data) + 1, bool)
@@ -117,7 +117,7 @@ def _first_byte(data: Bytes, places: Places) -> Places:
 _known = np.zeros(0x110000, np.uint8)  # classes by code point, a block at a time; 0: not asked yet
 
 
-def _classes(data: Bytes) -> Bytes:
+def character_classes(data: Bytes) -> Bytes:
     """Each byte's class: that of the character it belongs to."""
     _ask(np.zeros(1, np.int64))
     table = np.zeros(256, np.uint8)
@@ -150,7 +150,7 @@ def _ask(blocks: Places) -> None:
             continue
         letters = "".join(map(chr, range(first, first + _BLOCK)))
         classes = np.full(_BLOCK, _OTHER, np.uint8)
-        for kind, pattern in ((_LETTER, r"\p{L}+"), (_NUMBER, r"\p{N}+"), (_SPACE, r"\s+")):
+        for kind, pattern in ((LETTER, r"\p{L}+"), (NUMBER, r"\p{N}+"), (_SPACE, r"\s+")):
             split = pre_tokenizers.Split(Regex(pattern), "removed", invert=True)
             for _, (start, end) in split.pre_tokenize_str(letters):
                 classes[start:end] = kind

@@ -26,7 +26,7 @@ def test_sizes_and_documents_are_counted(tmp_path: Path) -> None:
     assert seen.document_characters == {"shortest": 3, "median": 6, "mean": 7, "longest": 14}
     assert (seen.duplicate_documents, seen.duplicate_share) == (1, 0.25)
     assert seen.top_words[0] == ("two", 3)
-    assert (seen.words, seen.distinct_words, seen.sampled) == (10, 8, False)  # the split at the tail cuts one
+    assert (seen.words, seen.distinct_words, seen.sample_share) == (10, 8, 1)  # the tail's split cuts one
     assert seen.encodings == {"utf-8": 1}
 
 
@@ -58,14 +58,36 @@ def test_leakage_is_found(tmp_path: Path) -> None:
     clean = found(tmp_path, "<|endoftext|>".join(texts[:50]), val_file=val_file)
     assert (clean.overlap.documents, clean.overlap.windows) == (0, 0)
     leaky = found(tmp_path, "<|endoftext|>".join(texts[:55]), val_file=val_file)
-    assert leaky.overlap.documents == 0.5
-    assert 0.45 < leaky.overlap.windows < 0.55
+    assert (leaky.overlap.documents, leaky.overlap.windows) == (0.5, 0.5)
+    assert (leaky.split, leaky.val_documents) == ("file", 10)
+
+
+def test_leakage_is_told_apart_from_mere_words(tmp_path: Path) -> None:
+    """12 words of each validation text are known, never 13; punctuation and case do not hide a run."""
+    words = [f"w{i}" for i in range(300)]
+    val = [" ".join([*words[i : i + 12], f"new{i}"]) for i in range(0, 300, 12)]
+    (tmp_path / "val.txt").write_text("<|endoftext|>".join(val), encoding="utf-8")
+    seen = found(tmp_path, " ".join(words), val_file=str(tmp_path / "val.txt"))
+    assert seen.overlap.windows == 0
+    (tmp_path / "val.txt").write_text(", ".join(words[20:80]).upper(), encoding="utf-8")
+    assert found(tmp_path, " ".join(words), val_file=str(tmp_path / "val.txt")).overlap.windows == 1
+
+
+def test_leakage_in_a_sample_is_that_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "SAMPLE", 100_000)
+    rng = random.Random(3)
+    texts = [" ".join(str(rng.randrange(9999)) for _ in range(100)) for _ in range(1000)]
+    (tmp_path / "val.txt").write_text("<|endoftext|>".join(texts[800:]), encoding="utf-8")
+    seen = found(tmp_path, "<|endoftext|>".join(texts[:850]), val_file=str(tmp_path / "val.txt"))
+    assert seen.sample_share < 0.25
+    assert seen.overlap.documents == 0.25
+    assert 0.22 < seen.overlap.windows < 0.28
 
 
 def test_a_large_corpus_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stats, "SAMPLE", 2000)
     seen = found(tmp_path, "<|endoftext|>".join(f"number {i} of them" for i in range(1000)))
-    assert seen.sampled
+    assert seen.sample_share < 0.2
     assert seen.documents == 1000
     assert 300 < seen.words < 500
 
