@@ -10,20 +10,24 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from gptscratch.config import DataConfig
 from gptscratch.data.clean import clean
 from gptscratch.data.encodings import NotTextError
 from gptscratch.data.reading import Piece, Tally, read_pieces
 from gptscratch.data.shards import Removed
-from gptscratch.data.sources import Progress, Source, find_sources, split_weights
+from gptscratch.data.sources import Progress, Source, VanishedError, find_sources, split_weights
 from gptscratch.data.split import Alphabet, Section, Side, Sides, by_document, by_tail
 from gptscratch.errors import CorpusError
 
 _KEPT = 16_000_000  # characters that are kept in memory between the passes
+_GONE = (-1, -1)  # the stamp of a file that is no more
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class Scan:
     """What the first pass found."""
 
     files: int
-    skipped: int  # files of folders that are no text
+    skipped: int  # files of folders that are no text, or vanished before they were read
     documents: int
     characters: int
     bytes: int  # of the text in UTF-8
@@ -113,17 +117,22 @@ class Corpus:
         """Two numbers for each source, one behind the other: of millions, objects would fill the memory."""
         return array("q", (number for source in self.sources for number in source.stamp()))
 
-    def pieces(self, on_progress: Progress | None = None, stage: str = "reading") -> Iterator[Piece]:
+    def pieces(
+        self, on_progress: Progress | None = None, stage: str = "reading", *, again: bool = False
+    ) -> Iterator[Piece]:
         """Every document in pieces, in order, cleaned; those of the validation corpus come last.
 
+        ``again``: the files must be what they were when they were first read.
+
         Raises:
-            CorpusError: text that cannot be read.
+            CorpusError: text that cannot be read, or a file that changed.
+            VanishedError: a file of a folder that was there is gone.
             MissingExtraError: a file or a step of cleaning needs a package that is not installed.
         """
-        pieces = self._pieces(on_progress, stage)
+        pieces = self._pieces(on_progress, stage, again)
         return clean(pieces, self.config.clean, self._removed) if self.config.clean else pieces
 
-    def _pieces(self, on_progress: Progress | None, stage: str) -> Iterator[Piece]:
+    def _pieces(self, on_progress: Progress | None, stage: str, again: bool) -> Iterator[Piece]:
         done, total = 0, self.total_bytes
         self.skipped = 0
         self._tally = Tally()
@@ -134,13 +143,21 @@ class Corpus:
 
         for number, source in enumerate(self.sources):
             self._part = sum(number >= end for end in self._ends)
+            expected = tuple(self._stamps[2 * number : 2 * number + 2])
             try:
+                if again and source.stamp() not in (expected, _GONE):
+                    raise _changed()
                 yield from read_pieces(source, self.config, on_bytes, self._tally)
             except NotTextError:
                 if source.named:
                     raise
                 self.skipped += 1
-            done += max(0, self._stamps[2 * number])
+            except VanishedError:
+                self._stamps[2 * number : 2 * number + 2] = array("q", _GONE)
+                if again and expected != _GONE:
+                    raise
+                self.skipped += 1
+            done += max(0, expected[0])
 
     def scan(self, on_progress: Progress | None = None) -> Scan:
         """The first pass: counts, hash, alphabet, and how the corpus is split.
@@ -202,7 +219,7 @@ class Corpus:
             if length:
                 continue
             names = self.names[number] if self.weights else ", ".join(self.names) or "the standard library"
-            skipped = f" ({self.skipped:,} files are no text)" if self.skipped else ""
+            skipped = f" ({self.skipped:,} files passed over)" if self.skipped else ""
             left = " that the cleaning leaves" if self.config.clean else ""
             raise CorpusError(f"the corpus is empty: there is no text{left} in {names}{skipped}.")
         if self.config.val_file and not lengths[-1]:
@@ -216,15 +233,39 @@ class Corpus:
         Raises:
             CorpusError: a file changed between the passes.
         """
-        pieces = self._kept if self._kept is not None else self.pieces(on_progress, stage)
+        pieces = self._kept if self._kept is not None else self.pieces(on_progress, stage, again=True)
         if scan.by_document:
             yield from by_document(pieces, scan.salt, self.config.val_fraction)
         else:
             yield from by_tail(pieces, scan.sections)
-        if self._read_stamps() != self._stamps:
-            raise CorpusError("the corpus changed while it was being read.", "Run the command again.")
+        self._require_unchanged()
+
+    def _require_unchanged(self) -> None:
+        """A file of a folder may vanish once it is read."""
+        now = self._read_stamps()
+        if now == self._stamps:
+            return
+        for number, source in enumerate(self.sources):
+            here = slice(2 * number, 2 * number + 2)
+            gone = tuple(now[here]) == _GONE and not source.named
+            if now[here] != self._stamps[here] and not gone:
+                raise _changed()
 
     def training_texts(self, scan: Scan, on_progress: Progress | None = None) -> Iterator[str]:
         """The text of the training side, in pieces: what a tokenizer may learn from."""
         sided = self.sided_pieces(scan, on_progress, "training tokenizer")
         return (piece.text for side, piece in sided if side == "train")
+
+
+def until_none_vanishes(job: Callable[[], _Result], on_progress: Progress | None) -> _Result:
+    """A job over a corpus: again from its start, without them, where files of a folder vanish on the way."""
+    while True:
+        try:
+            return job()
+        except VanishedError as error:
+            if on_progress:
+                on_progress(f"{error.message} Starting again without it.", 0, 0)
+
+
+def _changed() -> CorpusError:
+    return CorpusError("the corpus changed while it was being read.", "Run the command again.")

@@ -30,7 +30,7 @@ def encoding_of(head: bytes, name: str, wanted: str) -> str:
         return marked
     encoding = wanted
     if wanted == "auto":
-        encoding = "utf-8" if _decodes(head, "utf-8") else likely_encoding(head)
+        encoding = "utf-8" if _is_utf8(head) else likely_encoding(head)
     try:
         known = codecs.lookup(encoding).name
     except LookupError:
@@ -63,6 +63,20 @@ def likely_encoding(data: bytes) -> str:
     return "cp1252" if _decodes(data, "cp1252") else "latin-1"
 
 
+def _is_utf8(data: bytes) -> bool:
+    """Also where it is damaged further on: no other text is UTF-8 by chance for long."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError as error:
+        return _reads_as_utf8(data[: error.start])
+    return True
+
+
+def _reads_as_utf8(before: bytes) -> bool:
+    """Of what stands before the first fault."""
+    return sum(letter > "\x7f" for letter in before.decode("utf-8", "replace")) > 2
+
+
 def _decodes(data: bytes, encoding: str) -> bool:
     try:
         codecs.getincrementaldecoder(encoding)().decode(data)  # incremental: the last character may be cut
@@ -77,9 +91,8 @@ def undecodable(name: str, error: UnicodeDecodeError, base: int) -> CorpusError:
     if magic:
         return NotTextError(f"{name} is no text: it looks like {magic}.", "Convert it to plain text first.")
     around = data[max(0, at - (1 << 15)) :][: 1 << 16]
-    before = data[:at].decode(error.encoding, "replace")
-    if error.encoding == "utf-8" and sum(letter > "\x7f" for letter in before) > 2:
-        hint = "What stands before is UTF-8: --set errors=replace reads damaged places as U+FFFD."
+    if error.encoding == "utf-8" and _reads_as_utf8(data[:at]):
+        hint = "What stands before is UTF-8: --errors replace reads damaged places as U+FFFD."
     else:
         likely = likely_encoding(around)
         hint = f"It is likely {likely}: --encoding {likely}"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gptscratch import paths
 from gptscratch.config import DataConfig
-from gptscratch.data.corpus import Corpus, Scan
+from gptscratch.data.corpus import Corpus, Scan, until_none_vanishes
 from gptscratch.data.existing import (
     Prepared,
     as_it_is,
@@ -58,7 +58,9 @@ def prepare(config: DataConfig, *, on_progress: Progress | None = None, out: Pat
     if out is not None:
         require_ours(out)
     with Corpus(config, on_progress) as corpus:
-        return _prepared(corpus, loaded, on_progress or _ignore, out)
+        return until_none_vanishes(
+            lambda: _prepared(corpus, loaded, on_progress or _ignore, out), on_progress
+        )
 
 
 def _prepared(corpus: Corpus, loaded: Tokenizer | None, on_progress: Progress, out: Path | None) -> Prepared:
@@ -84,7 +86,7 @@ def _prepared(corpus: Corpus, loaded: Tokenizer | None, on_progress: Progress, o
         known = find_tokens(folder, recipe=recipe)  # by another process meanwhile
         if known:
             return reused(known, scan)
-        stamped = sources if is_settled(corpus) else ""
+        stamped = _sources_key(corpus, loaded) if is_settled(corpus) else ""
         manifest = write_tokens(corpus, scan, tokenizer, folder, recipe, stamped, on_progress)
     return Prepared(folder, tokenizer, open_tokens(folder), manifest, scan, False)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, cast
 
@@ -27,6 +28,10 @@ Progress = Callable[[str, int, int], None]  # stage, done, total
 _FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 _WEIGHTED = re.compile(r"(.+)=(\d+\.?\d*|\.\d+)")
 _IN_MEMORY = 64 << 20  # bytes of a stream that are kept without a temporary file
+
+
+class VanishedError(CorpusError):
+    """A file of a folder that is gone since the folder was listed."""
 
 
 @dataclass(frozen=True, slots=True)  # slots: there may be millions
@@ -48,7 +53,9 @@ class Source:
         try:
             file = Path(self.name).open("rb")  # noqa: SIM115 - what fails after this is the reader's to tell
         except OSError as error:
-            raise CorpusError(f"{self.name} cannot be read: {error.strerror}.") from None
+            gone = isinstance(error, FileNotFoundError) and not self.named
+            kind = VanishedError if gone else CorpusError
+            raise kind(f"{self.name} cannot be read: {error.strerror}.") from None
         with file:
             yield file, unpacked(file)
 
@@ -164,7 +171,7 @@ def _spool(stream: IO[bytes], name: str, on_progress: Progress | None) -> IO[byt
         place = str(paths.tokens_dir())
         spool = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=place)  # noqa: SIM115 - lives as its Source
         size = 0
-        while chunk := stream.read(1 << 16):
+        while chunk := cast("BufferedReader", stream).read1(1 << 16):  # what is there, without a wait
             size += spool.write(chunk)
             if on_progress:
                 on_progress(f"reading {name}", size, 0)

@@ -184,7 +184,7 @@ def test_scan_counts_and_hashes_the_text(tmp_path: Path) -> None:
         ("a.txt", b"abc\xff\xfe def", "not utf-8: byte 0xff at offset 3"),
         ("a.txt", b"x" * (1 << 20) + b"yz\xe9 caf\xe9", "offset 1,048,578"),
         ("a.txt", "schöne Grüße an alle Bären ".encode("latin-1") * 20, "--encoding cp1252"),
-        ("a.txt", "é ö ü ".encode() + b"\xff", "errors=replace"),
+        ("a.txt", "é ö ü ".encode() + b"\xff", "--errors replace"),
         ("a.txt", bytes(range(256)) * 8, "looks like binary data"),
         ("a.txt", "plain text ".encode("utf-16-le"), "--encoding utf-16-le"),
         ("a.pdf", b"%PDF-1.7\n\xe2\xe3\xcf\xd3", "looks like a PDF"),
@@ -258,17 +258,33 @@ def test_a_missing_package_names_its_extra(
         documents(written(tmp_path / name, b"\x28\xb5\x2f\xfd and more"))
 
 
-def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:
-    corpus = Corpus(DataConfig(corpus=(str(written(tmp_path / "a.txt", "text").parent),)))
+def test_a_named_file_that_vanishes_is_told(tmp_path: Path) -> None:
+    corpus = Corpus(DataConfig(corpus=(str(written(tmp_path / "a.txt", "text")),)))
     (tmp_path / "a.txt").unlink()
     with pytest.raises(CorpusError, match=r"a\.txt cannot be read: No such file"):
         corpus.scan()
+
+
+def test_a_file_of_a_folder_that_vanishes_is_passed_over_and_counted(tmp_path: Path) -> None:
+    for name in "abc":
+        written(tmp_path / f"{name}.txt", name)
+    corpus = Corpus(DataConfig(corpus=(str(tmp_path),)))
+    (tmp_path / "b.txt").unlink()
+    scan = corpus.scan()
+    assert (scan.alphabet, scan.files, scan.skipped) == ("ac", 2, 1)
 
 
 def test_encoding_auto_guesses_file_by_file(tmp_path: Path) -> None:
     written(tmp_path / "a.txt", "schön")
     written(tmp_path / "b.txt", "schöne Grüße an alle Bären. ".encode("latin-1"))
     assert documents(tmp_path, encoding="auto") == ["schön", "schöne Grüße an alle Bären. "]
+
+
+def test_encoding_auto_takes_damaged_utf8_for_what_it_is(tmp_path: Path) -> None:
+    written(tmp_path / "a.txt", "Größe und Läufe, schön".encode() + b" \xff. Ende")
+    with pytest.raises(CorpusError, match=r"byte 0xff.*--errors replace"):
+        documents(tmp_path, encoding="auto")
+    assert documents(tmp_path, encoding="auto", errors="replace") == ["Größe und Läufe, schön \ufffd. Ende"]
 
 
 def test_an_unknown_encoding_is_named(tmp_path: Path) -> None:

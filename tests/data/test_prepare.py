@@ -53,6 +53,7 @@ def test_token_files_are_the_encoded_text(kind: str, tmp_path: Path) -> None:
 def test_counts_are_those_of_the_text(tmp_path: Path) -> None:
     found = prepared(tmp_path, "é" + TEXT, tokenizer="byte")
     train, val = found.manifest.train, found.manifest.val
+    assert (found.manifest.documents, train.documents, val.documents) == (1, 1, 1)  # cut by the split
     assert train.characters + val.characters == len(TEXT) + 1
     assert train.bytes + val.bytes == train.tokens + val.tokens == len(TEXT) + 2
     assert found.manifest.characters_per_token == (len(TEXT) + 1) / (len(TEXT) + 2)
@@ -235,6 +236,33 @@ def test_a_file_changed_between_the_passes_is_noticed(
     file.write_text(TEXT, encoding="utf-8")
     with pytest.raises(CorpusError, match="changed"):
         prepare(DataConfig(corpus=(str(file),)), on_progress=progress)
+
+
+@pytest.mark.parametrize("stage", ["reading", "training tokenizer", "tokenizing"])
+def test_token_files_are_true_where_a_file_of_a_folder_vanishes(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of three, in each stage: what comes out is the text of the other two."""
+    monkeypatch.setattr("gptscratch.data.corpus._KEPT", 10)
+    monkeypatch.setattr("gptscratch.data.tokens._BATCH", 10)
+    (tmp_path / "texts").mkdir()
+    for name in "abc":
+        (tmp_path / "texts" / f"{name}.txt").write_text(f"{name}: {TEXT}", encoding="utf-8")
+    said: list[str] = []
+
+    def progress(now: str, *_: int) -> None:
+        said.append(now)
+        if now == stage:
+            (tmp_path / "texts" / "c.txt").unlink(missing_ok=True)
+
+    config = DataConfig(corpus=(str(tmp_path / "texts"),), tokenizer="bpe", vocab_size=300)
+    found = prepare(config, on_progress=progress)
+    assert (found.manifest.files, found.manifest.skipped) == (2, 1)
+    assert any("c.txt" in line for line in said) == (stage != "reading")
+    monkeypatch.setenv("GPTSCRATCH_HOME", str(tmp_path / "other"))
+    rest = prepare(config)
+    assert found.manifest == dataclasses.replace(rest.manifest, skipped=1)
+    np.testing.assert_array_equal(found.tokens.train, rest.tokens.train)
 
 
 def test_progress_names_its_stages(tmp_path: Path) -> None:
