@@ -11,6 +11,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
 from gptscratch.tokenizer import Tokenizer, build_tokenizer, cut, memo
+from gptscratch.tokenizer.build import byte_letters
 
 LETTERS = list("''''    \n\t stmdrevl12aBIΣσ.,-_é猫１\u3000\xa0\u2028\u0301\u200d😀\x00\x1c\x85²<>|")
 SAMPLE = "It's a well-known 'thing', isn't it? They've 12 cats - and\n\n  we'll see. Größe猫 " * 30
@@ -126,3 +127,32 @@ def test_what_may_look_across_a_space_is_left_to_the_library(
     make: Callable[[], tokenizers.Tokenizer],
 ) -> None:
     assert Tokenizer(make())._memo is None
+
+
+def spaceless(seed: int, alphabet: str, size: int) -> str:
+    """Words of an own language without spaces between them."""
+    rng = random.Random(seed)
+    words = ["".join(rng.choices(alphabet, k=rng.randrange(1, 5))) for _ in range(60)]
+    return "".join(rng.choices([*words, "。", "\n"], k=size))
+
+
+@pytest.mark.parametrize("alphabet", ["あいうえおかきくけこ猫犬魚", "абвгдежз", "😀😁🎉👍é猫"])
+def test_long_pieces_are_cut_where_no_token_reaches(alphabet: str) -> None:
+    learnt = [spaceless(1, alphabet, 2000)]
+    library = build_tokenizer("bpe", lambda: learnt, alphabet="", n_characters=1, vocab_size=400)
+    tokenizer = Tokenizer(library)
+    assert tokenizer._memo
+    assert tokenizer._memo._reach
+    letters = byte_letters()
+    vocab = [bytes(map(letters.index, t)) for t in library.get_vocab() if set(t) <= set(letters)]
+    for seed in (1, 2):
+        text = spaceless(seed, alphabet, 500)
+        assert tokenizer._memo.encode([text])[0].tolist() == library.encode(text).ids
+        raw = b"\xff" + text.encode()
+        free = tokenizer._memo._reach.free(np.frombuffer(raw + bytes(8), np.uint8)).tolist()
+        assert len(free) > len(text) / 20
+        for at in free[:50]:
+            crossing = [
+                t for t in vocab for left in range(1, len(t)) if raw[at - left : at - left + len(t)] == t
+            ]
+            assert not crossing

@@ -5,6 +5,7 @@
     sample.py      what part of a corpus a BPE learns from
     files.py       what a --tokenizer PATH can be
     cut.py         where a pre-tokenizer cuts, by numpy
+    reach.py       where no token reaches across, and a piece may be cut further
     memo.py        Memo: the bulk path, which encodes each distinct piece once
     stream.py      DecodeStream: ids in, whole characters out
 

@@ -6,7 +6,10 @@ Keys are the bytes themselves: no two pieces can be taken for one another.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import chain
 from threading import Lock
 from typing import Any
 
@@ -14,7 +17,9 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from gptscratch.tokenizer.cut import BORDER, Cutter, Places
+from gptscratch.tokenizer.build import byte_letters
+from gptscratch.tokenizer.cut import BORDER, Cutter, Places, cut_pieces
+from gptscratch.tokenizer.reach import Reach, reach_of
 
 Ids = NDArray[np.unsignedinteger[Any]]
 Keys = NDArray[np.uint64]  # (words, pieces): bytes, padded with zeros, the length in the last one
@@ -24,6 +29,7 @@ MOST = 1 << 19  # pieces, from which on a table starts afresh: less than 100 MB 
 _MULTIPLIERS = np.array(
     [0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD6E8FEB86659FD93], np.uint64
 )
+_LETTERS = dict(enumerate(byte_letters()))
 _MASKS = np.array([(1 << 8 * n) - 1 for n in range(9)], np.uint64)  # keep the first n bytes of a word
 
 
@@ -34,6 +40,8 @@ class Memo:
         self._library = library
         self._cutter = cutter
         self._dtype = dtype
+        self._exact = cutter is cut_pieces  # other cutters' pieces are cut further by the library
+        self._model = library.model
         self._tables = (_Table(1, dtype), _Table(4, dtype))
         self._lock = Lock()
 
@@ -44,6 +52,10 @@ class Memo:
         padded = np.frombuffer(raw + bytes(LONG + 1), np.uint8)
         data = padded[: len(raw)]
         starts = self._cutter(data)
+        if self._reach is not None:
+            begins = np.zeros(len(data), bool)
+            begins[starts] = begins[self._reach.free(padded)] = True
+            starts = np.flatnonzero(begins)
         lengths = np.diff(starts, append=len(raw))
         with self._lock:
             offsets, counts, store = self._found(padded, starts, lengths)
@@ -51,6 +63,10 @@ class Memo:
         ids = store[np.repeat(offsets - firsts + counts, counts) + np.arange(firsts[-1])]
         borders = np.flatnonzero(data[starts] == BORDER)
         return ids, np.diff(firsts[borders], append=firsts[-1])
+
+    @cached_property
+    def _reach(self) -> Reach | None:
+        return reach_of(json.loads(self._library.to_str())["model"]) if self._exact else None
 
     def _found(
         self, padded: NDArray[np.uint8], starts: Places, lengths: Places
@@ -70,8 +86,8 @@ class Memo:
             slots = table.find(keys)
             missing = np.flatnonzero(slots < 0)
             if len(missing):
-                new, texts = _distinct(keys[:, missing])
-                table.add(new, self._of_library(texts))
+                new, pieces = _distinct(keys[:, missing])
+                table.add(new, *self._of_library(pieces))
                 slots = table.find(keys)
             offsets[at] = table.offsets[slots] + base
             counts[at] = table.counts[slots]
@@ -81,15 +97,22 @@ class Memo:
         if len(at):
             whole = padded.tobytes()
             spans = zip(starts[at].tolist(), lengths[at].tolist(), strict=True)
-            found = self._of_library([whole[s : s + n].decode() for s, n in spans])
-            counts[at] = [len(ids) for ids in found]
+            ids, counts[at] = self._of_library([whole[s : s + n] for s, n in spans])
             offsets[at] = np.cumsum(counts[at]) - counts[at] + base
-            stores += found
+            stores.append(ids)
         return offsets, counts, np.concatenate(stores)
 
-    def _of_library(self, texts: list[str]) -> list[Ids]:
-        found = self._library.encode_batch_fast(texts, add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=self._dtype) for encoding in found]
+    def _of_library(self, pieces: list[bytes]) -> tuple[Ids, Places]:
+        """The ids of some pieces, one behind the other, and how many each has."""
+        if self._exact:  # past the pipeline, which takes longer than the model
+            letters = [piece.decode("latin-1").translate(_LETTERS) for piece in pieces]
+            found = [[token.id for token in self._model.tokenize(piece)] for piece in letters]
+        else:
+            texts = [piece.decode() for piece in pieces]
+            encoded = self._library.encode_batch_fast(texts, add_special_tokens=False)
+            found = [encoding.ids for encoding in encoded]
+        counts = np.fromiter(map(len, found), np.int64, len(found))
+        return np.fromiter(chain.from_iterable(found), self._dtype, counts.sum()), counts
 
 
 class _Table:
@@ -132,9 +155,8 @@ class _Table:
             same &= mine[slots] == theirs
         return same, last
 
-    def add(self, keys: Keys, ids: list[Ids]) -> None:
-        """Keys that are not here yet, each once."""
-        counts = np.array([len(part) for part in ids], np.int64)
+    def add(self, keys: Keys, ids: Ids, counts: Places) -> None:
+        """Keys that are not here yet, each once; their ids, one behind the other, and how many each has."""
         offsets = np.cumsum(counts) - counts + self.n_ids
         size = self._keys.shape[1]
         self.n_keys += keys.shape[1]
@@ -146,7 +168,7 @@ class _Table:
             while size < 4 * self.n_keys:
                 size *= 2
             self._resize(size)
-        self._append(np.concatenate(ids))
+        self._append(ids)
         self._place(keys, offsets, counts)
 
     def _append(self, ids: Ids) -> None:
@@ -194,10 +216,10 @@ def _hashed(keys: Keys) -> Places:
     return slots
 
 
-def _distinct(keys: Keys) -> tuple[Keys, list[str]]:
-    """The keys, each once, and their texts."""
+def _distinct(keys: Keys) -> tuple[Keys, list[bytes]]:
+    """The keys, each once, and their pieces."""
     width = 8 * len(keys)
     rows = keys.T.astype("<u8").tobytes()
     once = list({rows[i : i + width] for i in range(0, len(rows), width)})
     found = np.frombuffer(b"".join(once), "<u8").reshape(len(once), -1).T.astype(np.uint64)
-    return found, [row[: row[-1]].decode() for row in once]
+    return found, [row[: row[-1]] for row in once]
