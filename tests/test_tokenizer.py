@@ -267,3 +267,16 @@ def test_choice_follows_size_and_alphabet() -> None:
     sizes = [bpe_vocab_size(10**n) for n in range(4, 11)]
     assert sizes == sorted(sizes)
     assert (sizes[0], sizes[-1]) == (1024, 16_384)
+
+
+@pytest.mark.parametrize("others", ["", "é", "éß猫", "😀é", "猫🎉" * 40])
+@pytest.mark.parametrize("alphabet", ["", "".join(map(chr, range(0x400, 0x520)))])
+def test_characters_are_looked_up_whatever_their_share(others: str, alphabet: str) -> None:
+    """A few beyond ASCII are looked up by themselves, many all together; ß and 🎉 are unknown."""
+    text = f"plain {others} text{others}, and ASCII for the most of it.\n" * 3
+    known = "".join(set(text) - set("ß🎉")) + alphabet
+    tokenizer = Tokenizer(build_tokenizer("char", lambda: [], alphabet=known, n_characters=1))
+    vocab = tokenizer.library.get_vocab()
+    parts = [text, "", others, text[::-1]]
+    expected = [[vocab.get(letter, tokenizer.unk_id) for letter in part] for part in parts]
+    assert [ids.tolist() for ids in tokenizer.encode_arrays(parts)] == expected
