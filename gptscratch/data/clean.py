@@ -48,8 +48,12 @@ def clean(pieces: Iterable[Piece], names: Sequence[str], removed: dict[str, Remo
         size += len(piece.text)
         if not piece.ends and size <= WHOLE:
             continue
+        begun = not whole
         whole = whole and piece.ends
-        text = _cleaned("".join(parts), steps, removed, whole)
+        before = "".join(parts)
+        text = _cleaned(before, steps, removed, whole)
+        if begun and before[:1].isspace() and not text[:1].isspace():
+            text = before[0] + text  # between two pieces of a document, where no step may join words
         parts, size = [], 0
         if text.strip() or not whole:
             yield Piece(text, piece.ends)

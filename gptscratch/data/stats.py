@@ -69,7 +69,7 @@ class CorpusStats:
     top_words: tuple[tuple[str, int], ...]
     bytes_per_token: dict[str, float]  # by vocabulary: "characters", "512" ... (BPE)
     top_tokens: tuple[tuple[str, int], ...]  # of ``top_tokens_of`` entries, on validation text
-    top_tokens_of: int  # the suggested size, or 1,024
+    top_tokens_of: int  # the suggested size, or 1,024, or what the text gives
     suggested_tokenizer: str  # char or bpe
     suggested_vocab_size: int  # 0: the kind decides
     split: str  # what is held back: "documents", the "tail" of the text, or a "file" of its own
@@ -110,7 +110,7 @@ def _stats(config: DataConfig, scan: Scan, census: _Census) -> CorpusStats:
     duplicates = len(lengths) - len(np.unique(np.concatenate(list(hashes.values()))))
     characters = census.counted()
     kind, size = choose_tokenizer(scan.characters, len(scan.alphabet))
-    bytes_per_token, top_tokens = _tokens(census.texts, size or _SHOWN)
+    bytes_per_token, top_tokens, top_tokens_of = _tokens(census.texts, size or _SHOWN)
     words = census.words
     return CorpusStats(
         files=scan.files,
@@ -139,7 +139,7 @@ def _stats(config: DataConfig, scan: Scan, census: _Census) -> CorpusStats:
         top_words=tuple(words.most_common(TOP)),
         bytes_per_token=bytes_per_token,
         top_tokens=top_tokens,
-        top_tokens_of=size or _SHOWN,
+        top_tokens_of=top_tokens_of,
         suggested_tokenizer=kind,
         suggested_vocab_size=size,
         split="file" if config.val_file else "documents" if scan.by_document else "tail",
@@ -226,8 +226,11 @@ def _odd(characters: NDArray[np.int64]) -> tuple[Character, ...]:
     return tuple(sorted(found, key=lambda character: -character.count)[:TOP])
 
 
-def _tokens(texts: dict[Side, list[str]], shown: int) -> tuple[dict[str, float], tuple[tuple[str, int], ...]]:
-    """Bytes per token of vocabularies of several sizes, on text they did not learn from, and top tokens.
+def _tokens(
+    texts: dict[Side, list[str]], shown: int
+) -> tuple[dict[str, float], tuple[tuple[str, int], ...], int]:
+    """Bytes per token of vocabularies of several sizes, on text they did not learn from; the most frequent
+    tokens of the one with ``shown`` entries, or of the largest below; its size.
 
     One BPE is trained: a smaller one is the beginning of a larger.
     """
@@ -241,20 +244,21 @@ def _tokens(texts: dict[Side, list[str]], shown: int) -> tuple[dict[str, float],
     spec = json.loads(library.to_str())["model"]
     merges = [tuple(pair) for pair in spec["merges"]]
     found = {"characters": n_bytes / max(1, len(text))}
+    n_entries = len(spec["vocab"])
     top: tuple[tuple[str, int], ...] = ()
     for size in SIZES:
         kept = {token: i for token, i in spec["vocab"].items() if i < size}
         library.model = models.BPE(kept, merges[: size - 257])
         tokenizer = Tokenizer(library)
         ids = tokenizer.encode_array(text)
-        found[str(min(size, len(spec["vocab"])))] = n_bytes / max(1, len(ids))
+        found[str(min(size, n_entries))] = n_bytes / max(1, len(ids))
         if size <= shown:
             counts = np.bincount(ids)
             best = np.argsort(-counts, kind="stable")[:TOP]
             top = tuple((tokenizer.piece(int(i)), int(counts[i])) for i in best if counts[i])
-        if size >= len(spec["vocab"]):
+        if size >= n_entries:
             break
-    return found, top
+    return found, top, min(shown, n_entries)
 
 
 def _most(texts: list[str], limit: int) -> list[str]:

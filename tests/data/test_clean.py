@@ -76,6 +76,13 @@ def test_a_document_larger_than_memory_is_cleaned_in_pieces(monkeypatch: pytest.
     assert found == [Piece("abcd", False), Piece(" ef", True)]
 
 
+def test_words_stay_apart_where_a_large_document_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleaning, "WHOLE", 3)
+    pieces = [Piece(" one  two", False), Piece(" three", False), Piece("\n\nfour ", True)]
+    found = list(clean(pieces, ("whitespace",), {}))
+    assert "".join(piece.text for piece in found) == "one two three\nfour"
+
+
 def test_a_corpus_is_cleaned_alike_in_every_pass(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("A b<|endoftext|>a B<|endoftext|>c", encoding="utf-8")
     corpus = Corpus(DataConfig(corpus=(str(tmp_path / "a.txt"),), clean=("lowercase", "dedup")))
