@@ -1,9 +1,10 @@
-"""Which encoding the bytes of a file are in, what is no text at all, and what to say of damage."""
+"""Which encoding the bytes of a file are in, what is no text at all, and what becomes of damaged places."""
 
 from __future__ import annotations
 
 import codecs
 import contextlib
+import threading
 from importlib import import_module
 
 from gptscratch.errors import CorpusError
@@ -18,6 +19,10 @@ _BOMS = (
 _MAGIC = {b"%PDF": "a PDF", b"PK\x03\x04": "a zip archive (docx, epub and odt are)", b"\x89PNG": "an image",
           b"\xff\xd8\xff": "an image", b"GIF8": "an image",
           b"BZh": "packed with bzip2", b"\xfd7zXZ": "packed with xz"}  # fmt: skip
+
+
+_REPLACE = "gptscratch.replace"  # the name of an error handler for Python's decoders
+_count = threading.local()
 
 
 class NotTextError(CorpusError):
@@ -98,3 +103,21 @@ def undecodable(name: str, error: UnicodeDecodeError, base: int) -> CorpusError:
         hint = f"It is likely {likely}: --encoding {likely}"
     shown = f"0x{data[at]:02x}"
     return CorpusError(f"{name} is not {error.encoding}: byte {shown} at offset {base + at:,}.", hint)
+
+
+def counting_errors() -> str:
+    """The name of a handler that reads such bytes as U+FFFD, as "replace" does, and counts them."""
+    codecs.register_error(_REPLACE, _replace)
+    return _REPLACE
+
+
+def n_replaced() -> int:
+    """The bytes replaced so far in this thread: the difference of two calls is what lies between them."""
+    return getattr(_count, "bytes", 0)
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    _count.bytes = n_replaced() + error.end - error.start
+    return "\ufffd", error.end

@@ -16,10 +16,9 @@ from dataclasses import dataclass, field
 from typing import IO, NamedTuple
 
 from gptscratch.config import DataConfig
-from gptscratch.data.columns import no_column, parquet_texts
-from gptscratch.data.damage import counting_errors, n_replaced
-from gptscratch.data.encodings import encoding_of, undecodable
+from gptscratch.data.encodings import counting_errors, encoding_of, n_replaced, undecodable
 from gptscratch.data.packed import unpacking_errors
+from gptscratch.data.parquet import no_column, parquet_texts
 from gptscratch.data.sources import Source
 from gptscratch.errors import CorpusError
 

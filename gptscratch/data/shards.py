@@ -21,6 +21,9 @@ FORMAT = 1
 SPLITS = ("train", "val")
 TokenArray = NDArray[np.unsignedinteger[Any]]
 
+_CHUNK = 1 << 22  # tokens counted at once
+_CHUNKS = 16  # of a long text: enough for its frequencies
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitCounts:
@@ -128,6 +131,17 @@ def open_tokens(folder: str | Path) -> Tokens:
     train = _map(folder / "train.bin", manifest.dtype, manifest.train.tokens)
     val = _map(folder / "val.bin", manifest.dtype, manifest.val.tokens)
     return Tokens(folder, train, val, manifest)
+
+
+def token_counts(tokens: TokenArray, vocab_size: int) -> NDArray[np.int64]:
+    """(vocab_size,) counts over the tokens, or over chunks spread evenly where they are many."""
+    starts = np.arange(0, len(tokens), _CHUNK)
+    if len(starts) > _CHUNKS:
+        starts = starts[np.linspace(0, len(starts) - 1, _CHUNKS).astype(int)]
+    counts = np.zeros(vocab_size, np.int64)
+    for start in starts:
+        counts += np.bincount(tokens[start : start + _CHUNK], minlength=vocab_size)
+    return counts
 
 
 def _map(file: Path, dtype: str, n_tokens: int) -> TokenArray:

@@ -12,8 +12,8 @@ import torch
 
 from gptscratch import checkpoint, paths
 from gptscratch.config import RunConfig
-from gptscratch.data.frequencies import token_counts
 from gptscratch.data.prepare import Prepared
+from gptscratch.data.shards import token_counts
 from gptscratch.errors import CheckpointError, ConfigError, disk_errors
 from gptscratch.metrics import rewind_metrics
 from gptscratch.model.gpt import GPT
