@@ -272,7 +272,7 @@ def test_choice_follows_size_and_alphabet() -> None:
 @pytest.mark.parametrize("others", ["", "é", "éß猫", "😀é", "猫🎉" * 40])
 @pytest.mark.parametrize("alphabet", ["", "".join(map(chr, range(0x400, 0x520)))])
 def test_characters_are_looked_up_whatever_their_share(others: str, alphabet: str) -> None:
-    """A few beyond ASCII are looked up by themselves, many all together; ß and 🎉 are unknown."""
+    """In ASCII alone, in two bytes and beyond them; ß and 🎉 are unknown."""
     text = f"plain {others} text{others}, and ASCII for the most of it.\n" * 3
     known = "".join(set(text) - set("ß🎉")) + alphabet
     tokenizer = Tokenizer(build_tokenizer("char", lambda: [], alphabet=known, n_characters=1))

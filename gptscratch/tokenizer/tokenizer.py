@@ -28,8 +28,6 @@ Ids = NDArray[np.unsignedinteger[Any]]
 Lengths = NDArray[np.int64]
 
 _BULK = 1 << 14  # characters, from which on remembering pieces pays
-_RARE = 8  # bytes of text for each beyond ASCII, from which on these are looked up by themselves
-_CONTINUATION = bytes(range(0x80, 0xC0))
 
 # What the makers of published tokenizers call the end of a document, ours first.
 _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
@@ -181,13 +179,11 @@ class Tokenizer:
         return text if normalizer is None else normalizer.normalize_str(text)
 
     def _encode_by_table(self, texts: list[str]) -> tuple[Ids, Lengths]:
-        encoded = [text.encode() for text in texts]
-        joined = b"".join(encoded)
         if self._table is not None:
-            lengths = np.array([len(text) for text in texts], np.int64)
-            return _look_up(self._table, joined), lengths
-        ids: Ids = np.frombuffer(joined, np.uint8).astype(self.dtype)
-        return ids, np.array([len(part) for part in encoded], np.int64)
+            return _look_up(self._table, "".join(texts)), np.array([len(text) for text in texts], np.int64)
+        encoded = [text.encode() for text in texts]
+        joined: Ids = np.frombuffer(b"".join(encoded), np.uint8).astype(self.dtype)
+        return joined, np.array([len(part) for part in encoded], np.int64)
 
 
 def _kind(spec: dict[str, Any]) -> str:
@@ -225,23 +221,11 @@ def _char_table(library: tokenizers.Tokenizer, unk_id: int | None, dtype: Any) -
     return table
 
 
-def _look_up(table: Ids, data: bytes) -> Ids:
-    """The ids of UTF-8: ASCII by the fastest loop there is, what lies beyond by code points."""
-    beyond = np.flatnonzero(np.frombuffer(data, np.int8) < 0)  # bytes
-    if len(beyond) * _RARE > len(data) or table[:128].max() > 255:
-        return _by_code_points(table, data.decode())
-    row = table[:128].astype(np.uint8).tobytes() * 2
-    if not len(beyond):
-        return np.frombuffer(data.translate(row), np.uint8).astype(table.dtype)
-    ids: Ids = np.frombuffer(data.translate(row, _CONTINUATION), np.uint8).astype(table.dtype)
-    others = np.frombuffer(data, np.uint8)[beyond]
-    heads = others >= 0xC0
-    deleted = np.cumsum(~heads)[heads]  # continuation bytes before each
-    ids[beyond[heads] - deleted] = _by_code_points(table, others.tobytes().decode())
-    return ids
-
-
-def _by_code_points(table: Ids, text: str) -> Ids:
+def _look_up(table: Ids, text: str) -> Ids:
+    row = table[:128]
+    if text.isascii() and row.max() < 256:
+        translated = text.encode("ascii").translate(row.astype(np.uint8).tobytes() * 2)  # the fastest loop
+        return np.frombuffer(translated, np.uint8).astype(table.dtype)
     units = np.frombuffer(text.encode("utf-16-le"), "<u2")
     if len(units) == len(text):
         return table.take(units)

@@ -11,6 +11,7 @@ import random
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -160,6 +161,29 @@ def test_stdin_and_pipes_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     thread.start()
     assert documents(tmp_path / "pipe") == ["through"]
     thread.join()
+
+
+class Slow(io.RawIOBase):
+    """A pipe that gives two letters at a time."""
+
+    def __init__(self) -> None:
+        self.rest = b"abcdef"
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        given, self.rest = self.rest[:2], self.rest[2:]
+        buffer[: len(given)] = given
+        return len(given)
+
+
+def test_what_a_slow_pipe_gave_is_shown_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Slow())))
+    seen: list[int] = []
+    with Corpus(DataConfig(corpus=("-",)), lambda _, done, __: seen.append(done)) as corpus:
+        assert [piece.text for piece in corpus.pieces()] == ["abcdef"]
+    assert seen == [2, 4, 6]
 
 
 def test_without_a_corpus_the_standard_library_is_read() -> None:
