@@ -10,24 +10,22 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from gptscratch.config import DataConfig
+from gptscratch.data.characters import Alphabet
 from gptscratch.data.clean import clean
 from gptscratch.data.encodings import NotTextError
 from gptscratch.data.reading import Piece, Tally, read_pieces
 from gptscratch.data.shards import Removed
 from gptscratch.data.sources import Progress, Source, VanishedError, find_sources, split_weights
-from gptscratch.data.split import Alphabet, Section, Side, Sides, by_document, by_tail
+from gptscratch.data.split import Section, Side, Sides, by_document, by_tail
 from gptscratch.errors import CorpusError
 
 _KEPT = 16_000_000  # characters that are kept in memory between the passes
 _GONE = (-1, -1)  # the stamp of a file that is no more
-
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,16 +253,6 @@ class Corpus:
         """The text of the training side, in pieces: what a tokenizer may learn from."""
         sided = self.sided_pieces(scan, on_progress, "training tokenizer")
         return (piece.text for side, piece in sided if side == "train")
-
-
-def until_none_vanishes(job: Callable[[], _Result], on_progress: Progress | None) -> _Result:
-    """A job over a corpus: again from its start, without them, where files of a folder vanish on the way."""
-    while True:
-        try:
-            return job()
-        except VanishedError as error:
-            if on_progress:
-                on_progress(f"{error.message} Starting again without it.", 0, 0)
 
 
 def _changed() -> CorpusError:

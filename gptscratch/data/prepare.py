@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gptscratch import paths
 from gptscratch.config import DataConfig
-from gptscratch.data.corpus import Corpus, Scan, until_none_vanishes
+from gptscratch.data.corpus import Corpus, Scan
 from gptscratch.data.existing import (
     Prepared,
     as_it_is,
@@ -25,7 +25,7 @@ from gptscratch.data.existing import (
 from gptscratch.data.lock import one_at_a_time
 from gptscratch.data.remember import is_settled, is_stamped, remember_scan, remembered_scan
 from gptscratch.data.shards import FORMAT, open_tokens
-from gptscratch.data.sources import Progress, split_weights
+from gptscratch.data.sources import Progress, split_weights, until_none_vanishes
 from gptscratch.data.tokens import write_tokens
 from gptscratch.data.writer import LOCK, discard_stale
 from gptscratch.tokenizer import KINDS, MIN_FREQUENCY, Tokenizer, build_tokenizer, choose_tokenizer

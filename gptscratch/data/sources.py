@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TypeVar, cast
 
 from gptscratch import paths
 from gptscratch.config import DataConfig
@@ -24,6 +24,7 @@ from gptscratch.data.packed import unpacked
 from gptscratch.errors import ConfigError, CorpusError, disk_errors
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
+_Result = TypeVar("_Result")
 
 _FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 _WEIGHTED = re.compile(r"(.+)=(\d+\.?\d*|\.\d+)")
@@ -68,6 +69,16 @@ class Source:
         except OSError:
             return (-1, -1)
         return (found.st_size, found.st_mtime_ns)
+
+
+def until_none_vanishes(job: Callable[[], _Result], on_progress: Progress | None) -> _Result:
+    """A job over a corpus: again from its start, without them, where files of a folder vanish on the way."""
+    while True:
+        try:
+            return job()
+        except VanishedError as error:
+            if on_progress:
+                on_progress(f"{error.message} Starting again without it.", 0, 0)
 
 
 def find_sources(

@@ -1,4 +1,4 @@
-"""Which side of the split a document is on, and what is counted while a corpus streams by."""
+"""Which side of the split a document is on."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
-
-import numpy as np
 
 from gptscratch.data.reading import Piece
 
@@ -103,29 +101,3 @@ class Sides:
     def _share(self, salt: int) -> float:
         total = sum(length for _, length in self._first) or 1
         return sum(length for h, length in self._first if _salted(h, salt) < self._fraction) / total
-
-
-class Alphabet:
-    """The distinct characters of a stream of text, which comes as UTF-8."""
-
-    def __init__(self) -> None:
-        self._known = np.zeros(0x110000, dtype=bool)
-        self._ascii = b""  # those already seen: they are deleted, and what is left is looked at
-        self._waiting: list[bytes] = []
-        self._size = 0
-
-    def add(self, data: bytes) -> None:
-        self._waiting.append(data)  # joined, since a corpus may be millions of short texts
-        self._size += len(data)
-        if self._size > 1 << 18:
-            self._flush()
-
-    def sorted(self) -> str:
-        self._flush()
-        return "".join(map(chr, np.flatnonzero(self._known)))
-
-    def _flush(self) -> None:
-        rest = b"".join(self._waiting).translate(None, self._ascii)
-        self._waiting, self._size = [], 0
-        self._known[np.frombuffer(rest.decode().encode("utf-32-le"), np.uint32)] = True
-        self._ascii = bytes(np.flatnonzero(self._known[:128]).tolist())

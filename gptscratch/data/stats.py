@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import unicodedata
 from array import array
 from collections import Counter
 from dataclasses import dataclass
@@ -19,10 +18,11 @@ from numpy.typing import NDArray
 from tokenizers import models
 
 from gptscratch.config import DataConfig
-from gptscratch.data.corpus import Corpus, Scan, until_none_vanishes
+from gptscratch.data.characters import Character, odd_characters, script_shares
+from gptscratch.data.corpus import Corpus, Scan
 from gptscratch.data.overlap import Overlap, Windows
 from gptscratch.data.shards import Removed
-from gptscratch.data.sources import Progress
+from gptscratch.data.sources import Progress, until_none_vanishes
 from gptscratch.data.split import Side
 from gptscratch.tokenizer import Tokenizer, build_tokenizer, choose_tokenizer
 
@@ -33,15 +33,6 @@ _SHOWN = 1024  # entries of the vocabulary whose tokens are shown where none is 
 _TRAINED = 8_000_000  # characters that the tried vocabularies learn from
 _MEASURED = 2_000_000  # characters that they are measured on
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Character:
-    """A character that seldom belongs into text: control, unassigned, private, invisible, U+FFFD."""
-
-    code: str  # U+0085
-    name: str
-    count: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +122,8 @@ def _stats(config: DataConfig, scan: Scan, census: _Census) -> CorpusStats:
         removed=scan.removed,
         replaced=scan.replaced,
         distinct_characters=len(scan.alphabet),
-        scripts=_scripts(characters),
-        odd_characters=_odd(characters),
+        scripts=script_shares(characters, TOP),
+        odd_characters=odd_characters(characters, TOP),
         sample_share=census.share,
         words=words.total(),
         distinct_words=len(words),
@@ -203,27 +194,6 @@ class _Census:
         found = np.bincount(codes)
         self._characters[: len(found)] += found
         self._waiting, self._size = [], 0
-
-
-def _scripts(characters: NDArray[np.int64]) -> dict[str, float]:
-    """The first word of a letter's Unicode name tells its alphabet, where it is no variant of another (º)."""
-    found: Counter[str] = Counter()
-    for code in np.flatnonzero(characters):
-        letter = chr(int(code))
-        if letter.isalpha():
-            plain = unicodedata.normalize("NFKC", letter)[0]
-            found[unicodedata.name(plain, "unknown").split()[0].capitalize()] += int(characters[code])
-    return {name: count / found.total() for name, count in found.most_common(TOP)}
-
-
-def _odd(characters: NDArray[np.int64]) -> tuple[Character, ...]:
-    found = []
-    for code in np.flatnonzero(characters):
-        letter = chr(int(code))
-        if letter == "\ufffd" or (unicodedata.category(letter)[0] == "C" and letter not in "\n\t"):
-            name = unicodedata.name(letter, "control character" if code < 0xA0 else "no name")
-            found.append(Character(code=f"U+{code:04X}", name=name.lower(), count=int(characters[code])))
-    return tuple(sorted(found, key=lambda character: -character.count)[:TOP])
 
 
 def _tokens(

@@ -11,7 +11,8 @@ import pytest
 
 from gptscratch.config import DataConfig
 from gptscratch.data import stats
-from gptscratch.data.stats import Character, CorpusStats, corpus_stats
+from gptscratch.data.characters import Character
+from gptscratch.data.stats import CorpusStats, corpus_stats
 
 
 def found(tmp_path: Path, text: str | bytes, **settings: object) -> CorpusStats:
