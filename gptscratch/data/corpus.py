@@ -17,6 +17,7 @@ from pathlib import Path
 from gptscratch.config import DataConfig
 from gptscratch.data.characters import Alphabet
 from gptscratch.data.clean import clean
+from gptscratch.data.digest import Digest
 from gptscratch.data.encodings import NotTextError
 from gptscratch.data.reading import Piece, Tally, read_pieces
 from gptscratch.data.shards import Removed
@@ -163,7 +164,7 @@ class Corpus:
         Raises:
             CorpusError: the corpus is empty or cannot be read.
         """
-        digest = hashlib.blake2b(digest_size=16)
+        digest = Digest()
         letters = Alphabet()
         sides = Sides(self.config.val_fraction)
         kept: list[Piece] | None = []
