@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import threading
 from importlib import import_module
 
-from gptscratch.errors import CorpusError
+from gptscratch.errors import CorpusError, MissingExtraError
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -35,7 +34,7 @@ def encoding_of(head: bytes, name: str, wanted: str) -> str:
         return marked
     encoding = wanted
     if wanted == "auto":
-        encoding = "utf-8" if _is_utf8(head) else likely_encoding(head)
+        encoding = _wide_encoding(head) or ("utf-8" if _is_utf8(head) else likely_encoding(head))
     try:
         known = codecs.lookup(encoding).name
     except LookupError:
@@ -46,26 +45,40 @@ def encoding_of(head: bytes, name: str, wanted: str) -> str:
     zeros = start.count(0)
     if zeros > len(start) // 512 and not known.startswith(("utf-16", "utf-32")):
         kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "binary")
-        wide = likely_encoding(start) if zeros > len(start) // 4 else ""
-        hint = f"If it is text: --encoding {wide}" if "16" in wide else "Convert it to plain text first."
+        wide = _wide_encoding(start)
+        hint = f"If it is text: --encoding {wide}" if wide else "Convert it to plain text first."
         raise NotTextError(f"{name} is no text: it looks like {kind} data." if kind == "binary"
                            else f"{name} is no text: it looks like {kind}.", hint)  # fmt: skip
     return encoding
 
 
 def likely_encoding(data: bytes) -> str:
-    """A guess at the encoding of text that is not UTF-8: by charset-normalizer where it is installed."""
+    """A guess at the encoding of text that is not UTF-8.
+
+    Raises:
+        MissingExtraError: charset-normalizer is not installed, and it is no UTF-16.
+    """
     data = data[: 1 << 16]
-    for wide, zeros in (("utf-16-le", data[1::2]), ("utf-16-be", data[::2])):
-        if zeros.count(0) > len(zeros) // 2:
-            return wide
-    with contextlib.suppress(ImportError):
+    wide = _wide_encoding(data)
+    if wide:
+        return wide
+    try:
         found = list(import_module("charset_normalizer").from_bytes(data))  # best first
-        best = [m for m in found if (m.chaos, m.coherence) == (found[0].chaos, found[0].coherence)]
-        alike = [name for match in best for name in (match.encoding, *match.could_be_from_charset)]
-        if alike:  # of code pages that read it equally well, the Western one is the likeliest
-            return str("cp1252" if "cp1252" in alike else alike[0])
+    except ImportError:
+        raise MissingExtraError("charset-normalizer", "encodings") from None
+    best = [m for m in found if (m.chaos, m.coherence) == (found[0].chaos, found[0].coherence)]
+    alike = [name for match in best for name in (match.encoding, *match.could_be_from_charset)]
+    if alike:  # of code pages that read it equally well, the Western one is the likeliest
+        return str("cp1252" if "cp1252" in alike else alike[0])
     return "cp1252" if _decodes(data, "cp1252") else "latin-1"
+
+
+def _wide_encoding(data: bytes) -> str:
+    """UTF-16 of Western text has zeros in every other place; else the name is empty."""
+    even, odd = data[::2].count(0), data[1::2].count(0)
+    if max(even, odd) <= len(data) // 4 or min(even, odd) > len(data) // 8:
+        return ""
+    return "utf-16-le" if odd > even else "utf-16-be"
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -99,10 +112,17 @@ def undecodable(name: str, error: UnicodeDecodeError, base: int) -> CorpusError:
     if error.encoding == "utf-8" and _reads_as_utf8(data[:at]):
         hint = "What stands before is UTF-8: --errors replace reads damaged places as U+FFFD."
     else:
-        likely = likely_encoding(around)
-        hint = f"It is likely {likely}: --encoding {likely}"
+        hint = _hint(around)
     shown = f"0x{data[at]:02x}"
     return CorpusError(f"{name} is not {error.encoding}: byte {shown} at offset {base + at:,}.", hint)
+
+
+def _hint(data: bytes) -> str:
+    try:
+        likely = likely_encoding(data)
+    except MissingExtraError as error:
+        return f"Name its encoding, as in --encoding cp1252. To have it guessed: {error.hint}"
+    return f"It is likely {likely}: --encoding {likely}"
 
 
 def counting_errors() -> str:

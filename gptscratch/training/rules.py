@@ -52,8 +52,8 @@ HALF_RATE_WIDTH: Mapping[tuple[str, bool], int] = MappingProxyType(
 # Layers, width and context of what is chosen from, and how many tokens each block parameter must see
 # for a larger model to end better than a smaller one.
 SHAPES = (
-    (2, 64, 64), (3, 96, 64), (3, 128, 128), (4, 128, 128), (4, 192, 256), (6, 256, 256), (6, 384, 256),
-    (8, 512, 512), (10, 640, 512), (12, 768, 1024),
+    (2, 64, 64), (3, 96, 64), (3, 128, 128), (4, 128, 128), (4, 192, 256), (4, 256, 256), (6, 256, 256),
+    (6, 384, 256), (8, 512, 512), (10, 640, 512), (12, 768, 1024),
 )  # fmt: skip
 TOKENS_PER_PARAMETER = 1.4
 

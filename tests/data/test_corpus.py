@@ -282,6 +282,19 @@ def test_a_missing_package_names_its_extra(
         documents(written(tmp_path / name, b"\x28\xb5\x2f\xfd and more"))
 
 
+def test_without_its_extra_no_encoding_is_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "charset_normalizer", None)
+    file = written(tmp_path / "a.txt", "schöne Grüße an alle Bären ".encode("latin-1"))
+    with pytest.raises(MissingExtraError, match=r"gptscratch\[encodings\]"):
+        documents(file, encoding="auto")
+    with pytest.raises(CorpusError, match=r"is not utf-8: byte 0xf6 at offset 3\. .*gptscratch\[encodings\]"):
+        documents(file)
+    wide = written(tmp_path / "b.txt", "plain text ".encode("utf-16-le"))
+    assert documents(wide, encoding="auto") == ["plain text "]
+    with pytest.raises(CorpusError, match="binary data"):
+        documents(written(tmp_path / "c.txt", bytes(100)), encoding="auto")
+
+
 def test_a_named_file_that_vanishes_is_told(tmp_path: Path) -> None:
     corpus = Corpus(DataConfig(corpus=(str(written(tmp_path / "a.txt", "text")),)))
     (tmp_path / "a.txt").unlink()
