@@ -5,7 +5,7 @@
 FOLDER holds GPT-2's vocab.json and merges.txt; without it a BPE is trained on the corpus. The contestants
 take turns, and medians are shown, by the clock and by the processor's time, which is the steadier one where
 others work. Every round starts with nothing remembered. Below stands `gptscratch tokenize` as a whole, from
-the file to a finished folder (reading twice, hashing, writing, fsync), in several processes where it takes them.
+the file to a finished folder (reading twice, hashing, writing, fsync), by several processes where it pays.
 """
 
 from __future__ import annotations
