@@ -38,11 +38,11 @@ RECIPE = (
     "--n_head=4", "--n_embd=128", "--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0",
 )  # fmt: skip
 OURS = {
-    "gptscratch, 2 layers, 140 steps of 32": (
+    "gptscratch, 2 layers of the same width, 140 steps of 32": (
         "--layers", "2", "--heads", "4", "--d-model", "128", "--context-length", "64", "--batch-size", "32",
         "--steps", "140", "--sample-interval", "0", "--eval-interval", "140",
     ),
-    "gptscratch, the same shape, 170 steps of 16": (
+    "gptscratch, nanoGPT's shape, 170 steps of 16": (
         "--layers", "4", "--heads", "4", "--d-model", "128", "--context-length", "64", "--batch-size", "16",
         "--steps", "170", "--sample-interval", "0", "--eval-interval", "170",
     ),
