@@ -52,7 +52,8 @@ def draw(runs: list[Path], picture: str) -> None:
     axes = figure.subplots(1, 3)
     for axis, (name, goal) in zip(axes, TARGET.items(), strict=True):
         for run in runs:
-            points = evaluations(run)[:-1]  # the last is the table's
+            found = evaluations(run)
+            points = [p for p in found if p["val_tokens"] == found[0]["val_tokens"]]  # the last is the table's
             values = {
                 "loss": [p["val_loss"] for p in points],
                 "accuracy": [100 * p["val_accuracy"] for p in points],
@@ -63,7 +64,7 @@ def draw(runs: list[Path], picture: str) -> None:
         axis.set_xlabel("million words seen")
         axis.set_xscale("log")
         axis.set_title({"loss": "validation loss, nats a word", "accuracy": "accuracy, %"}.get(name, name))
-    axes[1].set_ylim(bottom=10)
+    axes[1].set_ylim(bottom=5)
     axes[2].set_yscale("log")
     axes[0].legend(fontsize=8)
     figure.savefig(picture, dpi=120)
