@@ -53,7 +53,8 @@ def draw(runs: list[Path], picture: str) -> None:
     for axis, (name, goal) in zip(axes, TARGET.items(), strict=True):
         for run in runs:
             found = evaluations(run)
-            points = [p for p in found if p["val_tokens"] == found[0]["val_tokens"]]  # the last is the table's
+            part = found[0]["val_tokens"]  # the table's evaluation is of more
+            points = [p for p in found if p["val_tokens"] == part]
             values = {
                 "loss": [p["val_loss"] for p in points],
                 "accuracy": [100 * p["val_accuracy"] for p in points],
