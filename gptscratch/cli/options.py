@@ -54,7 +54,9 @@ Column = Annotated[
 Separator = Annotated[
     str | None, _option("--separator", help="Between documents of a file [<|endoftext|>].", panel=TEXT)
 ]
-Encoding = Annotated[str | None, _option("--encoding", help="Of the files; auto guesses [utf-8].", panel=TEXT)]
+Encoding = Annotated[
+    str | None, _option("--encoding", help="Of the files; auto guesses [utf-8].", panel=TEXT)
+]
 Errors = Annotated[
     str | None,
     _option("--errors", help="At bytes that are no text [strict].", panel=TEXT, metavar="strict|replace"),
