@@ -121,7 +121,7 @@ def _hint(data: bytes) -> str:
     try:
         likely = likely_encoding(data)
     except MissingExtraError as error:
-        return f"Name its encoding, as in --encoding cp1252. To have it guessed: {error.hint}"
+        return f"Name its encoding, as in --encoding cp1252, or have it guessed. {error.hint}"
     return f"It is likely {likely}: --encoding {likely}"
 
 
