@@ -80,20 +80,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, len(hidden), rows):
             h, t = hidden[start : start + rows], targets[start : start + rows]
             logits = linear(h, weight, bias)  # (rows, V)
-            # A probability is as exact as its logit, whose range only float16 cannot hold.
-            likely = logits.softmax(-1, dtype=torch.float32 if logits.dtype == torch.float16 else None)
+            likely = logits.softmax(-1, dtype=torch.float32)  # near 1, half precision would lose p - 1
             counts = t != IGNORE
             column = t.clamp(min=0)[:, None]
             # by the likeliest token, whose probability never vanishes
             behind = logits.amax(-1).float() - logits.gather(1, column).squeeze(1).float()  # (rows,)
-            loss += ((behind - likely.amax(-1).float().log()) * counts).sum()
+            loss += ((behind - likely.amax(-1).log()) * counts).sum()
             if hidden_grad is None:
                 continue
             # d loss / d logits = softmax - one-hot, and 0 in the rows that do not count
             slope = likely.scatter_add_(1, column, likely.new_full((1, 1), -1.0).expand_as(column))
-            slope = slope.mul_(counts[:, None]).to(weight.dtype)
+            slope = slope.mul_(counts[:, None])
             if bias_grad is not None:
-                bias_grad += slope.sum(0, dtype=torch.float32)
+                bias_grad += slope.sum(0)
+            slope = slope.to(weight.dtype)
             torch.mm(slope, weight, out=hidden_grad[start : start + len(h)])
             some = slope.T @ h  # (V, D)
             weight_grad = some if weight_grad is None else weight_grad.float().add_(some)

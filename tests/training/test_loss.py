@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -48,6 +50,14 @@ def test_half_precision_stays_near_the_full_one() -> None:
     for own, their in zip(ours, theirs, strict=True):
         assert own.dtype == torch.bfloat16
         assert (own.float() - their).norm() < 0.01 * their.float().norm()
+
+
+def test_a_token_that_is_nearly_certain_still_has_its_small_gradient() -> None:
+    hidden = torch.tensor([[1.0]], dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.tensor([[4.0], [-4.0]], dtype=torch.bfloat16)  # p = 1 / (1 + exp(-8)) = 0.99966
+    linear_cross_entropy(hidden, weight, torch.tensor([0])).backward()
+    assert hidden.grad is not None
+    assert hidden.grad.item() == pytest.approx(-8 / (1 + math.exp(8)), rel=0.02)
 
 
 def test_rows_that_do_not_count_have_no_gradient() -> None:
