@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 
 class UserError(Exception):
@@ -50,6 +51,12 @@ class RunError(UserError):
     """A run that started well and could not go on (a non-finite loss, a full disk). Exit code 1."""
 
     exit_code = 1
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """A hint that names the most similar choice; empty where none is similar."""
+    near = get_close_matches(name, list(choices), n=1)
+    return f"Did you mean {near[0]}?" if near else ""
 
 
 @contextmanager
