@@ -132,6 +132,7 @@ class _OneByOne(nn.Module):
     def __init__(self, parts: Attention | GatedMLP) -> None:
         super().__init__()
         self.parts = parts
+        self.training = parts.training
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat(self.parts.project(x), dim=-1)

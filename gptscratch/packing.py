@@ -40,17 +40,25 @@ def join(model: nn.Module) -> None:
     for parent in list(model.modules()):
         for name, part in list(parent.named_children()):
             if type(part) is Attention and _are_plain(part.q, part.k, part.v):
-                setattr(parent, name, JoinedAttention(part))
+                replace(parent, name, JoinedAttention(part))
             elif type(part) is GatedMLP and _are_plain(part.gate, part.up):
-                setattr(parent, name, JoinedGatedMLP(part))
+                replace(parent, name, JoinedGatedMLP(part))
 
 
 def pack(model: nn.Module) -> None:
     """In place: the large linear layers laid out for oneDNN, where it can take their type."""
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
         if layer.weight.numel() >= LARGE and can_pack(layer.weight.dtype):
-            parent, _, own = name.rpartition(".")
-            setattr(model.get_submodule(parent), own, PackedLinear(layer))
+            replace(model, name, PackedLinear(layer))
+
+
+def replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of another, in the mode (training or evaluation) of the one it replaces.
+
+    A new module is always in training mode: without this, dropout would be active in a model that samples.
+    """
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, module.train(model.get_submodule(name).training))
 
 
 def can_pack(dtype: torch.dtype) -> bool:

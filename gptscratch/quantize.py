@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptscratch.errors import ConfigError
-from gptscratch.packing import join
+from gptscratch.packing import join, replace
 
 _GROUP = 32  # weights that share a scale and an offset in int4
 _TILE = 16  # int4 packs this many outputs together
@@ -35,10 +35,9 @@ def quantize(model: nn.Module, how: str) -> None:
         raise ConfigError("Quantized weights are for a CPU.", "Add --device cpu, or leave --quantize out.")
     join(model)
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
-        parent, _, own = name.rpartition(".")
         # The last matrix turns small errors into other tokens: never below eight bits.
         make = QUANTIZERS["int8" if how == "int4" and name.startswith("lm_head") else how]
-        setattr(model.get_submodule(parent), own, make(layer))
+        replace(model, name, make(layer))
 
 
 class Float16Linear(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ import gptscratch.packing
 from gptscratch.config import ACTIVATIONS, POSITIONS, ModelConfig
 from gptscratch.decode import decode
 from gptscratch.decoder import Decoder
+from gptscratch.generation import TrainedGPT
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
-from gptscratch.packing import packed
+from gptscratch.packing import join, packed
+from gptscratch.quantize import QUANTIZERS, quantize
 from gptscratch.sampling import make_sampler
 
 GPT2 = {"norm": "layernorm", "activation": "gelu-tanh", "qk_norm": False, "bias": True, "n_kv_head": 4,
@@ -114,3 +117,68 @@ def test_joined_and_packed_a_model_computes_as_before(
 def test_a_model_in_training_is_left_to_itself() -> None:
     assert Decoder.supports(lively())
     assert not Decoder.supports(lively().train())
+
+
+MODES = [
+    {},
+    {"tie_embeddings": True},
+    {"n_kv_head": 4},
+    {"n_kv_head": 1},
+    {"bias": True, "qk_norm": False},
+    {"adaptive_cutoffs": (8, 20)},
+    GPT2,
+]
+
+
+def modes(model: torch.nn.Module) -> set[bool]:
+    """The modes of all its modules: {False} means that no dropout is active anywhere."""
+    return {module.training for module in model.modules()}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("large", [0, 1 << 18], ids=["packed", "joined"])
+@pytest.mark.parametrize("family", MODES, ids=str)
+def test_a_decoder_of_a_model_with_dropout_computes_without_it(
+    family: dict[str, object], large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gptscratch.packing, "LARGE", large)
+    model = lively(dropout=0.5, **family)
+    token_ids = torch.arange(10)[None]
+    plain = model(token_ids)
+    decoder = Decoder(model)
+    assert modes(decoder.model) == {False}
+    for _ in range(2):
+        torch.testing.assert_close(decoder.model(token_ids), plain, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(*reversed(plain_and_lean(model, decoder, 2)), rtol=1e-4, atol=1e-4)
+
+
+def test_joined_layers_of_a_model_in_training_keep_their_dropout() -> None:
+    model = lively(dropout=0.5).train()
+    join(model)
+    assert modes(model) == {True}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("how", [None, *QUANTIZERS])
+def test_a_model_with_dropout_made_ready_for_sampling_has_no_dropout(how: str | None) -> None:
+    model = lively(dropout=0.5, d_ff=64)
+    token_ids = torch.arange(10)[None]
+    reference = lively(d_ff=64)
+    if how is not None:
+        quantize(reference, how)
+    gpt = TrainedGPT(model, None, None, Path())  # type: ignore[arg-type]
+    ready = gpt.for_sampling(quantize=how)
+    assert ready.decoder is not None
+    assert modes(ready.model) | modes(ready.decoder.model) == {False}
+    for _ in range(2):
+        torch.testing.assert_close(ready.model(token_ids), reference(token_ids), rtol=1e-5, atol=1e-5)
+
+
+def test_greedy_text_of_a_model_with_dropout_is_that_of_the_plain_model() -> None:
+    for tie in (False, True):
+        model = lively(dropout=0.5, tie_embeddings=tie)
+        plain = lively(dropout=0.0, tie_embeddings=tie)
+        prompt = [1, 2, 3, 4, 5, 6]
+        wanted = list(decode(plain, [prompt], GREEDY, max_tokens=15))  # too few for a decoder of its own
+        assert list(decode(model, [prompt], GREEDY, max_tokens=15, decoder=Decoder(model))) == wanted
+        assert list(decode(model, [prompt], GREEDY, max_tokens=40))[:15] == wanted

@@ -40,7 +40,7 @@ def to_hf(model: GPT) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def from_hf(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> GPT:
-    """The model that (config, state dict) of Hugging Face's describe, in float32, a copy.
+    """The model that (config, state dict) of Hugging Face's describe, in float32, a copy, in evaluation mode.
 
     Raises:
         ConfigError: a kind of model, or a feature of it, that ours has not.
@@ -59,7 +59,7 @@ def from_hf(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> GPT:
         if found != wanted:
             raise CheckpointError(f"{name} has the shape {found}; the config asks for {wanted}.")
     model.load_state_dict(weights)
-    return model
+    return model.eval()
 
 
 def load_hf(folder: str | Path) -> GPT:

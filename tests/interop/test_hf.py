@@ -88,7 +88,7 @@ def test_their_weights_give_our_model_their_logits_and_loss(family, tied):
         )  # fmt: skip
         theirs = transformers.GPT2LMHeadModel(config)
     shaken(theirs)
-    assert_same(from_hf(config.to_dict(), theirs.state_dict()).eval(), theirs)
+    assert_same(from_hf(config.to_dict(), theirs.state_dict()), theirs)  # GPT-2's config has dropout
 
 
 @pytest.mark.parametrize("name", ["modern", "modern, grouped and tied", "gpt2", "gpt2, untied"])
