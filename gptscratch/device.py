@@ -8,6 +8,8 @@ import itertools
 import math
 import sys
 import time
+from collections.abc import Iterator
+from functools import cache
 
 import torch
 
@@ -15,6 +17,7 @@ from gptscratch.errors import ConfigError
 from gptscratch.linear import linear
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
+_PAYS = 1.3  # times as fast as float32: from there on bfloat16 is worth its rounding
 
 
 def pick_device(name: str) -> torch.device:
@@ -45,11 +48,29 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are clearly faster than in float32 there."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        return _cpu_has_fast_bfloat16()
     return False
+
+
+@cache
+def _cpu_has_fast_bfloat16() -> bool:
+    """Timed once for each process, about 5 ms: the instructions that a processor reports do not say which of
+    them torch and its libraries use. Ratios seen: 2.1 with AVX-512 BF16, 0.4 and less without.
+    """
+    if not torch._C._has_mkldnn or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False  # products would go to a plain loop
+    return _PAYS * product_seconds(torch.bfloat16) < product_seconds(torch.float32)
+
+
+def slow_dtype_warning(dtype: torch.dtype, device: torch.device) -> str | None:
+    """What to tell a user who asked for a type in which this device is slower than in float32."""
+    if dtype != torch.bfloat16 or device.type != "cpu" or has_fast_bfloat16(device):
+        return None
+    return "This processor has no fast bfloat16 products: --dtype float32 is several times faster here."
 
 
 def set_up(device: torch.device) -> None:
@@ -90,22 +111,43 @@ def seed_step(seed: int, step: int, rank: int = 0) -> None:
     torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + rank) % 2**63)
 
 
+def product_seconds(dtype: torch.dtype, size: int = 256, repeats: int = 8) -> float:
+    """The least time that one CPU thread takes for a product of two square matrices."""
+    a, b = (torch.ones(size, size, dtype=dtype) for _ in range(2))
+    times = []
+    with one_thread():
+        for _ in range(repeats + 1):
+            started = time.perf_counter()
+            linear(a, b)
+            times.append(time.perf_counter() - started)
+    return min(times[1:])
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread computes; afterwards as many as before."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """FLOPs per second of a large matrix product at its best, measured for a tenth of a second.
 
     On a CPU one thread is measured and multiplied: what else runs for a moment does not count.
     """
-    size, threads = (512, torch.get_num_threads()) if device.type == "cpu" else (4096, 1)
+    on_cpu = device.type == "cpu"
+    size, threads = (512, torch.get_num_threads()) if on_cpu else (4096, 1)
     a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
     best, end = math.inf, time.perf_counter() + 0.1
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    for repeat in itertools.count():
-        started = time.perf_counter()
-        linear(a, b)[0, 0].item()  # waits for the device
-        best = min(best, time.perf_counter() - started)
-        if repeat >= 5 and started > end:
-            break
-    if device.type == "cpu":
-        torch.set_num_threads(threads)
+    with one_thread() if on_cpu else contextlib.nullcontext():
+        for repeat in itertools.count():
+            started = time.perf_counter()
+            linear(a, b)[0, 0].item()  # waits for the device
+            best = min(best, time.perf_counter() - started)
+            if repeat >= 5 and started > end:
+                break
     return threads * 2 * size**3 / best

@@ -21,8 +21,13 @@ def load(
     import torch
 
     from gptscratch import checkpoint as checkpoints
+    from gptscratch.cli import render
+    from gptscratch.device import slow_dtype_warning
 
     gpt = checkpoints.load(checkpoint, device=device or "auto", dtype=dtype or "float32")
+    weight = gpt.model.token_embedding.weight
+    if warning := slow_dtype_warning(weight.dtype, weight.device):
+        render.notice(warning)
     if sum(parameter.numel() for parameter in gpt.model.blocks.parameters()) < _SMALL:
         torch.set_num_threads(1)
     return gpt.for_sampling(quantize=quantize)

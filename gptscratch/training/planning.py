@@ -15,7 +15,7 @@ from gptscratch.config import RunConfig, qualified
 from gptscratch.data.documents import require_documents
 from gptscratch.data.mixture import tokens_per_padded_row
 from gptscratch.data.prepare import Prepared, prepare
-from gptscratch.device import matmul_rate, peak_memory, pick_device, pick_dtype, set_up
+from gptscratch.device import matmul_rate, peak_memory, pick_device, pick_dtype, set_up, slow_dtype_warning
 from gptscratch.training import rules
 from gptscratch.training.events import Listener, Notice, Planned, Working, ignore
 from gptscratch.training.origin import like_run
@@ -37,6 +37,9 @@ def plan_run(
     config = RunConfig().with_settings(settings)  # checks all that was given, before any work
     if not config.data.corpus:
         listen(Notice("No corpus was named: training on the source of Python's own library."))
+    device = pick_device(config.train.device)
+    if warning := slow_dtype_warning(pick_dtype(config.train.dtype, device), device):
+        listen(Notice(warning))
     plan, prepared = _planned(settings, config, listen)
     if _would_repeat_pieces(plan, prepared, config):
         characters = replace(config, data=replace(config.data, tokenizer="char"))

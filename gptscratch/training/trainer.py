@@ -14,6 +14,7 @@ from gptscratch import checkpoint, paths
 from gptscratch.config import RunConfig
 from gptscratch.data.prepare import Prepared
 from gptscratch.data.shards import token_counts
+from gptscratch.device import pick_device, pick_dtype, slow_dtype_warning
 from gptscratch.errors import CheckpointError, ConfigError, disk_errors
 from gptscratch.metrics import rewind_metrics
 from gptscratch.model.gpt import GPT
@@ -130,6 +131,9 @@ def resume(
         tokens = prepared.manifest.train.tokens
         record = replace(record, config=annealed(record.config, state, tokens, row, settings))
         listen(Notice("The learning rate falls to 0 from here on, and the run ends. Ctrl-C saves and stops."))
+    device = pick_device(record.config.train.device)
+    if warning := slow_dtype_warning(pick_dtype(record.config.train.dtype, device), device):
+        listen(Notice(warning))
     model = new_model(record.config)
     checkpoint.load_parameters(model, folder)
     setup = make_setup(

@@ -1,0 +1,69 @@
+"""What a device can do is found out, not assumed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from gptscratch import device
+from gptscratch.device import has_fast_bfloat16, one_thread, pick_dtype, product_seconds, slow_dtype_warning
+from gptscratch.training.events import Notice
+from gptscratch.training.trainer import resume
+
+CPU = torch.device("cpu")
+OLD_PROCESSOR = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+}
+
+
+def on_old_processor(code: str) -> str:
+    """What a process prints whose libraries were told to use AVX2 only."""
+    environment = {**os.environ, **OLD_PROCESSOR, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_with_avx2_only_float32_is_chosen() -> None:
+    code = "import torch; from gptscratch.device import pick_dtype as pick; "
+    assert on_old_processor(code + "print(pick('auto', torch.device('cpu')))") == "torch.float32"
+
+
+def test_bfloat16_is_fast_only_where_its_product_is() -> None:
+    ratio = product_seconds(torch.float32) / product_seconds(torch.bfloat16)
+    assert has_fast_bfloat16(CPU) == (ratio > 1.3)
+    assert pick_dtype("auto", CPU) == (torch.bfloat16 if ratio > 1.3 else torch.float32)
+
+
+def test_the_product_is_timed_once_for_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_fast_bfloat16(CPU)
+    monkeypatch.setattr(device, "product_seconds", lambda *_: pytest.fail("timed again"))
+    has_fast_bfloat16(CPU)
+
+
+def test_one_thread_computes_for_a_while() -> None:
+    before = torch.get_num_threads()
+    with one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_slow_bfloat16_is_kept_with_a_warning(
+    fit: Callable[..., object], fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "has_fast_bfloat16", lambda _: fast)
+    assert (slow_dtype_warning(torch.bfloat16, CPU) is None) == fast
+    assert slow_dtype_warning(torch.float32, CPU) is None
+    told: list[object] = []
+    fit(dtype="bfloat16", steps=2, name="narrow", listen=told.append)
+    resume("narrow", steps=3, listen=told.append)
+    warnings = [event for event in told if isinstance(event, Notice) and "bfloat16" in event.text]
+    assert len(warnings) == (0 if fast else 2)
