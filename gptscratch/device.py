@@ -21,30 +21,41 @@ _PAYS = 1.3  # times as fast as float32: from there on bfloat16 is worth its rou
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` takes CUDA, then Apple's MPS, then the CPU.
+    """``auto`` takes CUDA, then Apple's MPS, then the CPU; ``cuda:1`` is the second CUDA device.
 
     Raises:
         ConfigError: a device that is asked for and is not there.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     if name == "auto":
-        name = next(kind for kind, is_there in there.items() if is_there)
-    elif not there.get(name):
+        name = next(kind for kind, count in there.items() if count)
+    kind, _, index = name.partition(":")
+    if int(index or 0) >= there.get(kind, 0):
         raise ConfigError(f"This torch sees no {name} device.", "Leave --device out, or take --device cpu.")
     return torch.device(name)
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The type of the matrix products; ``auto`` is bfloat16 where the hardware multiplies it natively.
+    """The type of the matrix products; ``auto`` is ``fast_dtype``.
 
     Raises:
         ConfigError: float16 on a CPU, which has no fast float16 products.
     """
     if name == "auto":
-        return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+        return fast_dtype(device)
     if name == "float16" and device.type == "cpu":
         raise ConfigError("float16 is slow on a CPU and overflows.", "Take --dtype bfloat16 or float32.")
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """The narrowest float type whose matrix products the hardware computes natively.
+
+    CUDA devices before Ampere (V100, T4, RTX 20) multiply float16 fast, and neither bfloat16 nor TF32.
+    """
+    if has_fast_bfloat16(device):
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" else torch.float32
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

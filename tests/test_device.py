@@ -11,11 +11,21 @@ import pytest
 import torch
 
 from gptscratch import device
-from gptscratch.device import has_fast_bfloat16, one_thread, pick_dtype, product_seconds, slow_dtype_warning
+from gptscratch.config import TrainConfig
+from gptscratch.device import (
+    fast_dtype,
+    has_fast_bfloat16,
+    one_thread,
+    pick_device,
+    pick_dtype,
+    product_seconds,
+    slow_dtype_warning,
+)
+from gptscratch.errors import ConfigError
 from gptscratch.training.events import Notice
 from gptscratch.training.trainer import resume
 
-CPU = torch.device("cpu")
+CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 OLD_PROCESSOR = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
@@ -67,3 +77,28 @@ def test_slow_bfloat16_is_kept_with_a_warning(
     resume("narrow", steps=3, listen=told.append)
     warnings = [event for event in told if isinstance(event, Notice) and "bfloat16" in event.text]
     assert len(warnings) == (0 if fast else 2)
+
+
+def test_a_gpu_without_bfloat16_works_in_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    for supported, wanted in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)  # noqa: ARG005, B023
+        assert fast_dtype(CUDA) == pick_dtype("auto", CUDA) == wanted
+
+
+def test_apples_gpu_works_in_float32() -> None:
+    assert fast_dtype(MPS) == torch.float32
+
+
+def test_a_cuda_device_may_be_named_by_its_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert TrainConfig(device="cuda:1").device == "cuda:1"
+    assert pick_device("cuda:1") == torch.device("cuda", 1)
+    assert pick_device("auto") == torch.device("cuda")
+    with pytest.raises(ConfigError, match="sees no cuda:2 device"):
+        pick_device("cuda:2")
+
+
+@pytest.mark.parametrize("name", ["cpu:1", "cuda:", "cuda:x", "tpu", "cuda1"])
+def test_a_device_that_does_not_exist_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="it must be one of"):
+        TrainConfig(device=name)

@@ -43,6 +43,7 @@ STAIRS = {
     ("device", "linear"),
     ("model", "linear"),
     ("training.loss", "linear"),
+    ("training.optimizer", "device"),
     ("training.horizon", "training.state"),
     ("checkpoint", "generation"),
     ("generation", "decode"),

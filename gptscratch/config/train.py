@@ -77,5 +77,7 @@ class TrainConfig:
         require_choice("documents", self.documents, DOCUMENTS)
         require_choice("optimizer", self.optimizer, OPTIMIZERS)
         require_choice("schedule", self.schedule, SCHEDULES)
-        require_choice("device", self.device, DEVICES)
+        kind, _, index = self.device.partition(":")
+        has_index = kind == "cuda" and index.isdecimal()
+        require_choice("device", kind if has_index else self.device, DEVICES)
         require_choice("dtype", self.dtype, DTYPES)

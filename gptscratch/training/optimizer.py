@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from gptscratch.device import fast_dtype
 from gptscratch.errors import CheckpointError
 
 # Five rounds with these coefficients bring every singular value into about [0.7, 1.2].
@@ -51,6 +52,7 @@ def make_optimizer(
 
     ``muon`` takes the matrices of ``model.blocks`` and leaves the rest (embeddings, lm_head, norms, biases)
     to AdamW at its own rate; ``adamw`` takes everything. Decay is decoupled and spares vectors.
+    Muon multiplies in the fastest type of the model's device.
     """
     named = dict(model.named_parameters())
     matrices = {n: p for n, p in named.items() if n.startswith("blocks.") and p.ndim == 2}
@@ -58,7 +60,13 @@ def make_optimizer(
         return AdamW(named, learning_rate=learning_rate, betas=betas, weight_decay=weight_decay)
     rest = {n: p for n, p in named.items() if n not in matrices}
     return Together(
-        Muon(matrices, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay),
+        Muon(
+            matrices,
+            learning_rate=learning_rate,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            dtype=fast_dtype(next(model.parameters()).device),
+        ),
         AdamW(rest, learning_rate=adamw_learning_rate, betas=betas, weight_decay=weight_decay),
     )
 
@@ -137,11 +145,14 @@ class Muon:
         learning_rate: float,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        """``dtype``: of the products that orthogonalize the update."""
         self.parameters = dict(parameters)
         self.learning_rate = learning_rate
         self.momentum = momentum
         self.weight_decay = weight_decay
+        self.dtype = dtype
         self.groups: dict[torch.Size, list[str]] = defaultdict(list)
         for name, parameter in self.parameters.items():
             self.groups[parameter.shape].append(name)
@@ -157,7 +168,9 @@ class Muon:
             parameters = [self.parameters[n] for n in names]
             gradient = torch.stack([p.grad for p in parameters if p.grad is not None])  # (N, rows, columns)
             velocity = self.velocity[shape].lerp_(gradient, 1.0 - self.momentum)
-            update = orthogonalized(gradient.lerp_(velocity, self.momentum))  # Nesterov's look ahead
+            update = orthogonalized(
+                gradient.lerp_(velocity, self.momentum), self.dtype
+            )  # Nesterov's look ahead
             if self.weight_decay:
                 torch._foreach_mul_(parameters, 1.0 - rate * self.weight_decay)
             step = rate * max(1.0, shape[0] / shape[1]) ** 0.5
@@ -192,25 +205,23 @@ class Together:
             part.load(state)
 
 
-def orthogonalized(matrices: Tensor, rounds: int = 5) -> Tensor:
+def orthogonalized(matrices: Tensor, dtype: torch.dtype = torch.float32, rounds: int = 5) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly, by a quintic Newton-Schulz iteration.
 
     Args:
         matrices: (N, rows, columns), of any float type.
+        dtype: of the products. Half precision is enough, and slow where the hardware has no products of it.
 
     Returns:
-        (N, rows, columns) in bfloat16: singular values near 1, singular vectors as they were.
+        (N, rows, columns) in ``dtype``: singular values near 1, singular vectors as they were.
     """
     a, b, c = _NEWTON_SCHULZ
-    x = matrices.bfloat16()
-    tall = x.size(-2) > x.size(-1)
-    if tall:
-        x = x.mT
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = matrices.mT if matrices.size(-2) > matrices.size(-1) else matrices
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype)  # float16 does not hold every gradient
     for _ in range(rounds):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+    return x.mT if matrices.size(-2) > matrices.size(-1) else x
 
 
 def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:

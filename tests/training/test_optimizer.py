@@ -11,7 +11,8 @@ from torch import Tensor
 from gptscratch.config import ModelConfig
 from gptscratch.errors import CheckpointError
 from gptscratch.model.gpt import GPT
-from gptscratch.training.optimizer import AdamW, Muon, Optimizer, make_optimizer, orthogonalized
+from gptscratch.training import optimizer as module
+from gptscratch.training.optimizer import AdamW, Muon, Optimizer, Together, make_optimizer, orthogonalized
 
 SHAPES = {"tall": (24, 8), "wide": (8, 24), "wide 2": (8, 24), "square": (16, 16)}
 STEPS = 6
@@ -85,7 +86,8 @@ def published_muon(gradients: list[Tensor], weight: Tensor, *, lr: float, moment
     return weight
 
 
-def test_muon_is_the_published_algorithm_matrix_by_matrix() -> None:
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.03)])
+def test_muon_is_the_published_algorithm_matrix_by_matrix(dtype: torch.dtype, tolerance: float) -> None:
     tensors = parameters(SHAPES)
     gradients: dict[str, list[Tensor]] = {name: [] for name in SHAPES}
     for step in range(STEPS):
@@ -93,11 +95,11 @@ def test_muon_is_the_published_algorithm_matrix_by_matrix() -> None:
         for name, shape in SHAPES.items():
             gradients[name].append(torch.randn(shape, generator=chance) * (1 + step))
     before = parameters(SHAPES)
-    found = run(Muon(tensors, learning_rate=0.1, momentum=0.9), tensors)
+    found = run(Muon(tensors, learning_rate=0.1, momentum=0.9, dtype=dtype), tensors)
     for name, start in before.items():
         wanted = published_muon(gradients[name], start, lr=0.1, momentum=0.9)
         way = (wanted - start).norm()
-        assert (found[name] - wanted).norm() < 0.03 * way  # bfloat16 against float32
+        assert (found[name] - wanted).norm() < tolerance * way
 
 
 def test_muon_is_torchs() -> None:
@@ -110,12 +112,15 @@ def test_muon_is_torchs() -> None:
     torch.testing.assert_close(found, run_theirs(make, parameters(SHAPES)), rtol=0.02, atol=0.02)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(3, 48, 16), (3, 16, 48), (2, 32, 32)])
-def test_singular_values_come_near_one_and_vectors_stay(shape: tuple[int, ...]) -> None:
+def test_singular_values_come_near_one_and_vectors_stay(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, _, vh = torch.linalg.svd(noise, full_matrices=False)
     matrices = u @ torch.diag_embed(torch.linspace(0.1, 5.0, min(shape[1:])).expand(shape[0], -1)) @ vh
-    found = orthogonalized(matrices).float()
+    found = orthogonalized(1e6 * matrices, dtype)  # beyond float16's range
+    assert found.dtype == dtype
+    found = found.float()
     values = torch.linalg.svdvals(found)
     assert values.min() > 0.6
     assert values.max() < 1.3
@@ -150,6 +155,17 @@ def made(model: GPT, kind: str) -> Optimizer:
         model, optimizer=kind, learning_rate=0.02, adamw_learning_rate=0.01, weight_decay=0.1,
         betas=(0.9, 0.95), momentum=0.9,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_muon_multiplies_in_the_fastest_type_of_the_device(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(module, "fast_dtype", lambda device: dtype)  # noqa: ARG005
+    optimizer = made(tiny_model(), "muon")
+    assert isinstance(optimizer, Together)
+    assert isinstance(optimizer.parts[0], Muon)
+    assert optimizer.parts[0].dtype == dtype
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
