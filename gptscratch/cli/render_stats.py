@@ -34,7 +34,7 @@ def losses(removed: Iterable[Removed], replaced: int, skipped: int) -> list[tupl
     if replaced:
         lines.append(("replaced", f"{some(replaced, 'byte')} that the encoding does not know, by U+FFFD"))
     if skipped:
-        lines.append(("passed over", f"{some(skipped, 'file')}: no text, or vanished"))
+        lines.append(("passed over", f"{some(skipped, 'file')}: not text, not readable, or deleted"))
     return lines
 
 

@@ -21,7 +21,14 @@ from gptscratch.data.digest import Digest
 from gptscratch.data.encodings import NotTextError
 from gptscratch.data.reading import Piece, Tally, read_pieces
 from gptscratch.data.shards import Removed
-from gptscratch.data.sources import Progress, Source, VanishedError, find_sources, split_weights
+from gptscratch.data.sources import (
+    Progress,
+    Source,
+    UnreadableError,
+    VanishedError,
+    find_sources,
+    split_weights,
+)
 from gptscratch.data.split import Section, Side, Sides, by_document, by_tail
 from gptscratch.errors import CorpusError
 
@@ -34,7 +41,7 @@ class Scan:
     """What the first pass found."""
 
     files: int
-    skipped: int  # files of folders that are no text, or vanished before they were read
+    skipped: int  # files of folders that are not text, may not be read, or vanished before they were read
     documents: int
     characters: int
     bytes: int  # of the text in UTF-8
@@ -147,7 +154,7 @@ class Corpus:
                 if again and source.stamp() not in (expected, _GONE):
                     raise _changed()
                 yield from read_pieces(source, self.config, on_bytes, self._tally)
-            except NotTextError:
+            except (NotTextError, UnreadableError):
                 if source.named:
                     raise
                 self.skipped += 1

@@ -31,16 +31,13 @@ class NotTextError(CorpusError):
 def encoding_of(head: bytes, name: str, wanted: str) -> str:
     marked = next((encoding for mark, encoding in _BOMS if head.startswith(mark)), None)
     if marked:
+        if wanted != "auto":
+            _text_encoding(wanted)
         return marked
     encoding = wanted
     if wanted == "auto":
         encoding = _wide_encoding(head) or ("utf-8" if _is_utf8(head) else likely_encoding(head))
-    try:
-        known = codecs.lookup(encoding).name
-    except LookupError:
-        raise CorpusError(
-            f"there is no encoding {encoding!r}.", "Known are utf-8, latin-1, cp1252 ..."
-        ) from None
+    known = _text_encoding(encoding)
     start = head[: 1 << 16]
     zeros = start.count(0)
     if zeros > len(start) // 512 and not known.startswith(("utf-16", "utf-32")):
@@ -50,6 +47,26 @@ def encoding_of(head: bytes, name: str, wanted: str) -> str:
         raise NotTextError(f"{name} is no text: it looks like {kind} data." if kind == "binary"
                            else f"{name} is no text: it looks like {kind}.", hint)  # fmt: skip
     return encoding
+
+
+def _text_encoding(name: str) -> str:
+    """Python's own name of an encoding.
+
+    Raises:
+        CorpusError: it is unknown, or a codec that does not decode bytes to text (base64, rot13, zlib).
+    """
+    hint = "Encodings are utf-8, latin-1, cp1252, shift_jis ..."
+    try:
+        known = codecs.lookup(name).name
+    except (LookupError, ValueError):
+        raise CorpusError(f"there is no encoding {name!r}.", hint) from None
+    try:
+        b" ".decode(name)
+    except UnicodeError:
+        pass  # as UTF-16 says of one byte
+    except LookupError:
+        raise CorpusError(f"{name!r} is not an encoding of text.", hint) from None
+    return known
 
 
 def likely_encoding(data: bytes) -> str:
@@ -113,8 +130,15 @@ def undecodable(name: str, error: UnicodeDecodeError, base: int) -> CorpusError:
         hint = "What stands before is UTF-8: --errors replace reads damaged places as U+FFFD."
     else:
         hint = _hint(around)
-    shown = f"0x{data[at]:02x}"
+    shown = f"0x{data[at]:02x}" if at < len(data) else "missing"
     return CorpusError(f"{name} is not {error.encoding}: byte {shown} at offset {base + at:,}.", hint)
+
+
+def undecodable_text(name: str, encoding: str, error: UnicodeError, data: bytes) -> CorpusError:
+    """A fault that a decoder gives no place for, such as UTF-16 without a byte-order mark."""
+    wide = _wide_encoding(data[: 1 << 16]) if encoding.lower().startswith("utf") else ""
+    hint = f"It is likely {wide}: --encoding {wide}" if wide else "Name another one with --encoding."
+    return CorpusError(f"{name} is not {encoding}: {error}.", hint)
 
 
 def _hint(data: bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ class Prepared:
 def token_folder(config: DataConfig) -> Path | None:
     """The folder of token files that is the whole corpus, if that is what it is."""
     folders = [Path(item).expanduser() for item in config.corpus]
-    ours = [f for f in folders if (f / "manifest.json").is_file() and any(f.glob("*.bin"))]
+    ours = [f for f in folders if os.path.isfile(f / "manifest.json") and any(f.glob("*.bin"))]  # noqa: PTH113 - a long name is False
     if ours and len(folders) > 1:
         raise CorpusError(
             f"{ours[0]} holds token files, which cannot be joined with other corpora.", "Name it alone."

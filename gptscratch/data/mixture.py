@@ -13,7 +13,9 @@ from gptscratch.data.batches import Batches, rank_rows, rows_of
 from gptscratch.data.documents import Batch
 from gptscratch.data.shards import Tokens
 
-CYCLE = 1000  # rows, after which the order of the corpora repeats; weights are kept to a thousandth
+CYCLE = 1000  # rows, after which the order of the corpora repeats; ten times as many for small weights
+_LEAST = 10  # rows of a cycle that each corpus has at least, so that its weight is kept
+_LONGEST = 1_000_000
 
 
 class MixedBatches:
@@ -61,7 +63,7 @@ class MixedBatches:
 
     def batch(self, step: int) -> Batch:
         """Inputs and targets of a step, each (batch_size / world_size, context_length)."""
-        cycles, places = np.divmod(rows_of(step, self.batch_size, self._rows), CYCLE)
+        cycles, places = np.divmod(rows_of(step, self.batch_size, self._rows), len(self._order))
         inputs = np.empty((len(places), self.context_length), np.int64)
         targets = np.empty_like(inputs)
         for number, part in enumerate(self.parts):
@@ -101,9 +103,12 @@ def tokens_per_padded_row(tokens: Tokens, end_of_text: int, context_length: int)
 
 def _cycle(weights: list[float]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Whose each row of a cycle is, evenly spread; which of its own rows it is; how many each has."""
-    exact = np.array(weights) / sum(weights) * CYCLE
+    cycle = CYCLE
+    while cycle < _LONGEST and min(weights) / sum(weights) * cycle < _LEAST:
+        cycle *= 10
+    exact = np.array(weights) / sum(weights) * cycle
     counts = np.maximum(exact.astype(np.int64), 1)
-    while (short := CYCLE - int(counts.sum())) != 0:
+    while (short := cycle - int(counts.sum())) != 0:
         counts[np.argmax((exact - counts) * np.sign(short))] += np.sign(short)
     whose = np.repeat(np.arange(len(counts)), counts)
     turn = np.concatenate([np.arange(count) for count in counts])

@@ -16,9 +16,15 @@ from dataclasses import dataclass, field
 from typing import IO, NamedTuple
 
 from gptscratch.config import DataConfig
-from gptscratch.data.encodings import counting_errors, encoding_of, n_replaced, undecodable
+from gptscratch.data.encodings import (
+    counting_errors,
+    encoding_of,
+    n_replaced,
+    undecodable,
+    undecodable_text,
+)
 from gptscratch.data.packed import unpacking_errors
-from gptscratch.data.parquet import no_column, parquet_texts
+from gptscratch.data.parquet import MOST_CHARACTERS, no_column, parquet_texts, too_long
 from gptscratch.data.sources import Source
 from gptscratch.errors import CorpusError
 
@@ -50,7 +56,10 @@ def read_pieces(
     """
     if source.format == "parquet":
         return (
-            p for text in parquet_texts(source, config.column, on_bytes) if text.strip() for p in _cut(text)
+            piece
+            for text in parquet_texts(source, config, on_bytes, tally)
+            if text.strip()
+            for piece in _cut(text)
         )
     chunks = _decoded(source, config, on_bytes, tally)
     if source.format == "text":
@@ -78,6 +87,8 @@ def _decoded(
                 text = newlines.decode(chunk, final=not chunk)
             except UnicodeDecodeError as error:
                 raise undecodable(source.name, error, start - waiting) from None
+            except UnicodeError as error:
+                raise undecodable_text(source.name, encoding, error, chunk) from None
             tally.replaced += n_replaced() - replaced
             if text:
                 yield text
@@ -145,28 +156,38 @@ def _cut_place(text: str) -> int:
     return PIECE
 
 
-def _lines(chunks: Iterable[str]) -> Iterator[str]:
-    """Lines with their \\n; a list of parts, so that a line of a gigabyte is joined once."""
+def _lines(name: str, chunks: Iterable[str]) -> Iterator[str]:
+    """Lines with their \\n; a list of parts, so that a long line is joined once.
+
+    Raises:
+        CorpusError: a line is longer than ``MOST_CHARACTERS``.
+    """
     parts: list[str] = []
+    size = 0
     for chunk in chunks:
         first, *others = chunk.split("\n")
         parts.append(first)
+        size += len(first)
+        if size > MOST_CHARACTERS:
+            raise too_long(name, "a line")
         for line in others:
             yield "".join(parts) + "\n"
-            parts = [line]
+            parts, size = [line], len(line)
     if any(parts):
         yield "".join(parts)
 
 
 def _json_texts(source: Source, chunks: Iterable[str], column: str) -> Iterator[str]:
     column = column or "text"
-    for number, line in enumerate(_lines(chunks), 1):
+    for number, line in enumerate(_lines(source.name, chunks), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise CorpusError(f"{source.name}, line {number:,}: no JSON ({error}).") from None
+            raise CorpusError(f"{source.name}, line {number:,}: invalid JSON ({error}).") from None
+        except RecursionError:
+            raise CorpusError(f"{source.name}, line {number:,}: the JSON is nested too deep.") from None
         if not isinstance(row, dict):
             raise CorpusError(f"{source.name}, line {number:,}: a JSON object is expected on each line.")
         if column not in row:
@@ -175,17 +196,17 @@ def _json_texts(source: Source, chunks: Iterable[str], column: str) -> Iterator[
         if text is None:
             continue
         if not isinstance(text, str):
-            raise CorpusError(f"{source.name}, line {number:,}: {column!r} is no text but {text!r:.40}.")
+            raise CorpusError(f"{source.name}, line {number:,}: {column!r} is not text but {text!r:.40}.")
         text = text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
         # An escaped half of a surrogate pair is no character, and no encoder takes it.
         yield text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if "\\u" in line else text
 
 
 def _table_texts(source: Source, chunks: Iterable[str], column: str) -> Iterator[str]:
-    lines = _lines(chunks)
+    lines = _lines(source.name, chunks)
     first = next(lines, "")
     delimiter = "\t" if source.format == "tsv" else max(",;\t", key=first.count)
-    limit = csv.field_size_limit(2**31 - 1)  # the module's own is 128 kB; a C long is 32 bits on Windows
+    limit = csv.field_size_limit(MOST_CHARACTERS)  # the module's own is 128 kB
     try:
         rows = csv.reader(_chain(first, lines), delimiter=delimiter)
         header = next(rows, [])
@@ -197,6 +218,8 @@ def _table_texts(source: Source, chunks: Iterable[str], column: str) -> Iterator
             if len(row) > at:
                 yield row[at]
     except csv.Error as error:
+        if "field larger than" in str(error):
+            raise too_long(f"{source.name}, line {rows.line_num:,}", "a field") from None
         raise CorpusError(f"{source.name}, line {rows.line_num:,}: {error}.") from None
     finally:
         csv.field_size_limit(limit)

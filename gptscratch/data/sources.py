@@ -27,12 +27,18 @@ Progress = Callable[[str, int, int], None]  # stage, done, total
 _Result = TypeVar("_Result")
 
 _FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
-_WEIGHTED = re.compile(r"(.+)=(\d+\.?\d*|\.\d+)")
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|[-+]?(?:nan|inf)"
+_WEIGHTED = re.compile(rf"(.+)=({_NUMBER})", re.IGNORECASE)
+LEAST_SHARE = 1e-5  # of the weights of all corpora
 _IN_MEMORY = 64 << 20  # bytes of a stream that are kept without a temporary file
 
 
 class VanishedError(CorpusError):
     """A file of a folder that is gone since the folder was listed."""
+
+
+class UnreadableError(CorpusError):
+    """A file that may not be read, or a pipe, socket or device: in a folder it is passed over."""
 
 
 @dataclass(frozen=True, slots=True)  # slots: there may be millions
@@ -52,13 +58,19 @@ class Source:
             yield self.spooled, unpacked(self.spooled)
             return
         try:
-            file = Path(self.name).open("rb")  # noqa: SIM115 - what fails after this is the reader's to tell
+            if not self.named and not stat.S_ISREG(Path(self.name).stat().st_mode):  # a pipe would wait
+                raise UnreadableError(f"{self.name} is not a regular file.")
+            file = Path(self.name).open("rb")  # noqa: SIM115 - closed below
         except OSError as error:
             gone = isinstance(error, FileNotFoundError) and not self.named
-            kind = VanishedError if gone else CorpusError
+            kind = VanishedError if gone else UnreadableError
             raise kind(f"{self.name} cannot be read: {error.strerror}.") from None
         with file:
-            yield file, unpacked(file)
+            try:
+                content = unpacked(file)
+            except OSError as error:
+                raise UnreadableError(f"{self.name} cannot be read: {error.strerror}.") from None
+            yield file, content
 
     def stamp(self) -> tuple[int, int]:
         """(bytes, time of change in ns): a stream has no time, of a file that is gone both are -1."""
@@ -97,13 +109,14 @@ def find_sources(
             found.append(Source("stdin", "text", True, _spool(sys.stdin.buffer, "stdin", on_progress)))
             continue
         path = Path(item).expanduser()
-        if path.is_dir():
+        exists = _exists(path)
+        if exists and path.is_dir():
             inside = [Source(name, _format(name), False) for name in _files_below(path, config.glob)]
             if not inside:
                 wanted = f" that matches {config.glob!r}" if config.glob else ""
                 raise CorpusError(f"the folder {item} holds no file{wanted}.")
             found += inside
-        elif path.exists():
+        elif exists:
             found.append(_named(path, on_progress))
         else:
             matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - pathlib takes no absolute ones
@@ -121,26 +134,46 @@ def split_weights(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, .
     Raises:
         ConfigError: some corpora have a weight and some have none.
     """
-    found = [None if Path(name).exists() else _WEIGHTED.fullmatch(name) for name in names]
+    found = [None if os.path.exists(name) else _WEIGHTED.fullmatch(name) for name in names]  # noqa: PTH110 - no name is an error
     if not any(found):
         return tuple(names), ()
     bare = next((name for name, match in zip(names, found, strict=True) if match is None), None)
     if bare is not None:
         raise ConfigError(f"{bare} has no weight, and other corpora have one.", f"For example: {bare}=0.5")
     weights = [float(match[2]) for match in found if match]
-    if min(weights) <= 0:
-        raise ConfigError("the weight of a corpus must be above 0.")
-    return tuple(m[1] for m in found if m), tuple(weight / sum(weights) for weight in weights)
+    if not all(0 < weight < float("inf") for weight in weights):
+        raise ConfigError("the weight of a corpus must be a number above 0.", "For example: a.txt=3 b.txt=1")
+    shares = tuple(weight / sum(weights) for weight in weights)
+    for match, share in zip(found, shares, strict=True):
+        if match and share < LEAST_SHARE:
+            raise ConfigError(
+                f"the weight of {match[1]} is less than a hundred-thousandth of all weights.",
+                "Leave it out, or give it a larger one.",
+            )
+    return tuple(m[1] for m in found if m), shares
 
 
 def _named(path: Path, on_progress: Progress | None) -> Source:
-    if stat.S_ISREG(path.stat().st_mode):
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode):
         return Source(str(path), _format(str(path)), True)
+    if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and str(path) != "/dev/stdin"):  # /dev/zero never ends
+        raise UnreadableError(f"{path} is a device, not a file.", "Name a text file, or - for stdin.")
     try:
         with path.open("rb") as pipe:  # a named pipe gives its bytes once, and two passes are made
             return Source(str(path), _format(str(path)), True, _spool(pipe, str(path), on_progress))
     except OSError as error:
         raise CorpusError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:  # a loop of links, a folder that may not be entered, a name that is too long
+        raise UnreadableError(f"{str(path)[:200]} cannot be read: {error.strerror}.") from None
+    return True
 
 
 def _format(name: str) -> str:

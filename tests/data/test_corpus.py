@@ -18,6 +18,7 @@ import pytest
 from gptscratch.config import DataConfig
 from gptscratch.data import reading
 from gptscratch.data.corpus import Corpus, Scan
+from gptscratch.data.parquet import rows_at_once
 from gptscratch.errors import CorpusError, MissingExtraError
 from gptscratch.tokenizer import Tokenizer, build_tokenizer
 
@@ -214,9 +215,10 @@ def test_scan_counts_and_hashes_the_text(tmp_path: Path) -> None:
         ("a.pdf", b"%PDF-1.7\n\xe2\xe3\xcf\xd3", "looks like a PDF"),
         ("a.csv", "review,label\ngood,1\n", "It has: review, label"),
         ("a.jsonl", '{"body": "x"}\n', "It has: body"),
-        ("a.jsonl", '{"text": "x"}\n{"text": \n', "line 2: no JSON"),
-        ("a.jsonl", '{"text": 5}\n', "line 1: 'text' is no text"),
+        ("a.jsonl", '{"text": "x"}\n{"text": \n', "line 2: invalid JSON"),
+        ("a.jsonl", '{"text": 5}\n', "line 1: 'text' is not text"),
         ("a.jsonl", "[1]\n", "line 1: a JSON object is expected"),
+        ("a.jsonl", "[" * 100_000, "line 1: the JSON is nested too deep"),
         ("a.txt.gz", gzip.compress(b"abc" * 999)[:-9], "cannot be read to its end"),
     ],
 )
@@ -267,10 +269,102 @@ def test_parquet_columns_are_read(tmp_path: Path) -> None:
     assert documents(tmp_path / "a.parquet") == ["one", "two\nlines"]
     with pytest.raises(CorpusError, match="has no column 'body'"):
         documents(tmp_path / "a.parquet", column="body")
-    with pytest.raises(CorpusError, match="is no text but int64"):
+    with pytest.raises(CorpusError, match="does not hold text but int64"):
         documents(tmp_path / "a.parquet", column="n")
     with pytest.raises(CorpusError, match="Is the file whole"):
         documents(written(tmp_path / "b.parquet", b"PAR1 and no more"))
+
+
+def test_a_parquet_column_of_lists_or_structures_is_refused(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = arrow.table({"text": [["a", "b"]], "chat": [{"text": "hello"}]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    for column in ("text", "chat"):
+        with pytest.raises(CorpusError, match=f"the column '{column}' does not hold text but (list|struct)"):
+            documents(tmp_path / "a.parquet", column=column)
+
+
+def test_parquet_text_may_be_a_dictionary_or_large(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    kinds = {"a": arrow.dictionary(arrow.int32(), arrow.string()), "b": arrow.large_string()}
+    table = arrow.table({name: arrow.array(["ä", "ä", None]).cast(kind) for name, kind in kinds.items()})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert documents(tmp_path / "a.parquet", column="a") == ["ä", "ä"]
+    assert documents(tmp_path / "a.parquet", column="b") == ["ä", "ä"]
+
+
+def test_parquet_bytes_that_are_not_utf8_are_named_or_replaced(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    damaged = arrow.StringArray.from_buffers(
+        2, arrow.py_buffer(b"\0\0\0\0\2\0\0\0\5\0\0\0"), arrow.py_buffer(b"okx\xffy")
+    )
+    parquet.write_table(arrow.table({"text": damaged}), tmp_path / "a.parquet")
+    with pytest.raises(CorpusError, match=r"row 2: .* not UTF-8: byte 0xff at offset 1\. --errors replace"):
+        documents(tmp_path / "a.parquet")
+    assert documents(tmp_path / "a.parquet", errors="replace") == ["ok", "x\ufffdy"]
+    assert scanned(tmp_path / "a.parquet", errors="replace").replaced == 1
+
+
+def test_parquet_rows_are_taken_by_their_size(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    texts = [f"{i}" * (8 << 20) for i in range(6)]
+    parquet.write_table(arrow.table({"text": texts}), tmp_path / "a.parquet", use_dictionary=False)
+    file = parquet.ParquetFile(tmp_path / "a.parquet")
+    assert rows_at_once(file, "text") in (1, 2)
+    assert documents(tmp_path / "a.parquet") == texts
+
+
+@pytest.mark.parametrize(("name", "row"), [("a.jsonl", '{"text": "%s"}'), ("a.csv", 'text\n"%s"\n')])
+def test_a_line_or_field_without_end_is_refused_before_it_fills_the_memory(
+    name: str, row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MOST_CHARACTERS", 1000)
+    monkeypatch.setattr(reading, "_CHUNK", 64)
+    with pytest.raises(CorpusError, match="is longer than"):
+        documents(written(tmp_path / name, row % ("x\n" * 2000 if name == "a.csv" else "x" * 2000)))
+    assert documents(written(tmp_path / name, row % ("x" * 900))) == ["x" * 900]
+
+
+@pytest.mark.parametrize("encoding", ["base64", "rot13", "zlib", "hex", "uu", "klingon", "a\0b", ""])
+def test_what_is_not_an_encoding_of_text_is_refused(encoding: str, tmp_path: Path) -> None:
+    for data in (b"text", b"\xef\xbb\xbftext"):
+        with pytest.raises(CorpusError, match=r"no encoding|not an encoding of text"):
+            scanned(written(tmp_path / "a.txt", data), encoding=encoding)
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-32", "punycode", "idna", "utf-7", "unicode_escape", "undefined"]
+)
+def test_text_of_another_encoding_is_one_clear_error(encoding: str, tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"a\.txt is not \w+.*--encoding"):
+        scanned(written(tmp_path / "a.txt", b"+\xff\\x \xe9\xff caf\xe9 +\\"), encoding=encoding)
+
+
+def test_utf16_without_its_mark_names_the_order_of_bytes(tmp_path: Path) -> None:
+    wide = written(tmp_path / "a.txt", "plain text ".encode("utf-16-be"))
+    with pytest.raises(CorpusError, match="--encoding utf-16-be"):
+        scanned(wide, encoding="utf-16")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_cannot_be_read_in_a_folder_is_passed_over_and_counted(tmp_path: Path) -> None:
+    written(tmp_path / "a.txt", "text")
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
+    (tmp_path / "gone.txt").symlink_to("nowhere.txt")
+    found = scanned(tmp_path)
+    assert (found.files, found.skipped, found.alphabet) == (1, 3, "etx")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_loop_of_links_and_a_device_are_named(tmp_path: Path) -> None:
+    (tmp_path / "loop.txt").symlink_to("loop.txt")
+    with pytest.raises(CorpusError, match=r"loop\.txt cannot be read"):
+        scanned(tmp_path / "loop.txt")
+    with pytest.raises(CorpusError, match="is a device"):
+        scanned("/dev/zero")
+    with pytest.raises(CorpusError, match="cannot be read"):
+        scanned("x" * 5000)
 
 
 @pytest.mark.parametrize(("name", "module"), [("a.parquet", "pyarrow.parquet"), ("a.txt.zst", "zstandard")])

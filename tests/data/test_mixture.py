@@ -65,6 +65,12 @@ def test_rows_are_drawn_by_weight(batch_size: int, tmp_path: Path) -> None:
         assert {int((rows == 97).any(axis=1).sum()) for rows in inputs} <= {5, 6, 7}
 
 
+def test_a_small_weight_is_kept(tmp_path: Path) -> None:
+    batches = make_batches(mixed(tmp_path, ("=0.0004", "=1")).tokens, 4, 10_000, seed=3)
+    rows = sum(int((batches.batch(step)[0] == 97).any(axis=1).sum()) for step in range(10))
+    assert rows == pytest.approx(40, abs=1)
+
+
 def test_each_corpus_has_its_own_epochs(tmp_path: Path) -> None:
     tokens = mixed(tmp_path).tokens
     batches = MixedBatches(tokens, 16, 4, seed=3)
@@ -99,6 +105,9 @@ def test_weights_are_given_to_all_or_none(tmp_path: Path) -> None:
         mixed(tmp_path, ("=1", ""))
     with pytest.raises(ConfigError, match="above 0"):
         mixed(tmp_path, ("=1", "=0"))
+    for weight in ("=-1", "=nan", "=1e-9"):
+        with pytest.raises(ConfigError, match=r"number above 0|hundred-thousandth"):
+            mixed(tmp_path, ("=1", weight))
     (tmp_path / "b.txt=2").write_text("", encoding="utf-8")  # a file's own name
     with pytest.raises(ConfigError, match="has no weight"):
         mixed(tmp_path, ("=1", "=2"))
