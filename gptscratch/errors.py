@@ -43,7 +43,7 @@ class MissingExtraError(UserError):
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
             f"This needs the package {package}, which is not installed.",
-            f"Run: pip install 'gptscratch[{extra}]'",
+            f"Install it with: pip install {package}   (it is in the extra [{extra}] of gptscratch).",
         )
 
 
@@ -55,8 +55,16 @@ class RunError(UserError):
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """A hint that names the most similar choice; empty where none is similar."""
-    near = get_close_matches(name, list(choices), n=1)
-    return f"Did you mean {near[0]}?" if near else ""
+    by_lower = {choice.lower(): choice for choice in choices}
+    near = get_close_matches(name.lower(), by_lower, n=1)
+    return f"Did you mean {by_lower[near[0]]}?" if near else ""
+
+
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """``"a, b, c and 4 more"``"""
+    shown = list(names)
+    more = len(shown) - most
+    return ", ".join(shown[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gptscratch.config import ModelConfig
-from gptscratch.errors import ConfigError
+from gptscratch.errors import ConfigError, did_you_mean
 
 # The published shape: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
 _GPT2 = ModelConfig(
@@ -49,6 +49,7 @@ def preset_settings(name: str) -> dict[str, Any]:
         ConfigError: there is none of that name.
     """
     if name not in PRESETS:
-        raise ConfigError(f"There is no preset {name!r}.", f"The presets: {', '.join(PRESETS)}.")
+        near = did_you_mean(name, PRESETS)
+        raise ConfigError(f"There is no preset {name!r}.", f"{near} The presets: {', '.join(PRESETS)}.".lstrip())
     fields = asdict(PRESETS[name])
     return {f"model.{key}": value for key, value in fields.items() if key != "vocab_size"}

@@ -148,9 +148,10 @@ def test_texts_from_a_flag_become_what_the_field_is() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n_layers": 3}, "no setting is named n_layers.*n_layer"),
-        ({"model.steps": 3}, "no setting is named model.steps"),
-        ({"house.n_layer": 3}, "no setting is named house.n_layer"),
+        ({"n_layers": 3}, "There is no setting 'n_layers'. Did you mean n_layer?"),
+        ({"layers": 3}, "Did you mean n_layer?"),
+        ({"model.steps": 3}, "no setting 'model.steps'"),
+        ({"house.n_layer": 3}, "no setting 'house.n_layer'"),
         ({"vocab_size": 3}, "vocab_size is ambiguous.*model.vocab_size or data.vocab_size"),
         ({"n_layer": "many"}, "n_layer is 'many': it must be a whole number"),
         ({"n_layer": 2.0}, "a whole number"),
@@ -162,7 +163,7 @@ def test_texts_from_a_flag_become_what_the_field_is() -> None:
         ({"compile": "maybe"}, "true or false"),
         ({"name": 3}, "it must be a text"),
         ({"corpus": [1]}, "it must be texts"),
-        ({"model": 3}, "no setting is named model"),
+        ({"model": 3}, "no setting 'model'"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_by_name(settings: dict[str, Any], message: str) -> None:

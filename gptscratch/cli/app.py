@@ -7,20 +7,46 @@ Each command is a file of its own and one line here. None imports torch before i
 from __future__ import annotations
 
 import os
+import platform
 import sys
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import gptscratch
-from gptscratch.cli import info, render, sample, score, tokenize, train
-from gptscratch.errors import UserError
+from gptscratch import paths
+from gptscratch.cli import console, info, sample, score, tokenize, train
+from gptscratch.errors import ConfigError, UserError, did_you_mean
+
+# Typer reports what it cannot parse with click's exceptions; newer versions carry a copy of click.
+_ClickException: Any = typer.BadParameter.__mro__[2]
+
+OTHER_NAMES = {"ls": "info", "list": "info", "show": "info", "generate": "sample", "run": "sample",
+               "chat": "sample --interactive", "eval": "score", "evaluate": "score"}  # fmt: skip
+
+
+class Commands(TyperGroup):
+    """The commands, with a hint where the name is one that other programs use."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if name.startswith("-") or self.get_command(ctx, name) is not None:
+            return super().resolve_command(ctx, args)
+        names = self.list_commands(ctx)
+        if name in OTHER_NAMES:
+            hint = f"Did you mean: gptscratch {OTHER_NAMES[name]}"
+        else:
+            hint = did_you_mean(name, names) or f"The commands: {', '.join(names)}."
+        raise ConfigError(f"There is no command {name!r}.", hint)
+
 
 app = typer.Typer(
+    cls=Commands,
     name="gptscratch",
     help="Your own GPT from your own text: one command from a text file to a model that talks.",
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
@@ -33,14 +59,35 @@ app.command("info")(info.info)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"gptscratch {gptscratch.__version__}")
+        for name, value in versions():
+            print(f"{name:<11}{value}", flush=True)
         raise typer.Exit
+
+
+def versions() -> Iterator[tuple[str, str]]:
+    """What the report of a problem should say; the version itself comes before torch is imported."""
+    yield "gptscratch", gptscratch.__version__
+    yield "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    yield "home", str(paths.home())
+    import torch
+
+    from gptscratch.cli.units import some
+    from gptscratch.device import pick_device, pick_dtype
+
+    device = pick_device("auto")
+    threads = some(torch.get_num_threads(), "thread")
+    cpu = f"{torch.backends.cpu.get_cpu_capability()}, {threads}"
+    what = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
+    dtype = str(pick_dtype("auto", device)).removeprefix("torch.")
+    yield "torch", torch.__version__
+    yield "device", f"{device.type} ({what}), {dtype}"
 
 
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option("-V", "--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Your own GPT from your own text: one command from a text file to a model that talks."""
@@ -48,14 +95,49 @@ def root(
 
 def main() -> None:
     """Run the command line. Exit code 0: fine, 1: failed, 2: the user's input, 130: interrupted."""
+    console.prepare_streams()
+    if any(name.startswith("_GPTSCRATCH_COMPLETE") for name in os.environ):
+        app(prog_name="gptscratch")  # the shell asks for completions
+    sys.exit(_exit_code(sys.argv[1:]))
+
+
+def _exit_code(arguments: Sequence[str]) -> int:
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:2], "--help"]
     try:
-        app()
+        code = app(arguments, prog_name="gptscratch", standalone_mode=False)
+        console.flush_output()
+        return int(code or 0)
     except UserError as error:
-        render.error(error)
-        sys.exit(error.exit_code)
+        problem = error
     except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read our output has gone: quiet, also when Python flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return 130
+    except SystemExit as end:
+        # Rich and Typer end the program themselves where nobody reads the output any longer.
+        gone = isinstance(end.__context__, BrokenPipeError)
+        return 0 if gone else end.code if isinstance(end.code, int) else 1
+    except OSError as error:
+        console.drop_output()
+        if isinstance(error, BrokenPipeError):
+            return 0
+        problem = console.output_error(error)
+    except _ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # the help was printed
+            return 2
+        problem = _usage_error(error)
+    console.error(problem)
+    return problem.exit_code
+
+
+def _usage_error(error: Any) -> UserError:
+    """What Typer says about the arguments, in our form."""
+    context = getattr(error, "ctx", None)
+    hint = f"{context.command_path if context else 'gptscratch'} --help shows what can be given."
+    option = getattr(error, "param", None)
+    if hasattr(error, "possibilities") and context is not None:
+        known = [flag for p in context.command.params for flag in (*p.opts, *p.secondary_opts)]
+        near = did_you_mean(error.option_name, known)
+        return ConfigError(f"There is no option {error.option_name}.", near or hint)
+    if isinstance(error, typer.BadParameter) and option is not None and error.message:
+        return ConfigError(f"{max(option.opts, key=len)}: {error.message.rstrip('.')}.", hint)
+    return ConfigError(error.format_message(), hint)

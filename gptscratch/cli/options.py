@@ -32,7 +32,14 @@ TEXT, TOKENS, MODEL, HORIZON, OPTIMISATION, RUN, MACHINE = (
 
 
 def _option(*flags: str, help: str, panel: str | None = None, metavar: str | None = None, **more: Any) -> Any:
-    return typer.Option(*flags, help=help, rich_help_panel=panel, metavar=metavar, show_default=False, **more)
+    return typer.Option(
+        *flags, help=plain(help), rich_help_panel=panel, metavar=metavar, show_default=False, **more
+    )
+
+
+def plain(help: str) -> str:
+    """A help text whose brackets are shown: rich takes ``[utf-8]`` for markup and drops it."""
+    return help.replace("[", r"\[")
 
 
 def _choice(names: Sequence[str]) -> str:

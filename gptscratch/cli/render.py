@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gptscratch.cli.console import err, error, facts, notice, out
 from gptscratch.cli.units import count, duration, size, some
-from gptscratch.errors import UserError
+
+__all__ = ["err", "error", "facts", "notice", "out", "pieces", "plan", "plan_lines", "print_json", "result"]
 
 if TYPE_CHECKING:
     from gptscratch.config import TrainConfig
@@ -21,19 +21,6 @@ if TYPE_CHECKING:
     from gptscratch.tokenizer import Tokenizer
     from gptscratch.training.planner import Plan
     from gptscratch.training.trainer import TrainResult
-
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-def error(problem: UserError) -> None:
-    err.print(f"[bold red]error:[/] {escape(problem.message)}")
-    if problem.hint:
-        err.print(f"       {escape(problem.hint)}", style="dim")
-
-
-def notice(text: str) -> None:
-    err.print(f"[yellow]note:[/] {escape(text)}")
 
 
 def print_json(value: Any) -> None:
@@ -130,11 +117,6 @@ def pieces(text: str, tokenizer: Tokenizer, *, json: bool) -> None:
         table.add_row(escape(repr(piece)), str(i))
     out.print(table)
     out.print(f"{some(len(cut), 'token')} for {some(len(text), 'character')}", style="dim")
-
-
-def facts(console: Console, lines: Iterable[tuple[str, str]]) -> None:
-    for label, text in lines:
-        console.print(f"[bold]{label:<11}[/] {escape(text)}")
 
 
 def _shown(run: Path) -> str:

@@ -16,12 +16,12 @@ STARTED = time.perf_counter()  # the user's minutes begin to count when the prog
 
 
 class TrainCommand(TyperCommand):
-    """Lets ``--resume`` stand alone: it then means the newest run."""
+    """Lets ``--resume`` be given without a run: it then means the newest one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        following = [*args[1:], "-"]
-        for i, (arg, after) in enumerate(zip(args, following, strict=True)):
-            if arg == "--resume" and after.startswith("-"):
+        for i, arg in enumerate(args):
+            alone = i + 1 == len(args) or args[i + 1].startswith("-")
+            if arg == "--resume" and alone:
                 args = [*args[:i], "--resume=", *args[i + 1 :]]
         return super().parse_args(ctx, args)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gptscratch.errors import ConfigError
+from gptscratch.errors import ConfigError, did_you_mean
 
 
 def require(condition: bool, message: str, hint: str = "") -> None:
@@ -15,4 +15,8 @@ def require_seed(seed: int) -> None:
 
 
 def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    require(value in choices, f"{name} is {value!r}: it must be one of {', '.join(choices)}.")
+    require(
+        value in choices,
+        f"{name} is {value!r}: it must be one of {', '.join(choices)}.",
+        did_you_mean(value, choices),
+    )

@@ -15,7 +15,7 @@ from gptscratch.config.checks import require
 from gptscratch.config.data import DataConfig
 from gptscratch.config.model import ModelConfig
 from gptscratch.config.train import TrainConfig
-from gptscratch.errors import ConfigError
+from gptscratch.errors import ConfigError, did_you_mean, listed
 
 FORMAT = 1  # of a run folder; a reader refuses a newer one
 
@@ -120,6 +120,9 @@ _KINDS: Mapping[Any, str] = MappingProxyType(
 )
 
 
+_BY_FLAG = MappingProxyType({"layers": "n_layer", "heads": "n_head", "kv_heads": "n_kv_head"})
+
+
 def _locate(key: str) -> tuple[str, str]:
     """``"n_layer"`` or ``"model.n_layer"`` -> ``("model", "n_layer")``; the run's own name has no section."""
     if key == "name":
@@ -130,7 +133,8 @@ def _locate(key: str) -> tuple[str, str]:
         return homes[0], name
     require(not homes, f"{key} is ambiguous.", f"Write {' or '.join(f'{s}.{name}' for s in homes)}.")
     known = sorted({n for c in SECTIONS.values() for n in _field_names(c)})
-    raise ConfigError(f"no setting is named {key}.", f"The settings: {', '.join(known)}.")
+    near = did_you_mean(_BY_FLAG.get(name, name), known) or f"Some of them: {listed(known)}."
+    raise ConfigError(f"There is no setting {key!r}.", f"{near} All of them are in docs/config.md.")
 
 
 def _converted(cls: type, name: str, value: Any) -> Any:
