@@ -82,7 +82,7 @@ def knobs_of(callback: Any) -> Iterator[Knob]:
         elif isinstance(info, OptionInfo):
             group = getattr(info, "rich_help_panel", None) or "Options"
             default = parameter.default
-            text = info.help or ""
+            text = (info.help or "").replace(r"\[", "[")
             if type(default) in (int, float, str):
                 text = f"{text.rstrip('.')} [{default}]."
             found.append(Knob(name, _flags(name, kind, info), str(group), text))

@@ -49,7 +49,7 @@ def preset_settings(name: str) -> dict[str, Any]:
         ConfigError: there is none of that name.
     """
     if name not in PRESETS:
-        near = did_you_mean(name, PRESETS)
-        raise ConfigError(f"There is no preset {name!r}.", f"{near} The presets: {', '.join(PRESETS)}.".lstrip())
+        hint = f"{did_you_mean(name, PRESETS)} The presets: {', '.join(PRESETS)}."
+        raise ConfigError(f"There is no preset {name!r}.", hint.lstrip())
     fields = asdict(PRESETS[name])
     return {f"model.{key}": value for key, value in fields.items() if key != "vocab_size"}

@@ -36,9 +36,8 @@ def test_training_loads_neither_the_compiler_nor_the_command_line() -> None:
 
 
 def test_help_needs_no_torch() -> None:
-    pytest.importorskip("gptscratch.cli.app")
-    for argument in ("--help", "--version"):
-        statement = f"sys.argv = ['gptscratch', '{argument}']\nfrom gptscratch.cli.app import main\n"
+    for arguments in (["--help"], ["train", "--help"]):
+        statement = f"sys.argv = ['gptscratch', *{arguments}]\nfrom gptscratch.cli.app import main\n"
         statement += "try: main()\nexcept SystemExit: pass"
         assert loaded_by(statement, ["torch", "numpy", "tokenizers"]) == []
 

@@ -113,7 +113,7 @@ def _exit_code(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except SystemExit as end:
-        # Rich and Typer end the program themselves where nobody reads the output any longer.
+        # Rich and Typer end the program themselves once the reader of the output has gone.
         gone = isinstance(end.__context__, BrokenPipeError)
         return 0 if gone else end.code if isinstance(end.code, int) else 1
     except OSError as error:

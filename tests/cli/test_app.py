@@ -1,0 +1,131 @@
+"""What all commands share: their help, their errors, their exit codes, and output that cannot be written."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from gptscratch.cli import options
+from gptscratch.cli.app import app
+
+Command = Callable[..., Any]
+
+COMMANDS = [command.name for command in app.registered_commands]
+
+
+def in_a_shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command line as a shell runs it; ``$gptscratch`` is the program."""
+    program = f"{sys.executable} -m gptscratch"
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line.replace("$gptscratch", program)],
+        capture_output=True, text=True, check=False, timeout=60, env=os.environ | environment,
+    )  # fmt: skip
+
+
+def words(text: str) -> str:
+    """The help without its frame and line breaks."""
+    return re.sub(r"[\s│╭╮╰╯─]+", " ", text)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_every_command_shows_each_help_text_with_its_default(
+    gptscratch: Command, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    shown = words(gptscratch(command, "--help").out)
+    for option in typer.main.get_command(app).commands[command].params:  # type: ignore[attr-defined]
+        assert words(option.help.replace(r"\[", "[")).strip() in shown, option.name
+
+
+def test_a_default_in_brackets_is_not_taken_for_markup(gptscratch: Command) -> None:
+    shown = words(gptscratch("train", "--help").out)
+    for default in ("[muon]", "[wsd]", "[utf-8]", "[strict]", "[text]"):
+        assert default in shown
+    assert options.plain("either [a] or b") == r"either \[a] or b"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["trian"], "There is no command 'trian'.", "Did you mean train?"),
+        (["list"], "There is no command 'list'.", "gptscratch info"),
+        (["generate"], "There is no command 'generate'.", "gptscratch sample"),
+        (["train", "--layer", "3"], "There is no option --layer.", "Did you mean --layers?"),
+        (["train", "--layers", "many"], "--layers: ", "gptscratch train --help"),
+        (["train", "--layers", "0"], "--layers: ", "gptscratch train --help"),
+        (["train", "--layers"], "--layers", "--help"),
+        (["score"], "FILE", "gptscratch score --help"),
+        (["train", "--preset", "smal"], "There is no preset 'smal'.", "Did you mean small?"),
+        (["train", "--set", "n_layr=1"], "There is no setting 'n_layr'.", "Did you mean n_layer?"),
+        (["train", "--position", "rop"], "position is 'rop'", "Did you mean rope?"),
+    ],
+)
+def test_wrong_arguments_are_one_style_of_error_that_says_what_to_do(
+    gptscratch: Command, arguments: list[str], message: str, hint: str
+) -> None:
+    ended = gptscratch(*arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith("error: ")
+    assert message in ended.err.splitlines()[0]
+    assert hint in ended.err.splitlines()[1]
+
+
+def test_help_is_a_command_too(gptscratch: Command) -> None:
+    assert gptscratch("help").out == gptscratch("--help").out
+    assert gptscratch("help", "score").out == gptscratch("score", "--help").out
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_the_version_says_what_a_report_of_a_problem_needs(
+    gptscratch: Command, home: Path, flag: str
+) -> None:
+    lines = gptscratch(flag).out.splitlines()
+    assert lines[0].startswith("gptscratch ")
+    assert [line.split()[0] for line in lines] == ["gptscratch", "Python", "home", "torch", "device"]
+    assert str(home) in lines[2]
+
+
+@pytest.mark.parametrize(("arguments", "resume"), [([], None), (["--resume"], ""), (["--resume", "a"], "a")])
+def test_train_needs_no_arguments_and_resume_no_run(arguments: list[str], resume: str | None) -> None:
+    command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
+    given = command.make_context("train", arguments).params
+    assert (given["corpus"] or None, given["resume"]) == (None, resume)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("command", ["--help", "train --help", "info --json"])
+def test_output_that_cannot_be_written_is_one_line_and_exit_code_1(command: str) -> None:
+    ended = in_a_shell(f"$gptscratch {command} > /dev/full")
+    assert ended.returncode == 1
+    assert ended.stderr == "error: The output cannot be written: No space left on device.\n"
+
+
+@pytest.mark.parametrize("command", ["--help", "train --help", "info --json"])
+def test_a_reader_who_has_gone_ends_a_command_quietly(command: str) -> None:
+    ended = in_a_shell(f"$gptscratch {command} | true")
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_stderr_that_cannot_be_written_does_not_end_a_command(corpus: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("a device of Linux")
+    line = (
+        f"$gptscratch tokenize {corpus} --tokenizer char 2> /dev/full && $gptscratch info nobody 2> /dev/full"
+    )
+    ended = in_a_shell(line)
+    assert ended.returncode == 2
+    assert "tokens" in ended.stdout
+
+
+def test_a_terminal_without_a_character_gets_its_escape(tale: Path) -> None:
+    ended = in_a_shell(f"$gptscratch sample {tale} -p 'Café' --max-tokens 2", PYTHONIOENCODING="ascii")
+    assert ended.returncode == 0
+    assert ended.stdout.startswith(r"Caf\xe9")
