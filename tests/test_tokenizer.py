@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
+from tokenizers import models
 
 from gptscratch.errors import TokenizerError
 from gptscratch.tokenizer import KINDS, Tokenizer, bpe_vocab_size, build_tokenizer, choose_tokenizer
@@ -248,11 +249,58 @@ def test_gpt2_files_load_with_and_without_the_version_line(header: str, tmp_path
         assert loaded.eot_id == tokenizer.eot_id
 
 
-@pytest.mark.parametrize("content", ["", "{}", "no json"])
-def test_broken_file_is_a_clear_error(content: str, tmp_path: Path) -> None:
-    (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
-    with pytest.raises(TokenizerError, match="no tokenizer that can be read"):
+@pytest.mark.parametrize("content", ["", "{}", "no json", "[" * 100_000, b"\xff", b"[1]"])
+def test_broken_file_is_a_clear_error(content: str | bytes, tmp_path: Path) -> None:
+    data = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / "tokenizer.json").write_bytes(data)
+    with pytest.raises(TokenizerError, match="not a tokenizer that can be read"):
         Tokenizer.load(tmp_path)
+
+
+FOREIGN_MODELS = (
+    models.WordLevel({"a": 0}, unk_token="[UNK]"),
+    models.WordPiece({"a": 0}, unk_token="[UNK]"),
+    models.Unigram([("a", 0.0)], None),
+    models.BPE({"a": 0}, [], unk_token="[UNK]"),
+)
+
+
+@pytest.mark.parametrize("model", FOREIGN_MODELS)
+@pytest.mark.parametrize("times", [1, 10_000])
+def test_text_that_a_tokenizer_of_others_cannot_encode_is_a_clear_error(
+    model: models.Model, times: int, tmp_path: Path
+) -> None:
+    library = tokenizers.Tokenizer(model)
+    library.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    library.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.encode("a " * times) == [0] * times
+    for use in (tokenizer.encode, tokenizer.spans):
+        with pytest.raises(TokenizerError, match="cannot encode the text"):
+            use("a b " * times)
+
+
+def test_a_panic_of_the_library_is_a_clear_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    spec = json.loads(made("byte").library.to_str())
+    spec["pre_tokenizer"] = {"type": "FixedLength", "length": 0}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+    with pytest.raises(TokenizerError, match="cannot encode the text"):
+        Tokenizer.load(tmp_path).encode("some text")
+    assert "panicked" in capfd.readouterr().err  # what the library writes itself
+
+
+def test_an_id_beyond_all_vocabularies_is_a_clear_error(tmp_path: Path) -> None:
+    spec = json.loads(made("byte").library.to_str())
+    spec["model"]["vocab"]["a"] = 2**31
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
+    with pytest.raises(TokenizerError, match="token id 2,147,483,648"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_text_named_as_tokenizer_is_said_not_to_be_one(tmp_path: Path) -> None:
+    (tmp_path / "story.txt").write_text("Once upon a time")
+    with pytest.raises(TokenizerError, match=r"story\.txt is not a tokenizer\."):
+        Tokenizer.load(tmp_path / "story.txt")
 
 
 def test_an_id_outside_the_vocabulary_is_a_clear_error() -> None:

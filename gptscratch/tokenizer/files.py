@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from gptscratch import paths
 from gptscratch.errors import TokenizerError
 from gptscratch.tokenizer.build import END_OF_TEXT, KINDS
+
+MOST_IDS = 1 << 24  # larger than any vocabulary: its embedding alone would take gigabytes
 
 
 def load_library_tokenizer(name_or_path: str | Path) -> Tokenizer:
@@ -30,7 +35,13 @@ def load_library_tokenizer(name_or_path: str | Path) -> Tokenizer:
             f"{path} holds no tokenizer.", "A folder needs a tokenizer.json, or vocab.json and merges.txt."
         )
     if path.suffix == ".txt":
-        return _from_gpt2_files(path.with_name("vocab.json"), path)
+        vocab = path.with_name("vocab.json")
+        if path.name != "merges.txt" and not vocab.is_file():
+            raise TokenizerError(
+                f"{path} is not a tokenizer.",
+                "Name a tokenizer.json, or the merges.txt of GPT-2 with vocab.json in the same folder.",
+            )
+        return _from_gpt2_files(vocab, path)
     if path.name == "vocab.json":
         return _from_gpt2_files(path, path.with_name("merges.txt"))
     return _from_file(path)
@@ -53,14 +64,41 @@ def _existing(name_or_path: str | Path) -> Path:
     )
 
 
-def _from_file(path: Path) -> Tokenizer:
+@contextmanager
+def library_errors(message: str, hint: str = "") -> Iterator[None]:
+    """Turn what the library raises into a TokenizerError: the bare Exception, and for a panic of its Rust
+    code a PanicException, which is not even an Exception.
+    """
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises the bare class for every fault
-        raise TokenizerError(
-            f"{path} is no tokenizer that can be read: {error}.",
-            "Expected is a tokenizer.json as the tokenizers library writes it.",
-        ) from None
+        yield
+    except BaseException as error:
+        if type(error) is Exception or type(error).__name__ == "PanicException":
+            raise TokenizerError(f"{message}: {str(error).strip().rstrip('.')[:300]}.", hint) from None
+        raise
+
+
+def _from_file(path: Path) -> Tokenizer:
+    hint = "Expected is a tokenizer.json as the tokenizers library writes it."
+    try:
+        text = path.read_text(encoding="utf-8")
+        spec = json.loads(text)
+        _require_small_ids(path, spec)
+    except (OSError, ValueError, RecursionError) as error:
+        raise TokenizerError(f"{path} is not a tokenizer that can be read: {error}.", hint) from None
+    with library_errors(f"{path} is not a tokenizer that can be read", hint):
+        return Tokenizer.from_str(text)
+
+
+def _require_small_ids(path: Path, spec: Any) -> None:
+    """The library takes memory for every id up to the largest, and the process ends where there is none."""
+    try:
+        vocab, added = spec["model"]["vocab"], spec.get("added_tokens") or []
+        ids = [*(vocab.values() if isinstance(vocab, dict) else ()), *(token["id"] for token in added)]
+    except (AttributeError, KeyError, TypeError):
+        return  # not a tokenizer, as the library will say
+    largest = max((i for i in ids if isinstance(i, int)), default=0)
+    if largest >= MOST_IDS:
+        raise TokenizerError(f"{path} has the token id {largest:,}: ids must be below {MOST_IDS:,}.")
 
 
 def _from_gpt2_files(vocab_file: Path, merges_file: Path) -> Tokenizer:
@@ -72,14 +110,12 @@ def _from_gpt2_files(vocab_file: Path, merges_file: Path) -> Tokenizer:
         raise TokenizerError(
             f"{error.filename} is missing.", "GPT-2's tokenizer is two files: vocab.json and merges.txt."
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TokenizerError(f"{vocab_file} or {merges_file} cannot be read: {error}.") from None
     first = 1 if lines[0].startswith("#version") else 0  # "# #" is a real merge: only this line is skipped
     merges = [(left, right) for left, _, right in (line.partition(" ") for line in lines[first:]) if right]
-    try:
+    with library_errors(f"{vocab_file} and {merges_file} do not fit together"):
         tokenizer = Tokenizer(models.BPE(vocab, merges))
-    except Exception as error:  # the library raises the bare class for every fault
-        raise TokenizerError(f"{vocab_file} and {merges_file} do not fit together: {error}.") from None
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     if END_OF_TEXT in vocab:

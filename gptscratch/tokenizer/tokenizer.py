@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gptscratch.errors import TokenizerError
 from gptscratch.tokenizer.build import END_OF_TEXT, UNKNOWN, WORD, byte_letters
 from gptscratch.tokenizer.cut import cutter_for
-from gptscratch.tokenizer.files import load_library_tokenizer
+from gptscratch.tokenizer.files import library_errors, load_library_tokenizer
 from gptscratch.tokenizer.memo import Memo
 from gptscratch.tokenizer.stream import DecodeStream
 
@@ -28,6 +28,11 @@ Ids = NDArray[np.unsignedinteger[Any]]
 Lengths = NDArray[np.int64]
 
 _BULK = 1 << 14  # characters, from which on remembering pieces pays
+
+_CANNOT_ENCODE = (
+    "this tokenizer cannot encode the text",
+    "Does its tokenizer.json name an unknown token for what its vocabulary lacks?",
+)
 
 # What the makers of published tokenizers call the end of a document, ours first.
 _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
@@ -109,9 +114,10 @@ class Tokenizer:
             return np.zeros(0, self.dtype), np.zeros(0, np.int64)
         if self.kind in ("char", "byte"):
             return self._encode_by_table([self._normalized(text) for text in texts])
-        if self._memo and sum(map(len, texts)) >= _BULK:
-            return self._memo.encode(texts)
-        found = self.library.encode_batch_fast(list(texts), add_special_tokens=False)
+        with library_errors(*_CANNOT_ENCODE):
+            if self._memo and sum(map(len, texts)) >= _BULK:
+                return self._memo.encode(texts)
+            found = self.library.encode_batch_fast(list(texts), add_special_tokens=False)
         lengths = np.array([len(encoding) for encoding in found], np.int64)
         return np.concatenate([np.array(encoding.ids, self.dtype) for encoding in found]), lengths
 
@@ -127,7 +133,8 @@ class Tokenizer:
             raise TokenizerError(
                 f"{wrong} is no token: this tokenizer has the ids 0 to {self.vocab_size - 1}."
             )
-        return self.library.decode(ids, skip_special_tokens=skip_special)
+        with library_errors("this tokenizer cannot decode these ids"):
+            return self.library.decode(ids, skip_special_tokens=skip_special)
 
     def stream(self, *, after: str = "") -> DecodeStream:
         """A decoder to feed with one id after the other, which go on from the text ``after``."""
@@ -156,7 +163,8 @@ class Tokenizer:
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
         """(id, start, end) of a text's tokens, in characters; parts of a character share its place."""
-        encoding = self.library.encode(text, add_special_tokens=False)
+        with library_errors(*_CANNOT_ENCODE):
+            encoding = self.library.encode(text, add_special_tokens=False)
         return [(i, *offsets) for i, offsets in zip(encoding.ids, encoding.offsets, strict=True)]
 
     def piece(self, token_id: int) -> str:
