@@ -1,7 +1,7 @@
-"""The library without its command line: train, load, sample, read logits, and a loop of one's own.
+"""The library without its command line: train, load, sample, compute logits, and a custom training loop.
 
 python examples/python_api.py TEXT            a few minutes on a laptop
-python examples/python_api.py --small TEXT    seconds: to see whether everything works
+python examples/python_api.py --small TEXT    a few seconds, to check that everything works
 """
 
 import argparse
@@ -17,7 +17,7 @@ from gptscratch.training.schedule import make_schedule
 
 
 def train_and_sample(text: str, steps: int, width: int) -> None:
-    """What the command line does, in two calls; settings are those of docs/config.md."""
+    """What the command line does, in two calls; docs/config.md lists all settings."""
     result = train(text, tokenizer="char", n_layer=2, d_model=width, n_head=2, steps=steps)
     gpt = load(result.run)
     print(f"{result.run}: validation loss {result.evaluation.val_loss:.3f} after {result.step} steps")
@@ -25,7 +25,7 @@ def train_and_sample(text: str, steps: int, width: int) -> None:
 
 
 def logits_of(preset: str) -> None:
-    """A model is a config and a call: token ids in, a score for every next token out."""
+    """Build a model from a config and call it: token ids in, logits out."""
     model = GPT(PRESETS[preset]).eval()
     token_ids = torch.tensor([[1, 2, 3]])
     with torch.no_grad():
@@ -44,8 +44,8 @@ def own_loop(text: str, steps: int, width: int) -> None:
     optimizer = make_optimizer(
         model,
         optimizer="muon",
-        learning_rate=0.05,  # of the blocks' matrices
-        adamw_learning_rate=0.01,  # of everything else
+        learning_rate=0.05,  # for the matrices of the blocks
+        adamw_learning_rate=0.01,  # for all other parameters
         weight_decay=0.01,
         betas=(0.9, 0.95),
         momentum=0.95,
@@ -67,7 +67,9 @@ def own_loop(text: str, steps: int, width: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("text", help="a file of plain text")
-    parser.add_argument("--small", action="store_true", help="small numbers, to see whether it works")
+    parser.add_argument(
+        "--small", action="store_true", help="use small numbers, for a quick check"
+    )
     given = parser.parse_args()
     steps, width = (10, 32) if given.small else (1000, 128)
     train_and_sample(given.text, steps, width)

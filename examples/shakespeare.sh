@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# A small character model of a text: train it, look at it, let it write.
+# Trains a small character-level model on a text, lists the runs, and prints a sample.
 #
 #   examples/shakespeare.sh TEXT            a few minutes on a laptop
-#   examples/shakespeare.sh --small TEXT    seconds: to see whether everything works
+#   examples/shakespeare.sh --small TEXT    a few seconds, to check that everything works
 set -euo pipefail
 
 size=(--layers 4 --heads 4 --d-model 128 --context-length 64 --steps 2000)

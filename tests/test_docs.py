@@ -1,9 +1,11 @@
-"""What the documents say is so: commands run, Python runs, excerpts stand in the code, links lead somewhere.
+"""The documents are true: commands run, Python runs and prints what the page shows, excerpts match the code.
 
-Each page is one test: its blocks run from top to bottom in a folder of their own. Of ``sh`` blocks every
-command of gptscratch runs, in this process; all other commands must be ones that .ci/run runs, or be named in
-``BY_HAND``. ``python`` blocks run in one namespace, but for those whose first line names a file: excerpts.
-To be quick, numbers are made small on the way (``SMALL``, ``small_python``); nothing else is changed.
+Each page is one test: its blocks run from top to bottom in a temporary folder. In ``sh`` blocks every
+``gptscratch`` command runs, in this process; every other command must be one that .ci/run runs, a script of
+this repository that has the options given, or be listed in ``BY_HAND``. ``python`` blocks run in one
+namespace; a ``text`` block directly under one is its output (``python docs/outputs.py --update PAGE`` writes
+it). A Python block whose first line names a file of the package is an excerpt of that file. To keep the tests
+fast, commands get small numbers (``SMALL``).
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ import io
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -27,44 +30,64 @@ from gptscratch.cli import app, train
 from gptscratch.training.trainer import TrainResult
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 CI = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
-# Options whose value is made small, on whatever command they stand.
+
+def _module(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+outputs = _module(ROOT / "docs" / "outputs.py")
+Block = outputs.Block
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
+BLOCKS = {page: list(outputs.blocks_of(page)) for page in PAGES}
+
+# Options that get a small value in every command.
 SMALL = {
-    "--steps": "4", "--minutes": "0.02", "--epochs": "0.05", "--tokens": "256",
+    "--steps": "4", "--minutes": "0.02", "--hours": "0.0004", "--epochs": "0.05", "--tokens": "256",
     "--layers": "1", "--heads": "2", "--kv-heads": "1", "--d-model": "32", "--d-ff": "32",
     "--context-length": "16", "--batch-size": "4", "--micro-batch": "2", "--vocab-size": "300",
     "--eval-interval": "2", "--save-interval": "2", "--max-tokens": "8",
 }  # fmt: skip
-HORIZONS = {"--steps", "--minutes", "--epochs", "--tokens"}
-# What a new run gets besides: these come last and win, also over a preset or a config file.
+LENGTHS = {"--steps", "--minutes", "--hours", "--epochs", "--tokens"}
+# Settings of each new run: they come last, so they also replace those of a preset or a config file.
 SHAPE = ("n_layer=1", "n_head=2", "d_model=32", "context_length=16", "batch_size=4", "micro_batch=2")
 
-BY_HAND = ("python3 -m venv ", ". .venv/bin/activate", "pre-commit ")
-
-
-class Block(NamedTuple):
-    language: str
-    text: str
-    line: int
-
-
-def blocks_of(page: Path) -> Iterator[Block]:
-    text = page.read_text(encoding="utf-8")
-    for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-        yield Block(match[1], match[2], text[: match.start()].count("\n") + 1)
-
-
-def is_excerpt(block: Block) -> bool:
-    return block.language == "python" and block.text.startswith("# gptscratch/")
+BY_HAND = (
+    "python3 -m venv ",
+    ". .venv/bin/activate",
+    "pre-commit ",
+    "cd ",
+    "rm -r",
+    "export GPTSCRATCH_HOME=",
+)
+COMMANDS = ("gptscratch ", "python ", "pip ", "pytest", "examples/")
 
 
 def name_of(page: Path) -> str:
-    return str(page.relative_to(ROOT))
+    return page.relative_to(ROOT).as_posix()
 
 
-def commands_of(block: Block) -> Iterator[str]:
+def pages_with(wanted: Callable[[Any], bool]) -> pytest.MarkDecorator:
+    """A test of each page that has such a block."""
+    chosen = [page for page, blocks in BLOCKS.items() if any(map(wanted, blocks))]
+    assert chosen
+    return pytest.mark.parametrize("page", chosen, ids=name_of)
+
+
+def runs(block: Any) -> bool:
+    """Whether something of a block is executed."""
+    if block.language == "sh":
+        return any(command.startswith("gptscratch ") for command in commands_of(block))
+    return block.language == "python" and not outputs.is_excerpt(block)
+
+
+def commands_of(block: Any) -> Iterator[str]:
     """Each command of a shell block: continued lines joined, ``a && b`` taken apart."""
     for line in block.text.replace("\\\n", " ").splitlines():
         bare = line.partition("  #")[0].strip()
@@ -73,13 +96,13 @@ def commands_of(block: Block) -> Iterator[str]:
 
 
 def small_command(arguments: list[str]) -> list[str]:
-    """The same command with small numbers, and a small text where it names none."""
+    """The same command with small numbers, and a small text if it names none."""
     values = [None, *arguments[:-1]]
     small = [SMALL.get(str(before), word) for before, word in zip(values, arguments, strict=True)]
     if small[0] == "train" and "--resume" not in small:
         if len(small) == 1 or small[1].startswith("-"):
             small.insert(1, "corpus.txt")
-        if not HORIZONS & set(small):
+        if not LENGTHS & set(small):
             small += ["--steps", SMALL["--steps"]]
         small += [word for pair in SHAPE for word in ("--set", pair)]
     return small
@@ -91,16 +114,27 @@ def small_python(code: str) -> str:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with every file that the pages name."""
+def desk(tmp_path: Path, corpus: Path, tale: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with every file that the pages name, and a finished run ``my-run``."""
+    shutil.copytree(tale, tale.with_name("my-run"))
     text = corpus.read_text(encoding="utf-8")
     desk = tmp_path / "desk"
     (desk / "notes").mkdir(parents=True)
-    for name in ("corpus.txt", "tinyshakespeare.txt", "more.txt", "notes/one.md", "notes/two.md"):
+    for name in (
+        "corpus.txt",
+        "tinyshakespeare.txt",
+        "more.txt",
+        "story.txt",
+        "notes/one.md",
+        "notes/two.md",
+    ):
         (desk / name).write_text(text, encoding="utf-8")
-    rows = text.splitlines()
-    (desk / "stories.jsonl").write_text("".join(json.dumps({"story": row}) + "\n" for row in rows))
-    (desk / "reviews.csv").write_text("id,review\n" + "".join(f"{i},{row}\n" for i, row in enumerate(rows)))
+    (desk / "questions.txt").write_text("the fox\na dog\n")
+    lines = text.splitlines()
+    (desk / "stories.jsonl").write_text("".join(json.dumps({"story": line}) + "\n" for line in lines))
+    (desk / "reviews.csv").write_text(
+        "id,review\n" + "".join(f"{i},{line}\n" for i, line in enumerate(lines))
+    )
     monkeypatch.chdir(desk)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
     return desk
@@ -115,60 +149,129 @@ def run_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not left.value.code, f"{command}: exit code {left.value.code}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pages_with(runs)
 @pytest.mark.usefixtures("desk")
-def test_everything_on_the_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_and_python_block_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session: dict[str, Any] = {"__name__": "page"}
-    for block in blocks_of(page):
+    for block in BLOCKS[page]:
         if block.language == "sh":
             for command in commands_of(block):
                 if command.startswith("gptscratch "):
                     run_command(command, monkeypatch)
-        elif block.language == "python" and not is_excerpt(block):
+        elif runs(block):
             if "transformers" in block.text:
                 pytest.importorskip("transformers")
-            exec(compile("\n" * block.line + small_python(block.text), page, "exec"), session)
+            shown = outputs.run_block(block, page, session, small_python)
+            if block.output is not None:
+                where = f"{name_of(page)}:{block.line}: run python docs/outputs.py --update {name_of(page)}"
+                assert outputs.same_output(shown, block.output), f"{where}\n{shown}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_other_command_is_one_that_ci_runs(page: Path) -> None:
-    for block in blocks_of(page):
+@pages_with(lambda block: block.language == "sh")
+def test_every_other_command_is_one_that_ci_runs_or_a_benchmark(page: Path) -> None:
+    for block in BLOCKS[page]:
         for command in commands_of(block) if block.language == "sh" else ():
-            known = command.startswith(("gptscratch ", "examples/", "python examples/", *BY_HAND))
-            assert known or command in CI, command
+            script = re.search(r"python (tests/benchmarks/\w+\.py|docs/\w+\.py|examples/\S+\.py)", command)
+            if script:
+                source = (ROOT / script[1]).read_text(encoding="utf-8")
+                for option in re.findall(
+                    r"(?<= )--[a-z-]+", command.partition(script[1])[2].partition(" gptscratch ")[0]
+                ):
+                    assert f'"{option}"' in source, f"{script[1]} has no option {option}: {command}"
+            else:
+                known = command.startswith(("gptscratch ", "examples/", *BY_HAND)) or command in CI
+                assert known, command
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_excerpt_stands_in_its_file(page: Path) -> None:
-    for block in filter(is_excerpt, blocks_of(page)):
+def test_every_command_is_in_a_shell_block() -> None:
+    """A command in an indented block would never be run."""
+    for page in PAGES:
+        text = outputs.FENCE.sub(lambda fence: "\n" * fence[0].count("\n"), page.read_text(encoding="utf-8"))
+        for number, line in enumerate(text.splitlines(), 1):
+            assert not line.startswith(tuple(f"    {command}" for command in COMMANDS)), f"{page}:{number}"
+
+
+@pages_with(outputs.is_excerpt)
+def test_every_excerpt_is_in_its_file(page: Path) -> None:
+    for block in filter(outputs.is_excerpt, BLOCKS[page]):
         first, *lines = (line.strip() for line in block.text.strip().splitlines())
-        code = [line.strip() for line in (ROOT / first.removeprefix("# ")).read_text("utf-8").splitlines()]
-        found = any(code[i : i + len(lines)] == lines for i in range(len(code)))
-        assert found, f"{name_of(page)}:{block.line}: {first} says something else now"
+        file = first.removeprefix("# ")
+        where = f"{name_of(page)}:{block.line}"
+        assert (ROOT / file).is_file(), f"{where}: {file} does not exist; found in {files_with(lines)}"
+        assert has_lines(ROOT / file, lines), f"{where}: not in {file}; found in {files_with(lines)}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_link_and_every_file_named_is_there(page: Path) -> None:
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
-        assert target.startswith("https://") or (page.parent / target).exists(), target
-    for file in re.findall(r"`((?:gptscratch|tests|docs|examples)/[\w/.-]+)`", text):
-        assert (ROOT / file).exists(), file
+def has_lines(file: Path, lines: list[str]) -> bool:
+    code = [line.strip() for line in file.read_text("utf-8").splitlines()]
+    return any(code[i : i + len(lines)] == lines for i in range(len(code)))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_name_said_to_be_in_a_file_is_there(page: Path) -> None:
-    """``*Read: `Block` in `gptscratch/model/gpt.py`.*``, and the lines of tables that name both."""
-    text = page.read_text(encoding="utf-8")
-    said = re.findall(r"((?:`[\w.]+`(?:,| and)?\s+)+)in\s+`(gptscratch/[\w/]+\.py)`", text)
-    for names, file in said:
-        code = (ROOT / file).read_text(encoding="utf-8")
-        for name in re.findall(r"`([\w.]+)`", names):
-            last = name.rpartition(".")[2]
-            assert re.search(rf"^\s*(def|class) {last}\b|^{last}\b", code, re.MULTILINE), f"{name} in {file}"
+def files_with(lines: list[str]) -> list[str]:
+    return [name_of(file) for file in (ROOT / "gptscratch").rglob("*.py") if has_lines(file, lines)]
 
 
-def test_the_generated_pages_are_what_the_code_says() -> None:
+def test_every_link_and_every_named_file_exists() -> None:
+    for page in PAGES:
+        text = outputs.FENCE.sub("", page.read_text(encoding="utf-8"))
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(#[^)]*)?\)", text):
+            file = page.parent / target if target else page
+            assert target.startswith("https://") or file.exists(), f"{page}: {target}"
+            if anchor and file.suffix == ".md" and not target.startswith("https://"):
+                assert anchor[1:] in anchors_of(file), f"{name_of(page)}: {target}{anchor}"
+        for named in re.findall(r"`((?:gptscratch|tests|docs|examples)/[\w/.-]+)`", text):
+            assert (ROOT / named).exists(), f"{name_of(page)}: {named}"
+
+
+def anchors_of(page: Path) -> set[str]:
+    """The anchors that GitHub makes of the headings of a page."""
+    text = outputs.FENCE.sub("", page.read_text(encoding="utf-8"))
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_name_said_to_be_in_a_file_is_there() -> None:
+    """``*Code: `Block` in `gptscratch/model/gpt.py`.*``, and the lines of tables that name both."""
+    found = 0
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for names, file in re.findall(r"((?:`[\w.]+`(?:,| and)?\s+)+)in\s+`(gptscratch/[\w/]+\.py)`", text):
+            code = (ROOT / file).read_text(encoding="utf-8")
+            for name in re.findall(r"`([\w.]+)`", names):
+                last = name.rpartition(".")[2]
+                defined = rf"^\s*(def|class) {last}\b|^{last}\b"
+                assert re.search(defined, code, re.MULTILINE), f"{name_of(page)}: {name} in {file}"
+                found += 1
+    assert found
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected", "same"),
+    [
+        ("loss 1.52\n", "loss 1.50\n", True),
+        ("loss 1.62\n", "loss 1.50\n", False),
+        ("shape (8, 16)\n", "shape (8, 17)\n", False),
+        ("0.01\n", "0.02\n", True),
+        ("a 1.0\n", "b 1.0\n", False),
+        ("1.0 2.0\n", "1.0\n", False),
+    ],
+)
+def test_outputs_are_compared_with_a_tolerance_for_numbers_only(
+    shown: str, expected: str, same: bool
+) -> None:
+    assert outputs.same_output(shown, expected) is same
+
+
+def test_outputs_of_a_page_are_rewritten_with_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPTSCRATCH_HOME", "")  # restored afterwards
+    page = tmp_path / "page.md"
+    page.write_text("```python\nx = 6 * 7\nprint(x)\n```\n\n```text\n41\n```\n\nEnd.\n", encoding="utf-8")
+    assert outputs.main([str(page)]) == 1
+    assert outputs.main(["--update", str(page)]) == 0
+    assert outputs.main([str(page)]) == 0
+    assert page.read_text(encoding="utf-8").endswith("```text\n42\n```\n\nEnd.\n")
+
+
+def test_the_generated_pages_match_the_code() -> None:
     generate = _module(ROOT / "docs" / "generate.py")
     for name, page in generate.PAGES.items():
         stale = f"docs/{name} is stale: run python docs/generate.py"
@@ -196,18 +299,14 @@ def test_the_format_page_names_every_field(fit: Callable[..., TrainResult], home
     assert written - named == set()
 
 
-def test_the_readmes_test_command_is_what_ci_runs() -> None:
-    readme = [c for b in blocks_of(ROOT / "README.md") if b.language == "sh" for c in commands_of(b)]
+def test_the_test_command_of_the_readme_is_what_ci_runs() -> None:
+    readme = [
+        command
+        for block in BLOCKS[ROOT / "README.md"]
+        if block.language == "sh"
+        for command in commands_of(block)
+    ]
     lines = [line.strip() for line in CI.splitlines()]
     assert "pip install -e '.[dev]'" in readme
     assert "pytest" in readme
     assert lines.index("pip install -e '.[dev]'") < lines.index("pytest")
-
-
-def _module(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -1,4 +1,4 @@
-"""What stands in examples/ runs, and the benchmarks know the package as it is."""
+"""The examples run in a small size, and the benchmarks can be imported."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_table(file: Path, texts: list[str]) -> None:
 
 
 @pytest.mark.parametrize("script", BENCHMARKS, ids=lambda script: script.stem)
-def test_a_benchmark_finds_all_that_it_imports(script: Path) -> None:
+def test_a_benchmark_can_be_imported(script: Path) -> None:
     assert "annotations" in runpy.run_path(str(script))
 
 
@@ -95,6 +95,19 @@ def test_the_experiment_of_the_reviews_runs_from_table_to_results(tmp_path: Path
     )
     for name in ("reviews-onecycle", "reviews-constant", "reviews-ours"):
         assert name in shown
+
+
+def test_the_python_example_trains_and_samples(corpus: Path, tmp_path: Path) -> None:
+    shown = run(sys.executable, str(EXAMPLES / "python_api.py"), "--small", str(corpus), home=tmp_path)
+    assert "validation loss" in shown
+    assert "logits (1, 3, " in shown
+    assert "step 9: loss" in shown
+
+
+def test_the_shell_example_trains_and_samples(corpus: Path, tmp_path: Path) -> None:
+    shown = run("bash", str(EXAMPLES / "shakespeare.sh"), "--small", str(corpus), home=tmp_path)
+    assert "result " in shown
+    assert len(shown) > 500  # the sample has 500 characters
 
 
 def test_overlapping_windows_score_every_word_once() -> None:

@@ -2,8 +2,8 @@
 
 python examples/reviews/prepare.py reviews.csv.gz FOLDER
 
-Tags go and each review becomes one line, so that there are words to predict and nothing else. The side of a
-review is decided by a hash of its text: equal reviews are on one side.
+HTML tags are removed and each review becomes one line. A hash of the text decides the part to which a review
+belongs, so that equal reviews are in the same part.
 """
 
 import csv

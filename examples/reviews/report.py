@@ -1,9 +1,9 @@
-"""What the runs came to: a table on the terminal, and their curves as a picture.
+"""Prints a table of the results of runs, and draws their learning curves.
 
-python examples/reviews/report.py PICTURE RUN...      the picture wants: pip install 'gptscratch[plot]'
+python examples/reviews/report.py PICTURE RUN...      (the picture needs matplotlib)
 
-Loss, accuracy and perplexity are those of the evaluations along the way, each on a fixed part of the
-validation reviews; the table's are of the best checkpoint on the whole of them.
+The curves show the evaluations during training, on a fixed part of the validation reviews. The table shows
+the best checkpoint, scored at the end.
 """
 
 import json
@@ -18,7 +18,7 @@ TARGET = {"loss": 4.967, "accuracy": 20.68, "perplexity": math.exp(4.967)}
 
 
 def evaluations(run: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl with a validation loss, each with the tokens and minutes so far."""
+    """The records of metrics.jsonl with a validation loss, each with the tokens and minutes at that time."""
     found, seconds, tokens = [], 0.0, 0
     for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
@@ -46,14 +46,14 @@ def draw(runs: list[Path], picture: str) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        print("no picture: pip install 'gptscratch[plot]'")
+        print("No picture was made: it needs matplotlib.")
         return
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     axes = figure.subplots(1, 3)
     for axis, (name, goal) in zip(axes, TARGET.items(), strict=True):
         for run in runs:
             found = evaluations(run)
-            part = found[0]["val_tokens"]  # the table's evaluation is of more
+            part = found[0]["val_tokens"]  # the final evaluation uses more tokens
             points = [p for p in found if p["val_tokens"] == part]
             values = {
                 "loss": [p["val_loss"] for p in points],
@@ -61,10 +61,10 @@ def draw(runs: list[Path], picture: str) -> None:
                 "perplexity": [p["val_perplexity"] for p in points],
             }[name]
             axis.plot([p["tokens"] / 1e6 for p in points], values, marker=".", label=run.name)
-        axis.axhline(goal, color="grey", linestyle=":", label="the older project, 20 epochs")
+        axis.axhline(goal, color="gray", linestyle=":", label="the older project, 20 epochs")
         axis.set_xlabel("million words seen")
         axis.set_xscale("log")
-        axis.set_title({"loss": "validation loss, nats a word", "accuracy": "accuracy, %"}.get(name, name))
+        axis.set_title({"loss": "validation loss, nats/word", "accuracy": "accuracy, %"}.get(name, name))
     axes[1].set_ylim(bottom=5)
     axes[2].set_yscale("log")
     axes[0].legend(fontsize=8)

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Next-word models of film reviews: an older project's two settings, shortened, and ours. Two hours on two cores.
+# Trains word-level models on film reviews: two settings of an older project, shortened, and two of gptscratch.
+# Takes two hours on two cores.
 #
 #   examples/reviews/run.sh TABLE FOLDER            TABLE: a .csv or .csv.gz with a column "review"
-#   examples/reviews/run.sh --small TABLE FOLDER    seconds: to see whether everything works
+#   examples/reviews/run.sh --small TABLE FOLDER    a few seconds, to check that everything works
 set -euo pipefail
 
-# Ours are scored on all of the validation part at the end, the older settings on a sixth of it.
-ours=(--minutes 60) bpe=(--minutes 15)
+# The last two are scored on the whole validation set at the end, the older settings on a sixth of it.
+new=(--minutes 60) bpe=(--minutes 15)
 small=(--steps 1000 --batch-size 16 --eval-interval 100) large=(--steps 400 --batch-size 16 --eval-interval 40)
 words=(--tokenizer word --min-frequency 5)
 body=(--layers 4 --heads 6 --d-model 384 --context-length 256)
@@ -14,7 +15,7 @@ small_body=(--layers 2 --heads 2 --d-model 256 --context-length 256)
 large_body=(--layers 3 --heads 12 --d-model 768 --context-length 256)
 parts=(--adaptive-cutoffs 4000 --adaptive-cutoffs 16000)
 if [[ ${1:-} == --small ]]; then
-  ours=(--steps 3) bpe=(--steps 3) small=(--steps 3) large=(--steps 3)
+  new=(--steps 3) bpe=(--steps 3) small=(--steps 3) large=(--steps 3)
   words=(--tokenizer word)
   body=(--layers 1 --heads 2 --d-model 32 --context-length 32)
   small_body=("${body[@]}")
@@ -37,8 +38,8 @@ gptscratch train "${reviews[@]}" "${bare[@]}" "${gpt1[@]}" "${small_body[@]}" \
 gptscratch train "${reviews[@]}" "${bare[@]}" "${gpt1[@]}" "${large_body[@]}" \
   --schedule constant --learning-rate 0.0003 "${large[@]}" --set final_eval_tokens=200000 --name reviews-constant
 gptscratch train "${reviews[@]}" "${bare[@]}" "${body[@]}" "${parts[@]}" --output-bias \
-  "${ours[@]}" --set final_eval_tokens=1000000000 --name reviews-ours
-# Case and punctuation kept: its bits per byte can be compared with any other model's.
+  "${new[@]}" --set final_eval_tokens=1000000000 --name reviews-ours
+# Keeps case and punctuation, so its bits per byte can be compared with those of other models.
 gptscratch train "${reviews[@]}" --tokenizer bpe "${bpe[@]}" --set final_eval_tokens=1000000000 --name reviews-bpe
 
 python "$here/score.py" reviews-ours

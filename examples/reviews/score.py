@@ -1,10 +1,10 @@
-"""Scores runs on the whole validation part as a reader would: every word after the words before it.
+"""Scores runs on the whole validation set with overlapping windows.
 
 python examples/reviews/score.py RUN...
 
-The evaluation at the end of a training cuts the text into windows side by side, so that a window's first
-words have nothing before them. Here windows overlap: each word but the very first has at least half a
-context before it. The ends of reviews are not counted, since the older project did not predict them.
+The evaluation at the end of training uses adjacent windows, so that the first words of a window have no
+context. Here windows overlap: each word except the first ones has at least half a context before it. The ends of
+reviews are not counted, because the older project did not predict them.
 """
 
 import sys
