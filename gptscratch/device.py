@@ -13,7 +13,7 @@ from functools import cache
 
 import torch
 
-from gptscratch.errors import ConfigError
+from gptscratch.errors import ConfigError, RunError
 from gptscratch.linear import linear
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -115,6 +115,25 @@ def peak_memory() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On a CPU torch has no type of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+@contextlib.contextmanager
+def out_of_memory(when: str) -> Iterator[None]:
+    """Turn memory that runs out, where nothing smaller can be tried, into one clear line."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunError(
+            f"Out of memory {when}, with one sequence at a time.",
+            "Try a smaller --context-length, --d-model or --layers, or end other programs.",
+        ) from None
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:

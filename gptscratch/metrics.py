@@ -37,12 +37,20 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def rewind_metrics(path: Path, step: int) -> bool:
-    """Forget what a resumed run will report again: steps after ``step``, and evaluations from it on.
+    """Forget what a resumed run will report again: all after ``step``, and the evaluation at the end.
 
-    Returns whether this step itself had been evaluated.
+    That one is the second of its step.
+
+    Returns whether this step itself was evaluated.
     """
     records = read_metrics(path)
-    kept = [r for r in records if r["step"] < step or (r["step"] == step and "train_loss" in r)]
+    seen: set[tuple[int, bool]] = set()
+    kept = []
+    for record in records:
+        kind = (record["step"], "val_loss" in record)
+        if record["step"] <= step and kind not in seen:
+            kept.append(record)
+        seen.add(kind)
     temporary = path.with_name(path.name + ".tmp")
     with disk_errors(f"writing {path}"):
         temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")

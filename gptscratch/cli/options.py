@@ -259,7 +259,7 @@ def documents_of(mask: bool, pad: bool) -> str | None:
 _NAMES = {"vocab_size": "data.vocab_size"}  # on the command line it is the tokenizer's
 
 
-HORIZONS = {"train.steps", "train.epochs", "train.tokens", "train.minutes"}
+HORIZONS = {"train.steps", "train.epochs", "train.tokens", "train.minutes", "train.max_steps"}
 
 
 def _settings_file(path: Path) -> dict[str, Any]:

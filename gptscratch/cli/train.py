@@ -152,7 +152,7 @@ def train(
         return
     with view:
         if resume is not None:
-            result = trainer.resume(resume or None, anneal=anneal, listen=view, started=STARTED, **settings)
+            result = trainer.resume(resume or None, anneal=anneal, listen=view, **settings)
         else:
             result = trainer.train(
                 (), out=out, init_from=init_from, replace_run=force, anneal=anneal, listen=view,

@@ -22,6 +22,7 @@ class TrainConfig:
     epochs: float = 0.0  # horizon: passes over the training tokens
     tokens: int = 0  # horizon: tokens seen
     minutes: float = 0.0  # horizon: wall-clock time of the whole command
+    max_steps: int = 0  # with minutes: the most optimizer updates in that time; 0: as many as fit
     batch_size: int = 0  # sequences per step, over all micro-batches and ranks
     micro_batch: int = 0  # sequences per forward and backward pass
     documents: str = "packed"  # in a row: many; blind to one another: --mask-documents; one: --pad-documents
@@ -59,13 +60,19 @@ class TrainConfig:
         )
         for name in ("steps", "epochs", "tokens", "minutes", "batch_size", "micro_batch", "learning_rate",
                      "adamw_learning_rate", "grad_clip", "log_interval", "eval_interval", "save_interval",
-                     "eval_tokens", "final_eval_tokens", "patience"):  # fmt: skip
+                     "eval_tokens", "final_eval_tokens", "patience", "max_steps"):  # fmt: skip
             value = getattr(self, name)
+            require(math.isfinite(value), f"{name} is {value}: it must be a finite number.")
             require(value >= 0, f"{name} is {value}: it must not be negative.")
-            require(value < math.inf, f"{name} is {value}: it must be finite.")
         for name in ("weight_decay", "warmup", "sample_interval"):
             value = getattr(self, name)
-            require(value == -1 or 0 <= value < math.inf, f"{name} is {value}: it must not be negative.")
+            require(math.isfinite(value), f"{name} is {value}: it must be a finite number.")
+            require(value == -1 or value >= 0, f"{name} is {value}: it must not be negative.")
+        require(
+            self.max_steps == 0 or self.minutes > 0,
+            f"max_steps = {self.max_steps} limits a run by --minutes, and no minutes are given.",
+            "Give --steps instead.",
+        )
         for name in ("beta1", "beta2", "momentum"):
             value = getattr(self, name)
             require(0.0 <= value < 1.0, f"{name} is {value}: it must be in [0, 1).")

@@ -42,7 +42,7 @@ def annealed(
     scale = schedule_of(train)(state.step, progress)
     if scale < 1e-3:
         raise ConfigError("The run's rate has fallen to 0 already: there is nothing to anneal.")
-    none = dict.fromkeys(HORIZONS, 0)
+    none = dict.fromkeys((*HORIZONS, "max_steps"), 0)
     falling = replace(
         train,
         **none | (given or {"steps": max(10, round(SHARE * state.step))}),

@@ -61,6 +61,19 @@ class Logged:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far the run is, about once a second: for the eye, and in no file."""
+
+    step: int
+    tokens: int
+    seconds: float
+    train_loss: float  # mean over the steps since the last ``Logged``
+    learning_rate: float
+    tokens_per_second: float  # over the same steps
+    progress: float
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """The validation split, or the fixed part of it that ``val_tokens`` counts."""
 
@@ -84,7 +97,7 @@ class Saved:
     folder: Path
 
 
-Event = Notice | Working | Planned | Started | Logged | Evaluated | Sampled | Saved
+Event = Notice | Working | Planned | Started | Logged | Progress | Evaluated | Sampled | Saved
 Listener = Callable[[Event], None]
 
 

@@ -9,12 +9,15 @@ from typing import Protocol
 from gptscratch.config import TrainConfig
 from gptscratch.training.state import TrainState
 
+MOST_CLOSING = 0.5  # of a time horizon, kept for what comes after the last step
+
 
 class Horizon(Protocol):
     def progress(self, state: TrainState) -> float:
         """0 at the start, 1 at the end."""
 
-    def is_over(self, state: TrainState) -> bool: ...
+    def is_over(self, state: TrainState, step_seconds: float = 0.0) -> bool:
+        """Whether ``state`` is the last one, if one more step takes so long."""
 
 
 @dataclass(frozen=True)
@@ -24,28 +27,37 @@ class StepHorizon:
     def progress(self, state: TrainState) -> float:
         return state.step / self.steps
 
-    def is_over(self, state: TrainState) -> bool:
+    def is_over(self, state: TrainState, step_seconds: float = 0.0) -> bool:  # noqa: ARG002
         return state.step >= self.steps
 
 
 @dataclass(frozen=True)
 class TimeHorizon:
-    """Ends on time whatever the machine's speed: progress is the share of the seconds that is gone."""
+    """Ends on time whatever the machine's speed: progress is the share of the seconds that have passed.
+
+    With ``max_steps`` it ends after so many steps where they come first.
+    """
 
     seconds: float  # for everything, also what comes after the last step
+    max_steps: float = math.inf
 
     def progress(self, state: TrainState) -> float:
-        return min(1.0, state.seconds / max(1e-9, self.seconds - state.closing_seconds))
+        by_time = state.seconds / max(1e-9, self._seconds_to_train(state))
+        return min(1.0, max(by_time, state.step / self.max_steps))
 
-    def is_over(self, state: TrainState) -> bool:
-        typical_step = state.seconds / max(1, state.step)
-        return state.step > 0 and state.seconds + 0.5 * typical_step >= self.seconds - state.closing_seconds
+    def is_over(self, state: TrainState, step_seconds: float = 0.0) -> bool:
+        if state.step >= self.max_steps:
+            return True
+        return state.step > 0 and state.seconds + 0.5 * step_seconds >= self._seconds_to_train(state)
+
+    def _seconds_to_train(self, state: TrainState) -> float:
+        return self.seconds - min(state.closing_seconds, MOST_CLOSING * self.seconds)
 
 
 def make_horizon(config: TrainConfig, train_tokens: int, tokens_per_row: float) -> Horizon:
     """The horizon of a planned run; epochs and tokens are rounded up to whole steps."""
     if config.minutes:
-        return TimeHorizon(seconds=60.0 * config.minutes)
+        return TimeHorizon(seconds=60.0 * config.minutes, max_steps=config.max_steps or math.inf)
     return StepHorizon(steps=horizon_steps(config, train_tokens, tokens_per_row))
 
 

@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from types import FrameType
 
 import numpy as np
-import torch
 
 from gptscratch.data.batches import Batches
 from gptscratch.data.mixture import MixedBatches
-from gptscratch.device import seed_step
+from gptscratch.device import is_out_of_memory, out_of_memory, seed_step
 from gptscratch.training.events import Notice
 from gptscratch.training.hooks import HOOKS, Session
 from gptscratch.training.schedule import Schedule
@@ -24,7 +23,7 @@ from gptscratch.training.step import StepResult, Worker, take_step
 def run_loop(session: Session, worker: Worker, batches: Batches | MixedBatches, schedule: Schedule) -> bool:
     """Step until the horizon is reached; True if the user interrupted it (and the run is saved)."""
     state, config = session.state, session.config
-    with interrupts() as interrupted:
+    with interrupts() as interrupted, noticing_continuation(session.continued):
         while not session.over and not interrupted.is_set():
             started = time.perf_counter()
             seed_step(config.seed, state.step)
@@ -53,9 +52,12 @@ def step_that_fits(session: Session, worker: Worker, inputs: np.ndarray, targets
                 grad_clip=session.config.grad_clip,
                 scale=session.scale,
             )
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if session.micro_batch == 1 or not is_out_of_memory(error):
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
                 raise
+            if session.micro_batch == 1:
+                with out_of_memory("while it trains"):
+                    raise
         worker.forget()  # after the except clause, which holds on to the step's tensors
         session.micro_batch = (session.micro_batch + 1) // 2
         session.listen(
@@ -63,9 +65,18 @@ def step_that_fits(session: Session, worker: Worker, inputs: np.ndarray, targets
         )
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """On a CPU torch has no type of its own for it."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+@contextmanager
+def noticing_continuation(event: threading.Event) -> Iterator[None]:
+    """Set the event when the process continues after it was suspended (Ctrl-Z, SIGSTOP); not on Windows."""
+    number = getattr(signal, "SIGCONT", None)
+    if number is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, lambda *_: event.set())
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 @contextmanager

@@ -66,5 +66,5 @@ def extended(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
     fixed = [key for key in changes if not key.startswith("train.") or key in kept]
     if fixed:
         raise ConfigError(f"A resumed run keeps its {', '.join(fixed)}.", "Start a new run to change it.")
-    horizons = {f"train.{unit}": 0 for unit in ("steps", "epochs", "tokens", "minutes")}
+    horizons = {f"train.{unit}": 0 for unit in ("steps", "epochs", "tokens", "minutes", "max_steps")}
     return config.with_settings({**(horizons if horizons.keys() & changes.keys() else {}), **changes})

@@ -101,7 +101,6 @@ def resume(
     *,
     anneal: bool = False,
     listen: Listener = ignore,
-    started: float | None = None,
     **settings: Any,
 ) -> TrainResult:
     """Go on with a run from its last checkpoint, as if it had never stopped; None: the newest run.
@@ -114,7 +113,6 @@ def resume(
     Raises:
         UserError: the run, its checkpoint or its corpus is not as it was.
     """
-    started = time.perf_counter() if started is None else started
     run, folder = paths.find_checkpoint(name_or_path, which="last")
     record = checkpoint.read_run(run)
     if not anneal:
@@ -143,25 +141,29 @@ def resume(
         model=model,
         state=state,
         listen=listen,
-        started=started - state.seconds,
+        started=time.perf_counter(),
     )
     setup.session.optimizer.load(load_tensors(folder / "optimizer.safetensors"))
-    to_score = _rewind(run, record, state)
-    return _train(setup, record, score_first=to_score or setup.session.horizon.is_over(state))
+    evaluated = _rewind(run, record, state)
+    # Its own start-up is not counted: a horizon in time goes on where the run was saved.
+    setup.session.started = time.perf_counter() - state.seconds
+    over = setup.session.is_over()
+    return _train(setup, record, score_first=over and not evaluated)
 
 
 def _train(setup: Setup, record: checkpoint.RunRecord, *, score_first: bool = False) -> TrainResult:
     """Run the loop, and score the best checkpoint.
 
-    ``score_first``: the state was, or should have been, evaluated. A checkpoint is saved just before that.
+    ``score_first``: the run is over, and its last step was not evaluated.
     """
     session, state = setup.session, setup.session.state
-    session.over = session.horizon.is_over(state)
+    session.over = session.is_over()
     session.listen(
         Started(run=session.run, config=record.config, step=state.step, parameters=record.parameters)
     )
     if score_first:
         score(session)
+        session.save()
     interrupted = run_loop(session, setup.worker, setup.batches, schedule_of(record.config.train))
     evaluation = None if interrupted else _score_best(session, setup.scorer)
     return TrainResult(
@@ -208,10 +210,9 @@ def _begin(
 
 
 def _rewind(run: Path, record: checkpoint.RunRecord, state: TrainState) -> bool:
-    """Put a run's folder back to ``state``; tells whether the step was, or should have been, evaluated."""
-    config = record.config.train
+    """Put a run's folder back to ``state``; tells whether it holds the evaluation of its step."""
     with disk_errors(f"going on with {run.name}"):
         checkpoint.rewind(run, state)
         write_json(run / "config.json", record.to_dict())
-    forgotten = rewind_metrics(run / "metrics.jsonl", state.step)
-    return forgotten or state.step % config.eval_interval == 0
+    counted = state.best_step == state.step or state.evaluations_since_best > 0
+    return rewind_metrics(run / "metrics.jsonl", state.step) and counted

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gptscratch.config import ModelConfig
+from gptscratch.errors import RunError
 from gptscratch.model.gpt import GPT
 from gptscratch.training.events import Event, Notice
 from gptscratch.training.step import Worker
@@ -50,9 +51,9 @@ def test_a_halved_micro_batch_changes_no_loss(fit: Fit, monkeypatch: pytest.Monk
     assert halved.evaluation.val_loss == pytest.approx(whole.evaluation.val_loss, rel=5e-3)
 
 
-def test_what_does_not_fit_at_all_fails(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_at_all_is_one_clear_line(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     small_memory(monkeypatch, rows=0)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(RunError, match="Out of memory while it trains, with one sequence at a time"):
         fit()
 
 

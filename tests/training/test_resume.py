@@ -129,7 +129,7 @@ def test_a_second_interrupt_leaves_at_once(fit: Fit, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("at", [10, 24])
-def test_a_run_that_died_between_a_save_and_its_evaluation_makes_up_for_it(
+def test_a_run_that_died_between_an_evaluation_and_its_save_makes_both_again(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     def die(session: Session) -> None:
@@ -138,7 +138,7 @@ def test_a_run_that_died_between_a_save_and_its_evaluation_makes_up_for_it(
 
     settings = HARD | {"eval_interval": 10}  # the last step is no multiple of it
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "HOOKS", (hooks.log, hooks.save, die, hooks.evaluate))
+        patch.setattr(loop, "HOOKS", (hooks.log, hooks.evaluate, die, hooks.save))
         with pytest.raises(KeyboardInterrupt):
             fit(name="a", **settings)
     assert resume("a").step == 24
