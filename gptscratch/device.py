@@ -131,7 +131,7 @@ def out_of_memory(when: str) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise RunError(
-            f"Out of memory {when}, with one sequence at a time.",
+            f"Out of memory {when}.",
             "Try a smaller --context-length, --d-model or --layers, or end other programs.",
         ) from None
 

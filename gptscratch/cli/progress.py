@@ -21,6 +21,7 @@ from gptscratch.training.events import (
     Logged,
     Notice,
     Planned,
+    Progress,
     Sampled,
     Started,
     Working,
@@ -74,7 +75,7 @@ class TrainView:
             err.print(
                 f"\n[dim]{'step':>9} {'train loss':>11} {'val loss':>9} {'bits/byte':>10} {'accuracy':>9}[/]"
             )
-        elif isinstance(event, Logged):
+        elif isinstance(event, Logged | Progress):
             self.train_loss = f"{event.train_loss:.4f}"
             if time.monotonic() - self.drawn > _REFRESH:
                 self._draw(self._running(event))
@@ -88,7 +89,7 @@ class TrainView:
         elif isinstance(event, Sampled):
             self.sample = event.text
 
-    def _running(self, event: Logged) -> Group:
+    def _running(self, event: Logged | Progress) -> Group:
         left = event.seconds * (1 - event.progress) / max(event.progress, 1e-9)
         line = Table.grid(padding=(0, 1))
         line.add_row(

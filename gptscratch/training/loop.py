@@ -56,7 +56,7 @@ def step_that_fits(session: Session, worker: Worker, inputs: np.ndarray, targets
             if not is_out_of_memory(error):
                 raise
             if session.micro_batch == 1:
-                with out_of_memory("while it trains"):
+                with out_of_memory("while it trains on one sequence at a time"):
                     raise
         worker.forget()  # after the except clause, which holds on to the step's tensors
         session.micro_batch = (session.micro_batch + 1) // 2

@@ -53,7 +53,7 @@ def test_a_halved_micro_batch_changes_no_loss(fit: Fit, monkeypatch: pytest.Monk
 
 def test_what_does_not_fit_at_all_is_one_clear_line(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     small_memory(monkeypatch, rows=0)
-    with pytest.raises(RunError, match="Out of memory while it trains, with one sequence at a time"):
+    with pytest.raises(RunError, match="Out of memory while it trains on one sequence at a time"):
         fit()
 
 
