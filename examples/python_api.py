@@ -67,9 +67,7 @@ def own_loop(text: str, steps: int, width: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("text", help="a file of plain text")
-    parser.add_argument(
-        "--small", action="store_true", help="use small numbers, for a quick check"
-    )
+    parser.add_argument("--small", action="store_true", help="use small numbers, for a quick check")
     given = parser.parse_args()
     steps, width = (10, 32) if given.small else (1000, 128)
     train_and_sample(given.text, steps, width)

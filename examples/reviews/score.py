@@ -3,8 +3,8 @@
 python examples/reviews/score.py RUN...
 
 The evaluation at the end of training uses adjacent windows, so that the first words of a window have no
-context. Here windows overlap: each word except the first ones has at least half a context before it. The ends of
-reviews are not counted, because the older project did not predict them.
+context. Here windows overlap: each word except the first ones has at least half a context before it. The ends
+of reviews are not counted, because the older project did not predict them.
 """
 
 import sys
