@@ -118,7 +118,7 @@ def config_page() -> str:
     ]
     for module in (model, data, train, sample, run):
         for cls in ast.parse(inspect.getsource(module)).body:
-            if isinstance(cls, ast.ClassDef):
+            if isinstance(cls, ast.ClassDef) and cls.decorator_list:  # a dataclass
                 lines += section_of(module, cls, flags)
     return "\n".join(lines) + "\n"
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from gptscratch.config import SampleConfig
+from gptscratch.config import SampleConfig, SampleOptions, sample_config
 from gptscratch.decode import decode
 from gptscratch.decoder import Decoder
 from gptscratch.errors import ConfigError
@@ -26,38 +26,53 @@ from gptscratch.sampling import Sampler, make_sampler
 from gptscratch.tokenizer import Tokenizer
 from gptscratch.trace import Thoughts, Trace, TracedToken
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+_BATCH_BYTES = 1 << 30  # of keys, values and logits, for samples decoded at once
+
 
 def generate(
     model: GPT,
     token_ids: Sequence[int],
     *,
-    max_tokens: int = SampleConfig.max_tokens,
-    temperature: float = SampleConfig.temperature,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    seed: int | None = None,
     stop_ids: Sequence[int] = (),
     banned_ids: Sequence[int] = (),
-    **penalties: Any,
+    **options: Unpack[SampleOptions],
 ) -> Iterator[int]:
-    """Yield the ids that continue one prompt; ``decode`` has the rest.
+    """Yield the token ids that continue one prompt, one at a time.
 
-    ``penalties``: repetition_penalty, frequency_penalty, presence_penalty, no_repeat: see ``SampleConfig``.
+    Args:
+        model: in any mode; while the ids are read it is in evaluation mode.
+        token_ids: the prompt, at least one id.
+        stop_ids: generation ends before the first of these.
+        banned_ids: ids that are never generated.
+        options: fields of ``SampleConfig``, such as ``max_tokens=100, temperature=0.8, seed=1``. ``stop``
+            and ``no_copy`` need a tokenizer and a run: see ``TrainedGPT``.
 
     Raises:
-        ConfigError: a knob is out of range.
+        ConfigError: an option is unknown, out of range, or does not apply here.
     """
-    knobs = SampleConfig(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        **penalties,
-    )
+    knobs = sample_config(**options)
+    _require_one_sample(knobs, "Call generate once for each; give each call another seed.")
+    if knobs.stop or knobs.no_copy:
+        raise ConfigError(
+            "stop and no_copy need the run's tokenizer and training tokens.",
+            'Use load("my-run").generate(...), or give stop_ids.',
+        )
     if not len(token_ids):
-        raise ValueError("generate needs at least one token to go on from.")
+        raise ValueError("generate needs a prompt of at least one token id.")
+    return _generated(model, token_ids, knobs, stop_ids=stop_ids, banned_ids=banned_ids)
+
+
+def _generated(
+    model: GPT,
+    token_ids: Sequence[int],
+    knobs: SampleConfig,
+    *,
+    stop_ids: Sequence[int],
+    banned_ids: Sequence[int],
+) -> Iterator[int]:
     was_training = model.training
     model.eval()
     try:
@@ -65,8 +80,8 @@ def generate(
             model,
             [token_ids],
             sampler_of(knobs),
-            max_tokens=max_tokens,
-            seed=seed,
+            max_tokens=knobs.max_tokens,
+            seed=knobs.seed,
             stop_ids=frozenset(stop_ids),
             banned_ids=banned_ids,
             remember=_remembers(knobs),
@@ -107,15 +122,30 @@ class TrainedGPT:
             decoder = Decoder(self.model)
         return dataclasses.replace(self, decoder=decoder)
 
-    def generate(self, prompt: str = "", **knobs: Any) -> str:
-        """The continuation of a prompt as one text, to be put right behind it: it may begin with a space.
+    def generate(
+        self, prompt: str = "", config: SampleConfig | None = None, **options: Unpack[SampleOptions]
+    ) -> str:
+        """The continuation of a prompt as one text that follows it directly: it may begin with a space.
 
-        ``knobs`` are the fields of ``SampleConfig``.
+        ``options`` are fields of ``SampleConfig``: ``generate("Once", max_tokens=50, seed=1)``.
+
+        Raises:
+            ConfigError: an option is unknown or out of range, or more than one sample is asked for.
         """
-        return "".join(self.stream(prompt, SampleConfig(**knobs)))
+        return "".join(self.stream(prompt, config, **options))
 
-    def stream(self, prompt: str, knobs: SampleConfig) -> Iterator[str]:
-        """One continuation, piece by piece: never half a character, nor a part of a stop text."""
+    def stream(
+        self, prompt: str = "", config: SampleConfig | None = None, **options: Unpack[SampleOptions]
+    ) -> Iterator[str]:
+        """One continuation, piece by piece: never half a character, nor a part of a stop text.
+
+        Arguments and errors as of ``generate``.
+        """
+        knobs = sample_config(config, **options)
+        _require_one_sample(knobs, "Use samples() for several.")
+        return self._pieces(prompt, knobs)
+
+    def _pieces(self, prompt: str, knobs: SampleConfig) -> Iterator[str]:
         reply = self._reply(prompt, knobs)
         for (token_id,) in self._decode([prompt], knobs):
             if text := reply.feed(token_id):
@@ -125,9 +155,29 @@ class TrainedGPT:
         if text := reply.finish():
             yield text
 
-    def samples(self, prompt: str, knobs: SampleConfig) -> list[str]:
-        """``knobs.num_samples`` continuations of one prompt, decoded as one batch."""
-        return self.complete([prompt] * knobs.num_samples, knobs)
+    def samples(
+        self, prompt: str = "", config: SampleConfig | None = None, **options: Unpack[SampleOptions]
+    ) -> list[str]:
+        """``num_samples`` continuations of one prompt: ``samples("Once", num_samples=3)``.
+
+        Arguments and errors as of ``generate``.
+        """
+        knobs = sample_config(config, **options)
+        return [
+            text
+            for numbers in self.batches(prompt, knobs)
+            for text in self.complete([prompt] * len(numbers), knobs, streams=numbers)
+        ]
+
+    def batches(self, prompt: str, knobs: SampleConfig) -> Iterator[range]:
+        """The numbers of the samples asked for, in groups that fit into memory together."""
+        shape = self.model.config
+        length = min(shape.context_length, len(self.prompt_ids(prompt)) + knobs.max_tokens)
+        size = self.model.token_embedding.weight.element_size()
+        cache = 2 * shape.n_layer * shape.n_kv_head * shape.head_dim * length * size
+        rows = max(1, _BATCH_BYTES // (cache + 16 * shape.vocab_size))  # logits and their float32 copies
+        for first in range(0, knobs.num_samples, rows):
+            yield range(first, min(first + rows, knobs.num_samples))
 
     def complete(
         self, prompts: Sequence[str], knobs: SampleConfig, *, streams: Sequence[int] | None = None
@@ -245,10 +295,16 @@ def rules_of(knobs: SampleConfig, copies: CopyIndex | None = None) -> list[MakeR
     if knobs.no_copy:
         if copies is None:
             raise ConfigError(
-                "no_copy needs the index of the run's training tokens.", "Take with_copies of copying.py."
+                "no_copy needs an index of the run's training tokens.",
+                "Make it first: gpt = gptscratch.copying.with_copies(gpt).",
             )
         rules.append(partial(NoCopy, knobs.no_copy, copies))
     return rules
+
+
+def _require_one_sample(knobs: SampleConfig, hint: str) -> None:
+    if knobs.num_samples != 1:
+        raise ConfigError(f"num_samples is {knobs.num_samples}, and this makes one sample.", hint)
 
 
 def _remembers(knobs: SampleConfig) -> bool:

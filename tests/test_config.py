@@ -67,6 +67,8 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (TrainConfig, {"seed": 2**63}, "seed is"),
     (SampleConfig, {"max_tokens": 0}, "max_tokens is 0"),
     (SampleConfig, {"temperature": -0.1}, "temperature is -0.1.*0 is greedy"),
+    (SampleConfig, {"temperature": math.nan}, "temperature is nan"),
+    (SampleConfig, {"repetition_penalty": math.inf}, "repetition_penalty is inf"),
     (SampleConfig, {"top_k": 0}, "top_k is 0.*Leave it out"),
     (SampleConfig, {"top_p": 0.0}, r"top_p is 0.0: it must be in \(0, 1\]"),
     (SampleConfig, {"min_p": 1.1}, "min_p is 1.1"),

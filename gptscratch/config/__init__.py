@@ -20,7 +20,7 @@ from gptscratch.config.run import (
     qualified,
     read_json,
 )
-from gptscratch.config.sample import SampleConfig
+from gptscratch.config.sample import SampleConfig, SampleOptions, sample_config
 from gptscratch.config.train import DEVICES, DOCUMENTS, DTYPES, OPTIMIZERS, SCHEDULES, TrainConfig
 
 __all__ = [
@@ -40,9 +40,11 @@ __all__ = [
     "ModelConfig",
     "RunConfig",
     "SampleConfig",
+    "SampleOptions",
     "TrainConfig",
     "flattened",
     "is_setting",
     "qualified",
     "read_json",
+    "sample_config",
 ]

@@ -1,11 +1,18 @@
-"""Sampling: how a token is drawn, and when to stop."""
+"""Sampling: how the next token is chosen, and when to stop."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
 
 from gptscratch.config.checks import require, require_seed
+from gptscratch.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +34,11 @@ class SampleConfig:
     seed: int | None = None  # None: another one each time
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         require(self.max_tokens >= 1, f"max_tokens is {self.max_tokens}: it must be at least 1.")
         require(
-            self.temperature >= 0.0,
-            f"temperature is {self.temperature}: it must not be negative.",
+            0.0 <= self.temperature < math.inf,
+            f"temperature is {self.temperature}: it must be a number that is not negative.",
             "0 is greedy, 1 the model's own distribution.",
         )
         require(
@@ -46,7 +54,7 @@ class SampleConfig:
                 "Leave it out to keep every token.",
             )
         require(
-            self.repetition_penalty > 0.0,
+            0.0 < self.repetition_penalty < math.inf,
             f"repetition_penalty is {self.repetition_penalty}: it must be above 0.",
             "1 changes nothing, 1.1 is mild.",
         )
@@ -60,3 +68,35 @@ class SampleConfig:
         require(self.num_samples >= 1, f"num_samples is {self.num_samples}: it must be at least 1.")
         require(all(self.stop), "a stop text is empty.")
         require_seed(self.seed or 0)
+
+
+class SampleOptions(TypedDict, total=False):
+    """The fields of ``SampleConfig`` as keyword arguments, so that a type checker sees a misspelt one."""
+
+    max_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    no_repeat: int
+    no_copy: int
+    stop: str | Sequence[str]
+    num_samples: int
+    seed: int | None
+
+
+def sample_config(config: SampleConfig | None = None, **options: Unpack[SampleOptions]) -> SampleConfig:
+    """A config with some of its fields changed; None: the defaults.
+
+    Raises:
+        ConfigError: an option is unknown or out of range.
+    """
+    names = [field.name for field in dataclasses.fields(SampleConfig)]
+    for name in options:
+        if name not in names:
+            hint = did_you_mean(name, names) or f"The options: {', '.join(names)}."
+            raise ConfigError(f"There is no sampling option {name!r}.", hint)
+    return dataclasses.replace(config or SampleConfig(), **options)  # type: ignore[arg-type]
