@@ -60,7 +60,9 @@ class Context:
         """Take one more id of each row: (B,), and the same as numbers."""
         self.fresh = drawn[:, None]
         self.mask = torch.ones_like(self.fresh, dtype=torch.bool) if self.window.has_pads else None
-        self.window.append(token_ids)
+        if not self.slides:  # a sliding cache never reads a window again
+            self.window.append(token_ids)
+        self.window.drawn = True
 
     def _read_once(self) -> Tensor:
         """The one prompt of all rows, read for them together."""
@@ -96,7 +98,6 @@ class _Window:
         for row, token_id in zip(self.rows, token_ids, strict=True):
             row.append(token_id)
         self.length += 1
-        self.drawn = True
 
     def halve(self, context: int) -> None:
         """Keep the newest half of a context."""

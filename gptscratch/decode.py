@@ -13,11 +13,13 @@ from torch import Tensor
 
 from gptscratch.context import Context
 from gptscratch.decoder import Decoder
+from gptscratch.errors import RunError
 from gptscratch.model.gpt import GPT
 from gptscratch.repeats import MakeRule
 from gptscratch.sampling import Sampler
 
 _PAYS_FROM = 16  # tokens: a decoder copies every weight
+_NUMBERS = 64  # random numbers of a row that are made at once
 
 
 @torch.inference_mode()
@@ -59,6 +61,9 @@ def decode(
 
     Yields:
         The new id of each row, None where the row has ended.
+
+    Raises:
+        RunError: the logits of the first new token are not numbers.
     """
     if decoder is None and max_tokens >= _PAYS_FROM and Decoder.supports(model):
         decoder = Decoder(model)
@@ -67,8 +72,10 @@ def decode(
     past = _Past([prompt[-context.length :] for prompt in prompts], model) if remember else None
     bans = _Bans(banned_ids, rules, prompts, context.device)
     running = [True] * len(prompts)
-    for _ in range(max_tokens):
+    for n_new in range(max_tokens):
         logits = context.read()  # (B, V)
+        if n_new == 0:
+            _require_numbers(logits)
         if watch is not None:
             watch(logits)
         bans.apply(logits)
@@ -86,16 +93,33 @@ def decode(
         context.append(drawn, token_ids)
 
 
+def _require_numbers(logits: Tensor) -> None:
+    """Raises RunError where the model computes no numbers: what was sampled from them would be noise."""
+    if logits.isnan().any():
+        dtype = str(logits.dtype).removeprefix("torch.")
+        raise RunError(
+            f"The model's logits are not numbers (NaN), computed in {dtype}.",
+            "Take another checkpoint, or another dtype such as float32.",
+        )
+
+
 class _Chance:
-    """Random numbers, of each row its own."""
+    """Random numbers, of each row its own; many are copied to the device at once: each copy waits for it."""
 
     def __init__(self, seed: int | None, streams: Sequence[int], device: torch.device) -> None:
         self.device = device
         self.rows = [np.random.default_rng(None if seed is None else [seed, n]) for n in streams]
+        self.numbers = torch.empty(0, len(self.rows))  # (_NUMBERS, B)
+        self.used = 0
 
     def draw(self) -> Tensor:
         """(B,) numbers in [0, 1)."""
-        return torch.tensor([row.random(dtype=np.float32) for row in self.rows], device=self.device)
+        if self.used == len(self.numbers):
+            columns = [row.random(_NUMBERS, dtype=np.float32) for row in self.rows]
+            self.numbers = torch.from_numpy(np.stack(columns, axis=1)).to(self.device)
+            self.used = 0
+        self.used += 1
+        return self.numbers[self.used - 1]
 
 
 class _Past:

@@ -126,6 +126,15 @@ def attention_bias(
     return falloff.masked_fill(~visible, -math.inf)
 
 
+def lacks_groups(device: str, dtype: torch.dtype, *, masked: bool) -> bool:
+    """Whether torch's only kernel for fewer key-value heads is the one that holds all T S weights.
+
+    On CUDA flash attention has them, in half precision and without a mask; the memory-efficient kernel, which
+    takes the other cases, has not.
+    """
+    return device == "cuda" and (masked or dtype == torch.float32)
+
+
 def _attention_output(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
     return attention(q, k, v, bias, dropout)[0]
 
@@ -136,6 +145,9 @@ def _fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropo
     pays = q.dtype == torch.bfloat16 or dropout > 0.0
     if fits and pays and kernels.apply_to(q):
         return kernels.causal_attention(q, k, v, bias, dropout)
+    groups = q.size(1) // k.size(1)
+    if groups > 1 and lacks_groups(q.device.type, q.dtype, masked=bias is not None):
+        k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))  # (B, H, S, K)
     return F.scaled_dot_product_attention(
         q,
         k,

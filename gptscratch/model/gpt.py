@@ -88,8 +88,10 @@ class GPT(nn.Module):
         layers = [None] * len(self.blocks) if cache is None else cache.layers(n_new)
         n_past = 0 if cache is None else cache.length
         real = mask if cache is None else cache.remember(mask, n_new)  # (B, S)
-        positions = _positions(real, documents, n_past + n_new, token_ids.device)  # (B or 1, S)
-        new_positions = positions[:, n_past:]  # (B or 1, T)
+        alone = n_new == 1 and real is None and documents is None and self.alibi is None
+        first = n_past if alone else 0  # one new token sees all there is: only its own position matters
+        positions = _positions(real, documents, first, n_past + n_new, token_ids.device)  # (B or 1, S)
+        new_positions = positions[:, -n_new:]  # (B or 1, T)
 
         x = self.token_embedding(token_ids)  # (B, T, D)
         if self.position_embedding is not None:
@@ -198,10 +200,12 @@ def attention_weights(model: GPT, token_ids: Tensor, *, mask: Tensor | None = No
     return seen
 
 
-def _positions(real: Tensor | None, documents: Tensor | None, length: int, device: torch.device) -> Tensor:
+def _positions(
+    real: Tensor | None, documents: Tensor | None, first: int, end: int, device: torch.device
+) -> Tensor:
     """Each position's number among the real tokens of its row, or of its document: (B or 1, S)."""
     if documents is not None:
         return document_positions(documents)  # (B, S)
     if real is None:
-        return torch.arange(length, device=device)[None]  # (1, S)
+        return torch.arange(first, end, device=device)[None]  # (1, S)
     return (real.cumsum(dim=1) - 1).clamp(min=0)  # (B, S)

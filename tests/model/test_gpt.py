@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from gptscratch.config import POSITIONS, ModelConfig
+from gptscratch.model.attention import lacks_groups
 from gptscratch.model.gpt import GPT, attention_weights
 from gptscratch.presets import PRESETS
 
@@ -20,6 +21,27 @@ FAMILIES = {
     "alibi": {"position": "alibi", "activation": "gelu", "n_kv_head": 1, "n_head": 3, "head_dim": 10},
     "plain": {"position": "none", "activation": "relu2", "bias": True},
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_grouped_queries_may_be_computed_with_repeated_keys(monkeypatch, masked):
+    model, token_ids = lively(tiny(n_kv_head=2)), tokens(2, 9)
+    mask = torch.arange(9) >= torch.tensor([[0], [3]]) if masked else None
+    real = slice(None) if mask is None else mask
+    wanted = model(token_ids, mask=mask)[real]
+    monkeypatch.setattr("gptscratch.model.attention.lacks_groups", lambda *_, **_more: True)
+    torch.testing.assert_close(model(token_ids, mask=mask)[real], wanted)
+
+
+def test_keys_are_repeated_where_cuda_would_hold_all_attention_weights():
+    for device, dtype, masked, wanted in (
+        ("cuda", torch.float32, False, True),
+        ("cuda", torch.bfloat16, True, True),
+        ("cuda", torch.bfloat16, False, False),
+        ("cpu", torch.float32, True, False),
+        ("mps", torch.float32, True, False),
+    ):
+        assert lacks_groups(device, dtype, masked=masked) == wanted
 
 
 @pytest.fixture(autouse=True)
