@@ -177,7 +177,7 @@ def load(
     A run's best checkpoint is taken. ``load("my-run").generate("Once", max_tokens=50)`` gives text.
 
     Raises:
-        CheckpointError: it is missing, damaged or of a newer format.
+        CheckpointError: it is missing, damaged, of a newer format, or holds numbers that are not finite.
     """
     run, checkpoint = paths.find_checkpoint(name_or_path)
     record = read_run(run)
@@ -186,6 +186,7 @@ def load(
         model = GPT(record.config.model)
     load_parameters(model, checkpoint)
     model = model.to(dtype=pick_dtype(dtype, place))
+    _require_finite(model, checkpoint)
     tokenizer = Tokenizer.load(run)
     if tokenizer.vocab_size > record.config.model.vocab_size:
         raise CheckpointError(f"{run / 'tokenizer.json'} has more entries than the model's vocabulary.")
@@ -196,6 +197,17 @@ def load(
         run=run,
         checkpoint=checkpoint,
     )
+
+
+def _require_finite(model: GPT, checkpoint: Path) -> None:
+    for name, parameter in model.named_parameters():
+        # The sum is fast; where it overflows, each number is looked at.
+        if not parameter.detach().sum().isfinite() and not parameter.isfinite().all():
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"{checkpoint} holds numbers that are not finite ({name} in {dtype}).",
+                "Take another checkpoint of the run, or train again with a lower learning rate.",
+            )
 
 
 class _Uninitialised(TorchFunctionMode):

@@ -1,6 +1,7 @@
 """How well a model predicts a text: the job behind ``gptscratch score``.
 
-Windows overlap, so that every token but the first few has at least half a context before it.
+Windows overlap, so that every token but the first few has at least half a context before it. They are those
+of EleutherAI's evaluation harness (``rolling loglikelihood``), with a stride between them.
 
 Shapes: B windows, T tokens of a window, V vocab.
 """
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gptscratch.errors import ConfigError
+from gptscratch.errors import ConfigError, RunError
 from gptscratch.generation import TrainedGPT
 from gptscratch.trace import merged
 
@@ -30,7 +31,8 @@ class Score:
     unknown: int  # tokens that the model never saw: left out
     nats_per_token: float
     perplexity: float  # e to the power of it
-    bits_per_byte: float  # comparable over tokenizers
+    bits_per_byte: float  # comparable over tokenizers, where each of them is lossless
+    lossless: bool  # whether the tokens hold the whole text, its case and its spaces too
     bits: tuple[float, ...]  # the surprise at each token
     token_ids: tuple[int, ...]
 
@@ -39,32 +41,54 @@ def score(gpt: TrainedGPT, text: str, *, stride: int = 0) -> Score:
     """Score a text. ``stride``: tokens between windows, up to the context; 0: half a context.
 
     Raises:
-        ConfigError: nothing of the text is known, or the stride is out of range.
+        ConfigError: the text is empty or nothing of it is known, or the stride is out of range.
+        RunError: the model's logits are not numbers.
     """
     context = gpt.model.config.context_length
     stride = stride or max(1, context // 2)
     if not 1 <= stride <= context:
         raise ConfigError(f"stride is {stride}: it must be from 1 to the context's {context}.")
+    if not text:
+        raise ConfigError("The text is empty: there is nothing to score.")
     every = gpt.tokenizer.encode(text)
     known = gpt.known(every)
     if not known:
         raise ConfigError("There is nothing to score: the model knows no token of this text.")
-    size = len(text.encode())
-    if len(known) < len(every):
-        size -= sum(len(piece.encode()) for piece, i in gpt.tokenizer.pieces(text) if not gpt.known([i]))
+    kept = text if len(known) == len(every) else _without_unknown(gpt, text)
     nats = token_nats(gpt, [*gpt.prompt_ids("")[-1:], *known], stride)
     mean = math.fsum(nats) / len(nats)
+    if not math.isfinite(mean):
+        raise RunError(
+            "The model's loss on this text is not a finite number.",
+            "Take another checkpoint, or another dtype such as float32.",
+        )
     bits = tuple(n / math.log(2) for n in nats)
     return Score(
         tokens=len(known),
-        bytes=size,
+        bytes=len(kept.encode()),
         unknown=len(every) - len(known),
         nats_per_token=mean,
         perplexity=math.exp(min(mean, 700.0)),
-        bits_per_byte=math.fsum(bits) / max(1, size),
+        bits_per_byte=math.fsum(bits) / max(1, len(kept.encode())),
+        lossless=_holds(gpt.tokenizer.decode(known), kept, spaces=kept is text),
         bits=bits,
         token_ids=tuple(known),
     )
+
+
+def _without_unknown(gpt: TrainedGPT, text: str) -> str:
+    """A text without the parts that are unknown tokens."""
+    kept, done = [], 0
+    for token_id, start, end in gpt.tokenizer.spans(text):
+        if not gpt.known([token_id]):
+            kept.append(text[done:start])
+            done = end
+    return "".join(kept) + text[done:]
+
+
+def _holds(decoded: str, text: str, *, spaces: bool) -> bool:
+    """Whether the decoded tokens are the text; without ``spaces``, whether all else in it is the same."""
+    return decoded == text if spaces else "".join(decoded.split()) == "".join(text.split())
 
 
 @torch.inference_mode()

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from gptscratch.checkpoint import load
 from gptscratch.cli.app import app
-from gptscratch.errors import ConfigError
+from gptscratch.config import ModelConfig
+from gptscratch.errors import ConfigError, RunError
 from gptscratch.generation import TrainedGPT
+from gptscratch.interop.hf import export_hf
+from gptscratch.model.gpt import GPT
 from gptscratch.score import score, surprises, token_nats
+from gptscratch.tokenizer import Tokenizer, build_tokenizer
+from gptscratch.training.trainer import TrainResult
 
 TEXT = "the fox runs home.\na dog sings far.\n" * 3
 
@@ -53,8 +61,10 @@ def test_what_the_model_never_saw_is_left_out_with_its_bytes(tale: Path) -> None
     gpt = load(tale, device="cpu")
     known, mixed = score(gpt, TEXT), score(gpt, TEXT.replace("\n", "☃\n"))
     assert (mixed.unknown, mixed.bytes, mixed.bits_per_byte) == (6, known.bytes, known.bits_per_byte)
-    with pytest.raises(ConfigError, match="nothing to score"):
+    with pytest.raises(ConfigError, match="knows no token"):
         score(gpt, "☃")
+    with pytest.raises(ConfigError, match="is empty"):
+        score(gpt, "")
     with pytest.raises(ConfigError, match="stride"):
         score(gpt, TEXT, stride=17)
 
@@ -91,3 +101,87 @@ def test_a_run_with_dropout_is_scored_and_sampled_without_it(fit: Callable, quan
     for _ in range(2):
         assert score(ready, TEXT).bits_per_byte == pytest.approx(plain, rel=1e-3 if quantize else 1e-6)
     assert ready.generate("the", temperature=0) == load(run, device="cpu").generate("the", temperature=0)
+
+
+def test_a_tokenizer_that_loses_text_is_told(
+    fit: Callable[..., TrainResult], tale: Path, tmp_path: Path
+) -> None:
+    assert score(load(tale, device="cpu"), TEXT).lossless
+    assert score(load(tale, device="cpu"), TEXT.replace("\n", "☃\n")).lossless
+    run = fit(name="words", tokenizer="word").run
+    assert score(load(run, device="cpu"), TEXT).lossless
+    assert not score(load(run, device="cpu"), TEXT.replace(" ", "  ")).lossless
+    (tmp_path / "text.txt").write_text(TEXT.replace(" ", "  "))
+    done = CliRunner().invoke(app, ("score", str(tmp_path / "text.txt"), "--with", "words", "--json"))
+    assert "loses part of the text" in done.stderr
+    assert json.loads(done.stdout)["lossless"] is False
+
+
+def test_weights_that_are_not_finite_are_refused(tale: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    for file in tale.glob("checkpoints/*/model.safetensors"):
+        tensors = load_file(file)
+        tensors["lm_head.weight"][3, 1] = torch.nan
+        save_file(tensors, file)
+    for command in (
+        ("sample", tale.name, "-p", "a"),
+        ("score", str(tmp_path / "text.txt"), "--with", tale.name, "--json"),
+    ):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code != 0
+        assert done.stdout == ""
+        assert "numbers that are not finite (lm_head.weight" in str(done.exception)
+
+
+def test_a_loss_that_is_not_finite_is_refused(tale: Path) -> None:
+    gpt = load(tale, device="cpu")
+    with torch.no_grad():
+        gpt.model.lm_head.weight.fill_(3e38)  # finite, unlike the products with it
+    with pytest.raises(RunError, match="not a finite number"):
+        score(gpt, TEXT)
+
+
+def test_an_empty_or_missing_file_is_named(tale: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    for file, why in (("empty.txt", "empty.txt is empty"), ("none.txt", "none.txt does not exist")):
+        done = CliRunner().invoke(app, ("score", str(tmp_path / file), "--with", tale.name))
+        assert why in str(done.exception)
+
+
+@pytest.mark.parametrize("family", ["modern", "gpt2"])
+@pytest.mark.parametrize("stride", [1, 6, 8, 16])
+def test_a_long_text_scores_as_by_transformers_with_a_sliding_window(
+    family: str, stride: int, tmp_path: Path
+) -> None:
+    """https://huggingface.co/docs/transformers/perplexity, with windows of a context and one target more."""
+    transformers = pytest.importorskip("transformers")
+    text = "".join(random.Random(1).choices("abc, ☃\n", k=16 + 48 * 5))  # windows of each stride end with it
+    tokenizer = Tokenizer(build_tokenizer("char", lambda: [text], alphabet=text, n_characters=len(text)))
+    shape = {"vocab_size": tokenizer.vocab_size, "context_length": 16, "n_layer": 2, "n_head": 4}
+    gpt2 = {"position": "learned", "norm": "layernorm", "activation": "gelu-tanh", "qk_norm": False}
+    torch.manual_seed(0)
+    model = GPT(ModelConfig(d_model=32, dropout=0.2, **shape, **(gpt2 if family == "gpt2" else {}))).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    gpt = TrainedGPT(model, tokenizer, tokenizer.eot_id, tmp_path)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    export_hf(model, tmp_path / "tokenizer.json", tmp_path / "exported")
+
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported").eval()
+    encode = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
+    ids = torch.tensor([[encode.eos_token_id, *encode(text).input_ids]])
+    max_length, previous_end, nats = 16 + 1, 0, 0.0
+    for begin in range(0, ids.size(1), stride):
+        end = min(begin + max_length, ids.size(1))
+        targets = ids[:, begin:end].clone()
+        targets[:, : previous_end - begin] = -100
+        with torch.no_grad():
+            logits = theirs(ids[:, begin : end - 1]).logits
+        nats += F.cross_entropy(logits[0], targets[0, 1:], reduction="sum").item()
+        previous_end = end
+        if end == ids.size(1):
+            break
+    found = score(gpt, text, stride=stride)
+    assert found.tokens == len(text)
+    assert found.bits_per_byte == pytest.approx(nats / math.log(2) / len(text.encode()), abs=1e-5)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from gptscratch.cli import options as o
+from gptscratch.errors import ConfigError
 
 
 def score(
@@ -29,10 +30,17 @@ def score(
 
     with render_sample.whoever_reads():
         text = loading.read_prompt(None, file)
-        gpt = loading.load(checkpoint, quantize=quantize, device=device, dtype=dtype)
+        if not text:
+            raise ConfigError(f"{'stdin' if file == '-' else file} is empty: there is nothing to score.")
+        gpt = loading.load(checkpoint, quantize=quantize, device=device, dtype=dtype, exact=True)
         scored = score_(gpt, text, stride=stride)
         if scored.unknown:
             render.notice(f"{scored.unknown:,} tokens that the model never saw are left out.")
+        if not scored.lossless:
+            render.notice(
+                "This run's tokenizer loses part of the text, such as case or repeated spaces: "
+                "its bits per byte are too low to be compared with those of other tokenizers."
+            )
         if json:
             render_sample.no_effect("beside --json", {"--color": color})
         elif color:
