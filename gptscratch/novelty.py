@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gptscratch.errors import disk_errors
+from gptscratch.errors import ConfigError, disk_errors
 
 DEPTH = 64  # tokens that the order heeds
 _NAME = "train.suffixes"
+_MOST_TOKENS = (1 << 32) - 1  # places and ranks are numbered with 32 bits
 Ids = NDArray[np.unsignedinteger[Any]]
 
 
@@ -40,6 +41,11 @@ class CopyIndex:
 
     @classmethod
     def build(cls, tokens: Ids) -> CopyIndex:
+        """Sort the suffixes of the tokens; takes about 40 bytes of memory a token meanwhile.
+
+        Raises:
+            ConfigError: there are more tokens than four bytes can number.
+        """
         return cls(tokens, _sorted_suffixes(tokens))
 
     @classmethod
@@ -47,6 +53,7 @@ class CopyIndex:
         """The index beside a folder's token files; made at the first time.
 
         Raises:
+            ConfigError: as ``build``.
             RunError: the disk is full or refuses.
         """
         file = folder / _NAME
@@ -146,12 +153,17 @@ def _is_current(file: Path, n_tokens: int) -> bool:
 
 def _sorted_suffixes(tokens: Ids) -> NDArray[np.uint32]:
     """The order of all suffixes by their first 64 tokens."""
+    if len(tokens) > _MOST_TOKENS:
+        raise ConfigError(
+            f"There are {len(tokens):,} training tokens; the index of copies holds {_MOST_TOKENS:,} at most.",
+            "Leave out --novelty and --no-copy (in Python: no_copy).",
+        )
     rank = np.asarray(tokens).astype(np.int64) + 1  # 0 stands for what is behind the end
     width, order = 1, np.argsort(rank, kind="stable")
     while width < DEPTH and len(rank):
         behind = np.zeros_like(rank)
         behind[:-width] = rank[width:] if width < len(rank) else 0
-        key = rank * (int(rank.max()) + 1) + behind
+        key = _pair_keys(rank, behind)
         order = np.argsort(key, kind="stable")
         ranked = key[order]
         rank[order] = np.cumsum(np.concatenate(([True], ranked[1:] != ranked[:-1])))
@@ -159,3 +171,9 @@ def _sorted_suffixes(tokens: Ids) -> NDArray[np.uint32]:
         if rank.max() == len(rank):
             break
     return order.astype(np.uint32)
+
+
+def _pair_keys(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Numbers in the order of the pairs (first, second), all of which are from 0 to 2^32 - 1."""
+    keys: NDArray[np.uint64] = (first.astype(np.uint64) << np.uint64(32)) | second.astype(np.uint64)
+    return keys

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptscratch.novelty import CopyIndex, NoCopy
+from gptscratch.errors import ConfigError
+from gptscratch.novelty import CopyIndex, NoCopy, _pair_keys
 
 CHANCE = np.random.default_rng(0)
 
@@ -74,3 +75,15 @@ def test_what_would_copy_is_forbidden(n: int) -> None:
     assert sorted(rule.forbidden()) == {1: [1, 2, 3, 4, 5], 2: [4, 5], 4: [4, 5]}[n]
     rule.take(9)
     assert sorted(rule.forbidden()) == ([1, 2, 3, 4, 5] if n == 1 else [])
+
+
+def test_pairs_of_ranks_keep_their_order_up_to_four_thousand_million_tokens() -> None:
+    ranks = [0, 1, 2**31, 3_100_000_000, 2**32 - 1]
+    pairs = [(first, second) for first in ranks for second in ranks]
+    keys = _pair_keys(*(np.array(part, np.int64) for part in zip(*pairs, strict=True)))
+    assert [pairs[i] for i in np.argsort(keys)] == sorted(pairs)
+
+
+def test_more_tokens_than_the_index_can_number_are_refused() -> None:
+    with pytest.raises(ConfigError, match="4,294,967,295 at most"):
+        CopyIndex.build(np.broadcast_to(np.uint16(1), 2**32))
