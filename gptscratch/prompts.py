@@ -77,6 +77,8 @@ def _answers(
 def _done(out: Path, prompts: Sequence[str]) -> set[int]:
     """Which prompts have their line; half a line, of a process that was killed, is cut off."""
     if not out.is_file():
+        if not out.parent.is_dir():
+            raise ConfigError(f"The folder {out.parent} does not exist.", "Make it, or name another file.")
         return set()
     whole, end, _ = out.read_bytes().rpartition(b"\n")
     lines = whole.decode("utf-8", "replace").split("\n") if whole else []

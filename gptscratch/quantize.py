@@ -32,7 +32,7 @@ def quantize(model: nn.Module, how: str) -> None:
     if how not in QUANTIZERS:
         raise ConfigError(f"quantize is {how!r}: it must be one of {', '.join(QUANTIZERS)}.")
     if any(parameter.device.type != "cpu" for parameter in model.parameters()):
-        raise ConfigError("Quantized weights are for a CPU.", "Add --device cpu, or leave --quantize out.")
+        raise ConfigError("Quantized weights are for a CPU.", "Choose the device cpu, or do not quantize.")
     join(model)
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
         # The last matrix turns small errors into other tokens: never below eight bits.

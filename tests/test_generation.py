@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
-from gptscratch.config import POSITIONS, ModelConfig, SampleConfig
-from gptscratch.decode import decode
-from gptscratch.errors import ConfigError
+from gptscratch.config import POSITIONS, ModelConfig, SampleConfig, SampleOptions
+from gptscratch.context import Context
+from gptscratch.decode import _Chance, decode
+from gptscratch.errors import ConfigError, RunError
 from gptscratch.generation import TrainedGPT, generate
 from gptscratch.interop.hf import to_hf
 from gptscratch.model.gpt import GPT
@@ -344,3 +347,77 @@ def test_a_knob_out_of_range_is_refused(knobs: dict[str, float]) -> None:
 def test_an_empty_prompt_of_ids_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one token"):
         next(generate(lively(), []))
+
+
+def test_the_options_of_python_are_the_fields_of_the_config() -> None:
+    fields = {field.name: field.type for field in dataclasses.fields(SampleConfig)}
+    assert SampleOptions.__annotations__.keys() == fields.keys()
+
+
+@pytest.mark.parametrize("method", ["generate", "stream", "samples"])
+def test_a_misspelt_option_is_refused_with_the_nearest_name(reciter: Reciter, method: str) -> None:
+    with pytest.raises(ConfigError, match=r"no sampling option 'max_token'. Did you mean max_tokens\?"):
+        getattr(reciter("abc"), method)("a", max_token=5)
+    with pytest.raises(ConfigError, match="Did you mean temperature"):
+        generate(lively(), PROMPT, temprature=5)  # type: ignore[call-arg]
+
+
+def test_several_samples_are_refused_where_one_text_is_given(reciter: Reciter) -> None:
+    gpt = reciter("abcdefgh")
+    for call in (gpt.generate, gpt.stream):
+        with pytest.raises(ConfigError, match=r"num_samples is 3.*samples\(\)"):
+            call("a", num_samples=3)
+    with pytest.raises(ConfigError, match="num_samples"):
+        generate(lively(), PROMPT, num_samples=3)
+    assert gpt.samples("a", num_samples=3, max_tokens=2, temperature=0) == ["bc"] * 3
+    with pytest.raises(ConfigError, match=r'load\("my-run"\)'):
+        generate(lively(), PROMPT, stop="x")
+
+
+def test_options_change_a_config_and_a_stop_text_may_be_given_alone(reciter: Reciter) -> None:
+    gpt, knobs = reciter("abcdefgh"), SampleConfig(max_tokens=6, temperature=0)
+    assert "".join(gpt.stream("a", knobs, max_tokens=2)) == "bc"
+    assert gpt.generate("a", knobs, stop="ef") == "bcd"
+    assert gpt.generate("a", knobs, stop=["x", "ef"]) == "bcd"
+
+
+def test_many_samples_are_decoded_in_groups_that_change_no_text(
+    reciter: Reciter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpt, knobs = reciter("abcdefgh"), SampleConfig(max_tokens=9, temperature=3.0, seed=2, num_samples=5)
+    at_once = gpt.samples("a", knobs)
+    assert list(gpt.batches("a", knobs)) == [range(5)]
+    monkeypatch.setattr("gptscratch.generation._BATCH_BYTES", 100_000)
+    groups = list(gpt.batches("a", knobs))
+    assert len(groups) > 1
+    assert [number for group in groups for number in group] == list(range(5))
+    assert gpt.samples("a", knobs) == at_once
+
+
+def test_logits_that_are_not_numbers_are_refused(reciter: Reciter) -> None:
+    gpt = reciter("abc")
+    with torch.no_grad():
+        gpt.model.lm_head.weight.fill_(torch.nan)
+    with pytest.raises(RunError, match="not numbers"):
+        gpt.generate("a")
+
+
+@torch.inference_mode()
+def test_past_the_context_a_sliding_cache_keeps_no_more_than_before() -> None:
+    model = lively()
+    context = Context(model, [PROMPT], 100, None)
+    seen: list[torch.Tensor] = []
+    model.rotary.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))  # type: ignore
+    for _ in range(100):
+        context.read()
+        context.append(torch.tensor([3]), [3])
+    assert [len(row) for row in context.window.rows] == [len(PROMPT)]
+    assert {tuple(positions.shape) for positions in seen[1:]} == {(1, 1)}
+    assert [int(positions) for positions in seen[1:3]] == [5, 6]
+
+
+def test_random_numbers_made_together_are_those_made_one_by_one() -> None:
+    chance = _Chance(7, [0, 3], torch.device("cpu"))
+    rows = [np.random.default_rng([7, stream]) for stream in (0, 3)]
+    for _ in range(150):
+        assert chance.draw().tolist() == [row.random(dtype=np.float32) for row in rows]

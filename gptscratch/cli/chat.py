@@ -13,7 +13,7 @@ from gptscratch import paths
 from gptscratch.cli import loading, render, render_sample
 from gptscratch.config import SampleConfig
 from gptscratch.copying import copied
-from gptscratch.errors import ConfigError, UserError
+from gptscratch.errors import ConfigError, UserError, did_you_mean
 from gptscratch.generation import TrainedGPT
 
 QUOTES = '"""'
@@ -58,7 +58,8 @@ class Chat:
         name, _, rest = line[1:].strip().partition(" ")
         command = _COMMANDS.get(name)
         if command is None:
-            raise ConfigError(f"There is no command /{name}.", "Type /help for those there are.")
+            hint = did_you_mean(name, _COMMANDS) or "Type /help for a list."
+            raise ConfigError(f"There is no command /{name}.", hint)
         command(self, rest.strip())
 
     def go_on(self, text: str) -> None:
@@ -135,7 +136,7 @@ def run(
 
     ``opening`` is answered first, as if it had been typed.
     """
-    chat = Chat(gpt, knobs, color=color, novelty=novelty)
+    chat = Chat(gpt, dataclasses.replace(knobs, num_samples=1), color=color, novelty=novelty)
     render_sample.say(f"{gpt.run.name}: type a beginning and press Enter, /help for more, Ctrl-D to leave.")
     if opening:
         chat.go_on(opening)
@@ -159,7 +160,8 @@ def changed(knobs: SampleConfig, name: str, value: str) -> SampleConfig:
     """
     hints = _settings()
     if name not in hints:
-        raise ConfigError(f"There is no setting {name!r}.", f"The settings: {', '.join(hints)}.")
+        hint = did_you_mean(name, hints) or f"The settings: {', '.join(hints)}."
+        raise ConfigError(f"There is no setting {name!r}.", hint)
     if name == "stop":
         new: Any = () if value in ("", "none") else (loading.unescaped(value),)
     elif value == "none" and type(None) in getattr(hints[name], "__args__", ()):

@@ -7,30 +7,67 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gptscratch.errors import ConfigError
+from gptscratch.sizing import count_parameters
 
 if TYPE_CHECKING:
+    import torch
+
+    from gptscratch.config import ModelConfig
     from gptscratch.generation import TrainedGPT
 
 _SMALL = 4_000_000  # parameters in blocks
 
 
 def load(
-    checkpoint: str | None, *, quantize: str | None, device: str | None, dtype: str | None
+    checkpoint: str | None,
+    *,
+    quantize: str | None,
+    device: str | None,
+    dtype: str | None,
+    exact: bool = False,
 ) -> TrainedGPT:
-    """The model, made fast for sampling; a small one gets a single thread, since it waits for a second."""
+    """The model, made fast for sampling; a small one gets a single thread, since it waits for a second.
+
+    What was not given is chosen: see ``sampling_device`` and ``sampling_dtype``. With ``exact``, as for a
+    score, it is the fastest device, and float32.
+    """
     import torch
 
     from gptscratch import checkpoint as checkpoints
+    from gptscratch import paths
     from gptscratch.cli import render
-    from gptscratch.device import slow_dtype_warning
+    from gptscratch.device import pick_device, slow_dtype_warning
 
-    gpt = checkpoints.load(checkpoint, device=device or "auto", dtype=dtype or "float32")
+    if quantize and device is None:
+        device = "cpu"  # the only one that has such kernels
+    if device is None and not exact:
+        device = sampling_device(checkpoints.read_run(paths.find_checkpoint(checkpoint)[0]).config.model)
+    device = device or "auto"
+    if dtype is None:
+        dtype = "float32" if exact else sampling_dtype(pick_device(device))
+    gpt = checkpoints.load(checkpoint, device=device, dtype=dtype)
     weight = gpt.model.token_embedding.weight
     if warning := slow_dtype_warning(weight.dtype, weight.device):
         render.notice(warning)
-    if sum(parameter.numel() for parameter in gpt.model.blocks.parameters()) < _SMALL:
+    if count_parameters(gpt.model.config).non_embedding < _SMALL:
         torch.set_num_threads(1)
     return gpt.for_sampling(quantize=quantize)
+
+
+def sampling_device(config: ModelConfig) -> str:
+    """A small model's token costs a CPU less than a GPU needs to launch its kernels: see docs/sampling.md."""
+    return "cpu" if count_parameters(config).non_embedding < _SMALL else "auto"
+
+
+def sampling_dtype(device: torch.device) -> str:
+    """bfloat16 on a GPU that has it, where reading the weights is the cost; float32 elsewhere.
+
+    Not float16, whose range a model may leave that was trained in another type. On a CPU float32 was never
+    slower for a token, but for what ``--quantize`` offers.
+    """
+    from gptscratch.device import has_fast_bfloat16
+
+    return "bfloat16" if device.type == "cuda" and has_fast_bfloat16(device) else "float32"
 
 
 def with_copies(gpt: TrainedGPT) -> TrainedGPT:
@@ -84,8 +121,12 @@ def read_lines(file: str) -> list[str]:
 def _file(name: str) -> str:
     try:
         return Path(name).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{name} cannot be read: {error}.") from None
+    except FileNotFoundError:
+        raise ConfigError(f"{name} does not exist.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name} cannot be read: {error}.", "Save it as UTF-8 first.") from None
+    except OSError as error:
+        raise ConfigError(f"{name} cannot be read: {error.strerror}.") from None
 
 
 def _stdin() -> str:

@@ -79,16 +79,20 @@ def pieces(
 
 def all_pieces(
     gpt: TrainedGPT, prompt: str, knobs: SampleConfig, *, colors: ColorSystem | None
-) -> list[Iterator[tuple[str, float]]]:
-    """The same of ``knobs.num_samples``, when all of them are done."""
-    if colors is None:
-        return [iter([(text, 0.0)]) for text in gpt.samples(prompt, knobs)]
-    rows = gpt.traced([prompt] * knobs.num_samples, knobs)
-    return [merged((token.text, token.bits) for token in row) for row in rows]
+) -> Iterator[Iterator[tuple[str, float]]]:
+    """The same of each of ``knobs.num_samples``, as many at a time as fit into memory."""
+    for numbers in gpt.batches(prompt, knobs):
+        prompts = [prompt] * len(numbers)
+        if colors is None:
+            texts = gpt.complete(prompts, knobs, streams=numbers)
+            yield from (iter([(text, 0.0)]) for text in texts)
+        else:
+            rows = gpt.traced(prompts, knobs, streams=numbers)
+            yield from (merged((token.text, token.bits) for token in row) for row in rows)
 
 
 def samples(
-    prompt: str, rows: Sequence[Iterable[tuple[str, float]]], *, colors: ColorSystem | None
+    prompt: str, rows: Iterable[Iterable[tuple[str, float]]], *, colors: ColorSystem | None
 ) -> list[str]:
     """Write samples of one prompt as they come; give what followed the prompt."""
     texts = []
@@ -134,9 +138,15 @@ def _one_line(text: str) -> str:
 
 
 def warn_of_unknown(gpt: TrainedGPT, text: str) -> None:
-    if unknown := gpt.tokenizer.unknown(text):
-        shown = " ".join(repr(piece) for piece in unknown[:10])
-        render.notice(f"The model never saw {shown}: left out of the prompt.")
+    if not (unknown := gpt.tokenizer.unknown(text)):
+        return
+    shown = " ".join(repr(piece) for piece in unknown[:10])
+    if len(unknown) > 10:
+        shown += f" and {len(unknown) - 10} more"
+    if gpt.known(gpt.tokenizer.encode(text, specials=True)):
+        render.notice(f"These were not in the training text and are left out of the prompt: {shown}")
+    else:
+        render.notice(f"Nothing of the prompt was in the training text; the model begins a new one: {shown}")
 
 
 def progress(done: Iterator[int], total: int) -> None:

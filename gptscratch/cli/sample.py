@@ -149,7 +149,11 @@ def _as_json(gpt: TrainedGPT, prompt: str, knobs: SampleConfig, *, n_best: int |
     if n_best is None:
         texts = gpt.samples(prompt, knobs)
     else:
-        tokens = gpt.traced([prompt] * knobs.num_samples, knobs, n_best=n_best)
+        tokens = [
+            row
+            for numbers in gpt.batches(prompt, knobs)
+            for row in gpt.traced([prompt] * len(numbers), knobs, n_best=n_best, streams=numbers)
+        ]
         texts = ["".join(token.text for token in row) for row in tokens]
     spans = [copied(gpt, text, after=prompt) for text in texts] if novelty else None
     render_sample.samples_json(prompt, texts, run=gpt.run, tokens=tokens, copied=spans)
@@ -164,7 +168,7 @@ def _as_text(
     render_sample.warn_of_unknown(gpt, prompt)
     colors = render_sample.colors() if color else None
     if knobs.num_samples == 1 and not at_once:
-        rows = [render_sample.pieces(gpt, prompt, knobs, colors=colors)]
+        rows = iter([render_sample.pieces(gpt, prompt, knobs, colors=colors)])
     else:
         rows = render_sample.all_pieces(gpt, prompt, knobs, colors=colors)
     texts = render_sample.samples(prompt, rows, colors=colors)

@@ -153,6 +153,12 @@ def test_to_forbid_copies_the_training_tokens_are_looked_at_when_it_is_set(tale:
     assert talk.gpt.copies.longest(talk.gpt.tokenizer.encode(talk.text)).length < 6
 
 
+def test_a_misspelt_command_is_refused_with_the_nearest_name(talk: Chat) -> None:
+    for line, hint in (("/svae x", "Did you mean save"), ("/xyz", "/help")):
+        with pytest.raises(ConfigError, match=hint):
+            talk.answer(line)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "wanted"),
     [
@@ -172,7 +178,7 @@ def test_a_setting_is_read_from_text(name: str, value: str, wanted: object) -> N
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
-        ("temprature", "1", "no setting"),
+        ("temprature", "1", "no setting 'temprature'. Did you mean temperature"),
         ("temperature", "warm", "a number"),
         ("top_k", "0", "at least 1"),
         ("max_tokens", "none", "a whole number"),

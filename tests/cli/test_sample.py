@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
-from gptscratch.cli import render_sample
+from gptscratch.cli import loading, render_sample
 from gptscratch.cli.app import app
+from gptscratch.presets import PRESETS
 from gptscratch.training.trainer import TrainResult
 
 Command = Callable[..., Result]
@@ -133,6 +135,33 @@ def test_what_does_nothing_is_said_and_what_contradicts_is_refused(sample: Comma
     assert said.stdout.startswith("the fox")
     for more in (["--prompts", "a", "--out", "b"], ["--prompt", "-"], ["--prompt-file", "-"]):
         assert sample("--interactive", *more).exit_code != 0
+
+
+def test_what_cannot_be_read_or_written_is_named(sample: Command, tmp_path: Path) -> None:
+    assert "none.txt does not exist" in str(sample("--prompt-file", str(tmp_path / "none.txt")).exception)
+    (tmp_path / "prompts.txt").write_text("a")
+    asked = ("--prompts", str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "no" / "out.jsonl"))
+    assert "no does not exist" in str(sample(*asked).exception)
+
+
+def test_unknown_characters_of_a_prompt_are_told(sample: Command) -> None:
+    some = sample("--prompt", "the ☃ fox")
+    assert "not in the training text and are left out of the prompt: '☃'" in some.stderr
+    assert some.stdout.startswith("the ☃ fox")
+    assert "Nothing of the prompt" in sample("--prompt", "☃⚡").stderr
+    many = sample("--prompt", "the ZYXWVUTSRQPONM").stderr
+    assert "'Q'" in many
+    assert "and 4 more" in many
+
+
+def test_where_to_sample_is_chosen_by_the_model_and_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = PRESETS["nano"], PRESETS["gpt2"]
+    assert loading.sampling_device(small) == "cpu"
+    assert loading.sampling_device(large) == "auto"
+    for has_bfloat16, wanted in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda x=has_bfloat16, **_: x)
+        assert loading.sampling_dtype(torch.device("cuda")) == wanted
+        assert loading.sampling_dtype(torch.device("cpu")) == "float32"
 
 
 def test_a_stop_text_may_be_a_line_end(sample: Command) -> None:
