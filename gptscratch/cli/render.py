@@ -56,13 +56,22 @@ def plan_lines(plan: Plan, manifest: Manifest) -> list[tuple[str, str]]:
         ("corpus", f"{text}: {split}"),
         *documents,
         ("tokenizer", f"{manifest.tokenizer_kind} with {manifest.vocab_size:,} entries, "
-                      f"{manifest.characters_per_token:.2f} characters a token"),
+                      f"{manifest.characters_per_token:.2f} characters a token{lossy(manifest)}"),
         ("model", f"{count(plan.parameters)} parameters: {shape}, context {model.context_length}"),
         ("training", f"{steps}: {count(plan.tokens)} tokens, {plan.epochs:.3g} epochs"),
         ("rates", f"{train.optimizer} at {train.learning_rate:.3g}, schedule {train.schedule}"),
         ("cost", f"about {duration(plan.seconds)} and {size(plan.memory_bytes)} of memory, "
                  f"{_machine(train)}"),
     ]  # fmt: skip
+
+
+def lossy(manifest: Manifest) -> str:
+    if not manifest.lossy:
+        return ""
+    lost = (
+        "white space or case" if manifest.tokenizer_kind in ("word", "char", "byte", "bpe") else "some text"
+    )
+    return f", lossy: {lost} is not kept"
 
 
 def _machine(train: TrainConfig) -> str:
@@ -96,6 +105,9 @@ def result(result: TrainResult, *, json: bool, quiet: bool) -> None:
                        f"{best.val_bits_per_byte:.4f} bits a byte, accuracy {best.val_accuracy:.1%}"),
             ("best", f"step {best.step:,}, scored on {best.val_tokens:,} tokens"),
         ]  # fmt: skip
+        if best.val_unknown:
+            share = best.val_unknown / (best.val_tokens + best.val_unknown)
+            lines.append(("unknown", f"{share:.2%} of the validation tokens, which are not scored"))
     done = f"{some(result.step, 'step')}, {count(result.tokens)} tokens, {duration(result.seconds)}"
     lines += [("trained", done), ("run", str(result.run.resolve()))]
     if result.interrupted:

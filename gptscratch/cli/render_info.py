@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
-from gptscratch.cli.render import facts, notice, out, print_json
+from gptscratch.cli.render import facts, lossy, notice, out, print_json
 from gptscratch.cli.render_stats import losses
 from gptscratch.cli.units import count, duration, size, some, when
 
@@ -35,7 +35,7 @@ def token_files(manifest: Manifest, *, json: bool) -> None:
         return
     split = f"{manifest.train.tokens:,} to train, {manifest.val.tokens:,} to validate"
     lines = [
-        ("tokenizer", f"{manifest.tokenizer_kind} with {manifest.vocab_size:,} entries"),
+        ("tokenizer", f"{manifest.tokenizer_kind} with {manifest.vocab_size:,} entries{lossy(manifest)}"),
         ("documents", f"{both['documents']:,} in {some(manifest.files, 'file')}"),
         ("characters", f"{both['characters']:,}"),
         ("tokens", f"{both['tokens']:,}: {split}"),
@@ -150,6 +150,7 @@ def _manifest_facts(manifest: Manifest) -> dict[str, Any]:
         "documents": manifest.documents or both["documents"],
         "characters_per_token": manifest.characters_per_token,
         "unknown_rate": manifest.unknown_rate,
+        "lossy": manifest.lossy,
         "files": manifest.files,
         "skipped": manifest.skipped,
         "replaced": manifest.replaced,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gptscratch.errors import CorpusError
 
-FORMAT = 1
+FORMAT = 2
 SPLITS = ("train", "val")
 TokenArray = NDArray[np.unsignedinteger[Any]]
 
@@ -53,6 +53,7 @@ class Share:
     name: str
     weight: float  # of the training tokens that are drawn; all weights together are 1
     tokens: int  # of its training side
+    val_tokens: int = 0  # of its validation side; 0 where a corpus of its own is for validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,8 @@ class Manifest:
     replaced: int = 0  # bytes that the encoding does not know, read as U+FFFD by request
     removed: tuple[Removed, ...] = ()  # by each step of cleaning, in their order
     corpora: tuple[Share, ...] = ()  # where they have weights
+    lossy: bool = False  # the tokenizer does not keep all of the text: its case, or its white space
+    val_unknown_bytes: int = 0  # of the validation text that unknown tokens stand for
     train: SplitCounts
     val: SplitCounts
 
@@ -112,6 +115,8 @@ def read_manifest(folder: Path) -> Manifest:
             train, val = (SplitCounts(**values.pop(name)) for name in SPLITS)
             removed = tuple(Removed(**step) for step in values.pop("removed", ()))
             corpora = tuple(Share(**share) for share in values.pop("corpora", ()))
+            unknown = val.bytes * val.unknown // max(1, val.tokens)
+            values.setdefault("val_unknown_bytes", unknown)  # about so many, where format 1 does not say it
             return Manifest(**values, removed=removed, corpora=corpora, train=train, val=val)
     except FileNotFoundError:
         raise CorpusError(f"{folder} holds no token files: it has no manifest.json.") from None

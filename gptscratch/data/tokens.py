@@ -41,12 +41,13 @@ def write_tokens(
     with ShardWriter(folder, tokenizer.dtype, spec, recipe, scan.hash) as writer:
         done = writer.done
         done.sections = done.sections or [0] * len(scan.sections)
+        done.val_sections = done.val_sections or [0] * len(scan.sections)
         pieces = corpus.sided_pieces(scan)
         _pass_over(pieces, done, on_progress)
         workers = worker_count(tokenizer, scan.characters - done.characters)
         with Encoder(tokenizer, end, workers=workers) as encoder:
             for batch, encoded in encoder.stream(_batched(pieces)):
-                _add(writer, batch, encoded, scan.sections, tokenizer.unk_id)
+                _add(writer, batch, encoded, scan.sections, tokenizer)
                 on_progress("tokenizing", done.bytes, scan.bytes)
                 writer.save()
         manifest = Manifest(
@@ -64,7 +65,9 @@ def write_tokens(
             documents=scan.documents,
             replaced=scan.replaced,
             removed=scan.removed,
-            corpora=_shares(corpus, done.sections),
+            corpora=_shares(corpus, done),
+            lossy=not tokenizer.lossless,
+            val_unknown_bytes=done.val_unknown_bytes,
             train=SplitCounts(**done.counts["train"]),
             val=SplitCounts(**done.counts["val"]),
         )
@@ -100,9 +103,9 @@ def _batched(pieces: Iterable[tuple[Side, Piece]]) -> Iterator[Batch]:
 
 
 def _add(
-    writer: ShardWriter, batch: Batch, encoded: Encoded, sections: tuple[Section, ...], unk_id: int | None
+    writer: ShardWriter, batch: Batch, encoded: Encoded, sections: tuple[Section, ...], tokenizer: Tokenizer
 ) -> None:
-    done = writer.done
+    done, unk_id = writer.done, tokenizer.unk_id
     characters = np.array([len(text) for text in batch.texts], np.int64)
     ends = np.array(batch.ends)
     for side in SPLITS:
@@ -117,24 +120,37 @@ def _add(
         counts["bytes"] += int(encoded.bytes[own].sum())
         counts["tokens"] += len(ids)
         counts["unknown"] += 0 if unk_id is None else int(np.count_nonzero(ids == unk_id))
-        if side == "train":
-            _add_to_sections(done, sections, characters, encoded.lengths * own)
+        totals = done.sections if side == "train" else done.val_sections
+        _add_to_sections(totals, done.characters, sections, characters, encoded.lengths * own)
+        if side == "val" and unk_id is not None:
+            texts = [text for text, mine in zip(batch.texts, own, strict=True) if mine]
+            parts = np.split(ids, np.cumsum(encoded.lengths[own])[:-1])
+            done.val_unknown_bytes += sum(
+                tokenizer.unknown_bytes(text)
+                for text, part in zip(texts, parts, strict=True)
+                if (part == unk_id).any()
+            )
     done.pieces += len(batch.texts)
     done.characters += int(characters.sum())
     done.bytes += int(encoded.bytes.sum())
 
 
 def _add_to_sections(
-    done: Done, sections: tuple[Section, ...], characters: NDArray[np.int64], lengths: NDArray[np.int64]
+    totals: list[int],
+    before: int,
+    sections: tuple[Section, ...],
+    characters: NDArray[np.int64],
+    lengths: NDArray[np.int64],
 ) -> None:
-    starts = done.characters + np.cumsum(characters) - characters
+    starts = before + np.cumsum(characters) - characters
     number = np.searchsorted([section.end for section in sections], starts, side="right")
     for section, tokens in enumerate(np.bincount(number, lengths, len(sections))):
-        done.sections[section] += int(tokens)
+        totals[section] += int(tokens)
 
 
-def _shares(corpus: Corpus, tokens: list[int]) -> tuple[Share, ...]:
+def _shares(corpus: Corpus, done: Done) -> tuple[Share, ...]:
     if not corpus.weights:
         return ()
-    named = zip(corpus.names, corpus.weights, tokens, strict=True)
-    return tuple(Share(name=name, weight=weight, tokens=count) for name, weight, count in named)
+    val_tokens = [0] * len(done.sections) if corpus.config.val_file else done.val_sections
+    parts = zip(corpus.names, corpus.weights, done.sections, val_tokens, strict=True)
+    return tuple(Share(name=n, weight=w, tokens=count, val_tokens=val) for n, w, count, val in parts)

@@ -44,6 +44,8 @@ class Done:
     bytes: int = 0  # of the text in UTF-8
     counts: dict[str, dict[str, int]] = field(default_factory=lambda: {side: _zeros() for side in SPLITS})
     sections: list[int] = field(default_factory=list)  # tokens of each section's training side
+    val_sections: list[int] = field(default_factory=list)
+    val_unknown_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -154,6 +154,42 @@ class Tokenizer:
         found = [part[start:end] for part in parts for i, start, end in self.spans(part) if i == self.unk_id]
         return list(dict.fromkeys(found))
 
+    @property
+    def lossless(self) -> bool:
+        """Whether decoding gives the text back as it was, but for unknown characters. Words do not keep
+        white space, and lower case does not keep case.
+        """
+        spec = json.loads(self.library.to_str())
+        before = json.dumps(spec["pre_tokenizer"])
+        if spec["normalizer"] is not None or '"Removed"' in before or '"add_prefix_space": true' in before:
+            return False
+        return self.kind == "char" or self._byte_level
+
+    def token_bytes(self) -> NDArray[np.int64]:
+        """How many bytes of UTF-8 each token stands for, 0 for special and unknown ones: (vocab_size,)."""
+        found = np.zeros(self.vocab_size, np.int64)
+        letters = set(byte_letters())
+        for token, token_id in self.library.get_vocab(with_added_tokens=True).items():
+            if token in self._special or token_id == self.unk_id:
+                continue
+            if self._byte_level and set(token) <= letters:
+                found[token_id] = len(token)
+            elif self._byte_level or self.kind == "char":
+                found[token_id] = len(token.encode())
+            else:
+                found[token_id] = len(self.decode([token_id]).encode())
+        return found
+
+    def unknown_bytes(self, text: str) -> int:
+        """The bytes of UTF-8 of what the vocabulary lacks in a text."""
+        if self.unk_id is None:
+            return 0
+        with library_errors(*_CANNOT_ENCODE):
+            encoding = self.library.encode(text, add_special_tokens=False)
+        offsets = encoding.offsets
+        places = np.flatnonzero(np.array(encoding.ids) == self.unk_id)
+        return sum(len(text[start:end].encode()) for start, end in (offsets[place] for place in places))
+
     def pieces(self, text: str) -> list[tuple[str, int]]:
         """(piece, id) of a text, for the eye; a token that is part of a character shows its bytes."""
         spans = self.spans(text)

@@ -83,6 +83,7 @@ class Evaluated:
     val_perplexity: float
     val_bits_per_byte: float
     val_tokens: int
+    val_unknown: int = 0  # tokens left out: what the vocabulary lacks
 
 
 @dataclass(frozen=True)

@@ -277,6 +277,7 @@ def evaluated(step: int, evaluation: Evaluation) -> Evaluated:
         val_perplexity=evaluation.perplexity,
         val_bits_per_byte=evaluation.bits_per_byte,
         val_tokens=evaluation.tokens,
+        val_unknown=evaluation.unknown,
     )
 
 

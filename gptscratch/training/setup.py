@@ -58,7 +58,7 @@ def make_setup(
 
     context_length = record.config.model.context_length
     batches = make_batches(prepared.tokens, context_length, config.batch_size, config.seed, pad_with=pad_with)
-    scorer = Scorer(model, prepared.tokens, mask_at=mask_at, pad_with=pad_with)
+    scorer = Scorer(model, prepared.tokens, prepared.tokenizer, mask_at=mask_at, pad_with=pad_with)
     session = Session(
         run=run,
         config=config,

@@ -100,5 +100,5 @@ def test_a_wrong_step_is_named(step: str) -> None:
 
 def test_near_duplicates_without_the_package_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasketch", None)
-    with pytest.raises(MissingExtraError, match=r"gptscratch\[clean\]"):
+    with pytest.raises(MissingExtraError, match=r"extra \[clean\]"):
         cleaned(["a"], "neardup")

@@ -372,16 +372,16 @@ def test_a_missing_package_names_its_extra(
     name: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtraError, match=r"gptscratch\[(parquet|zstd)\]"):
+    with pytest.raises(MissingExtraError, match=r"extra \[(parquet|zstd)\]"):
         documents(written(tmp_path / name, b"\x28\xb5\x2f\xfd and more"))
 
 
 def test_without_its_extra_no_encoding_is_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "charset_normalizer", None)
     file = written(tmp_path / "a.txt", "schöne Grüße an alle Bären ".encode("latin-1"))
-    with pytest.raises(MissingExtraError, match=r"gptscratch\[encodings\]"):
+    with pytest.raises(MissingExtraError, match=r"extra \[encodings\]"):
         documents(file, encoding="auto")
-    with pytest.raises(CorpusError, match=r"is not utf-8: byte 0xf6 at offset 3\. .*gptscratch\[encodings\]"):
+    with pytest.raises(CorpusError, match=r"is not utf-8: byte 0xf6 at offset 3\. .*extra \[encodings\]"):
         documents(file)
     wide = written(tmp_path / "b.txt", "plain text ".encode("utf-16-le"))
     assert documents(wide, encoding="auto") == ["plain text "]

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from gptscratch.config import ModelConfig
+from gptscratch.config import DataConfig, ModelConfig
 from gptscratch.data.batches import windows
+from gptscratch.data.prepare import Prepared, prepare
+from gptscratch.errors import CorpusError
 from gptscratch.model.gpt import GPT
 from gptscratch.training import evaluate as module
-from gptscratch.training.evaluate import Evaluation, evaluate
+from gptscratch.training.evaluate import Evaluation, Scorer, bytes_of_tokens, evaluate
 from gptscratch.training.loss import IGNORE
 
 TOKENS = np.random.default_rng(0).integers(0, 31, 200).astype(np.uint16)
+
+ONE = np.ones(31)
 
 
 def tiny() -> GPT:
@@ -33,7 +39,7 @@ def tiny() -> GPT:
 def test_it_is_the_mean_over_every_target_once(monkeypatch: pytest.MonkeyPatch, rows_at_once: int) -> None:
     monkeypatch.setattr(module, "SLICE_BYTES", rows_at_once * 31 * 4)
     model = tiny()
-    found = evaluate(model, windows(TOKENS, 16, 5), bytes_per_token=2.5)
+    found = evaluate(model, windows(TOKENS, 16, 5), token_bytes=np.full(31, 2.5))
 
     model.eval()
     losses, hits = [], []
@@ -56,8 +62,8 @@ def test_padding_counts_for_nothing() -> None:
     row = TOKENS[:17].astype(np.int64)[None]
     inputs, targets = np.repeat(row[:, :-1], 2, axis=0), np.repeat(row[:, 1:], 2, axis=0)
     targets[1] = IGNORE
-    once = evaluate(model, [(row[:, :-1], row[:, 1:])], bytes_per_token=1.0)
-    padded = evaluate(model, [(inputs, targets)], bytes_per_token=1.0)
+    once = evaluate(model, [(row[:, :-1], row[:, 1:])], token_bytes=ONE)
+    padded = evaluate(model, [(inputs, targets)], token_bytes=ONE)
     assert padded.tokens == once.tokens == 16
     assert padded.loss == pytest.approx(once.loss, rel=1e-6)
     assert padded.accuracy == once.accuracy
@@ -66,13 +72,13 @@ def test_padding_counts_for_nothing() -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_is_left_in_its_mode_and_without_gradients(training: bool) -> None:
     model = tiny().train(training)
-    evaluate(model, windows(TOKENS, 16, 5), bytes_per_token=1.0)
+    evaluate(model, windows(TOKENS, 16, 5), token_bytes=ONE)
     assert model.training is training
     assert all(p.grad is None for p in model.parameters())
 
 
 def test_a_perplexity_beyond_all_numbers_still_is_json() -> None:
-    evaluation = Evaluation(loss=1e5, accuracy=0.0, bits_per_byte=1.0, tokens=1)
+    evaluation = Evaluation(loss=1e5, accuracy=0.0, tokens=1, bytes_per_token=1.0)
     assert json.loads(json.dumps(evaluation.perplexity, allow_nan=False)) > 1e300
 
 
@@ -85,7 +91,83 @@ def test_an_adaptive_softmax_is_scored_as_its_full_distribution_says() -> None:
     with torch.no_grad():
         logits = model(torch.from_numpy(inputs)).flatten(0, 1)
     wanted = torch.from_numpy(targets).flatten()
-    found = evaluate(model, [(inputs, targets)], bytes_per_token=1.0)
+    found = evaluate(model, [(inputs, targets)], token_bytes=np.ones(40))
     assert found.loss == pytest.approx(F.cross_entropy(logits, wanted).item(), rel=1e-5)
     assert found.accuracy == pytest.approx((logits.argmax(-1) == wanted).double().mean().item())
     assert (logits.argmax(-1) >= 20).any()
+
+
+def test_unknown_targets_count_for_nothing() -> None:
+    model = tiny().eval()
+    row = TOKENS[:17].astype(np.int64)[None]
+    inputs, targets = row[:, :-1], row[:, 1:]
+    unk_id = int(targets[0, 3])
+    found = evaluate(model, [(inputs, targets)], token_bytes=np.arange(31.0), unk_id=unk_id)
+    known = targets[0] != unk_id
+    with torch.no_grad():
+        logits = model(torch.from_numpy(inputs))[0]
+    losses = F.cross_entropy(logits, torch.from_numpy(targets[0]), reduction="none").numpy()
+    assert (found.tokens, found.unknown) == (known.sum(), (~known).sum())
+    assert found.loss == pytest.approx(losses[known].mean(), rel=1e-5)
+    bits = losses[known].sum() / math.log(2) / targets[0][known].sum()
+    assert found.bits_per_byte == pytest.approx(bits, rel=1e-5)
+
+
+def test_a_text_of_unknown_tokens_alone_is_a_clear_error() -> None:
+    row = np.full((1, 17), 5)
+    with pytest.raises(CorpusError, match="no token that the vocabulary knows"):
+        evaluate(tiny(), [(row[:, :-1], row[:, 1:])], token_bytes=ONE, unk_id=5)
+
+
+def prepared(tmp_path: Path, *texts: str, **settings: Any) -> Prepared:
+    names = []
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.txt").write_text(text, encoding="utf-8")
+        names.append(f"{tmp_path}/{number}.txt{settings.pop(f'weight{number}', '')}")
+    return prepare(DataConfig(corpus=tuple(names), **settings))
+
+
+@pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
+def test_bytes_of_the_scored_tokens_are_those_of_their_text(kind: str, tmp_path: Path) -> None:
+    text = "".join(f"{i} Größe, naïve 😀 " for i in range(900))
+    found = prepared(tmp_path, text, tokenizer=kind)
+    each = bytes_of_tokens(found.tokens, found.tokenizer)
+    assert each[found.tokens.val].sum() == found.manifest.val.bytes
+    part = found.tokens.val[: len(found.tokens.val) // 2]
+    assert each[part].sum() == len(found.tokenizer.decode(part).encode())
+
+
+def test_bytes_of_words_are_those_of_the_text_without_its_unknown_words(tmp_path: Path) -> None:
+    (tmp_path / "val.txt").write_text("the cat number wörd sat.\nthe dog sat.\n", encoding="utf-8")
+    found = prepared(
+        tmp_path, "the cat number one sat.\n" * 99, tokenizer="word", val_file=str(tmp_path / "val.txt")
+    )
+    assert found.manifest.lossy
+    assert found.manifest.val_unknown_bytes == len("wörddog".encode())
+    each = bytes_of_tokens(found.tokens, found.tokenizer)
+    assert each[found.tokens.val].sum() == pytest.approx(found.manifest.val.bytes - 8)
+
+
+def test_characters_that_are_unknown_have_no_bytes(tmp_path: Path) -> None:
+    first = prepared(tmp_path, "plain text " * 50, tokenizer="char")
+    first.tokenizer.save(tmp_path / "tokenizer.json")
+    found = prepared(tmp_path, "plain tëxt " * 50, tokenizer=str(tmp_path / "tokenizer.json"))
+    assert found.manifest.val.unknown == 5
+    assert found.manifest.val_unknown_bytes == 10
+    each = bytes_of_tokens(found.tokens, found.tokenizer)
+    assert each[found.tokens.val].sum() == found.manifest.val.bytes - 10
+
+
+@pytest.mark.parametrize("pad", [False, True])
+def test_corpora_with_weights_are_validated_by_their_weights(pad: bool, tmp_path: Path) -> None:
+    found = prepared(tmp_path, "ab" * 2000, "cde" * 4000, weight0="=3", weight1="=1", tokenizer="byte")
+    torch.manual_seed(0)
+    model = GPT(ModelConfig(vocab_size=257, context_length=16, n_layer=1, n_head=2, d_model=32))
+    pad_with = found.manifest.end_of_text if pad else None
+    scorer = Scorer(model, found.tokens, found.tokenizer, pad_with=pad_with)
+    both = scorer()
+    first, second = (scorer._score(part, None) for _, part in scorer.parts)
+    assert (first.tokens, second.tokens) == ((401, 1201) if pad else (400, 1200))
+    assert both.loss == pytest.approx(0.75 * first.loss + 0.25 * second.loss)
+    assert both.tokens == first.tokens + second.tokens
+    assert scorer(160).tokens < both.tokens

@@ -86,6 +86,7 @@ def test_metrics_are_the_contract(fit: Fit) -> None:
     for record in evaluated:
         assert list(record) == [
             "step", "val_loss", "val_accuracy", "val_perplexity", "val_bits_per_byte", "val_tokens",
+            "val_unknown",
         ]  # fmt: skip
         assert record["val_perplexity"] == pytest.approx(math.exp(record["val_loss"]))
     assert [r["step"] for r in logged] == list(range(3, 25, 3))
