@@ -12,8 +12,8 @@ from typing import Any
 from gptscratch import paths, sizing
 from gptscratch.config import ModelConfig, RunConfig, read_json
 from gptscratch.data.shards import Manifest, read_manifest
-from gptscratch.errors import CheckpointError, ConfigError
-from gptscratch.presets import PRESETS
+from gptscratch.errors import CheckpointError, ConfigError, did_you_mean
+from gptscratch.presets import PRESETS, preset_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +114,21 @@ class RunDescription:
     model: ModelDescription
 
 
+def describe_preset(name: str) -> ModelDescription:
+    """Raises ConfigError where there is no preset of this name."""
+    preset_settings(name)
+    return describe_model(PRESETS[name])
+
+
 def describe(what: str) -> RunDescription | ModelDescription | Manifest:
-    """All about a preset, a folder of token files, or a run by name, folder or checkpoint folder.
+    """All about a run by name, folder or checkpoint folder, a preset, or a folder of token files.
+
+    A run comes before a preset of the same name, which ``describe_preset`` describes.
 
     Raises:
         UserError: there is no such thing, or it is damaged.
     """
-    if what in PRESETS:
+    if what in PRESETS and not (paths.runs_dir() / what / "config.json").is_file():
         return describe_model(PRESETS[what])
     if (Path(what) / "manifest.json").is_file():
         return read_manifest(Path(what))
@@ -129,8 +137,18 @@ def describe(what: str) -> RunDescription | ModelDescription | Manifest:
     try:
         run, _ = paths.find_checkpoint(what)
     except CheckpointError:
-        run = paths.find_run(what)  # one without a checkpoint yet is still a run
+        run = _run_or_preset(what)  # one without a checkpoint yet is still a run
     return describe_run(run)
+
+
+def _run_or_preset(what: str) -> Path:
+    """The run's folder, or an error that names presets, too."""
+    try:
+        return paths.find_run(what)
+    except CheckpointError as error:
+        near = did_you_mean(what, PRESETS)
+        presets = f"{near} Presets: {', '.join(PRESETS)}."
+        raise CheckpointError(error.message, f"{error.hint} {presets.lstrip()}") from None
 
 
 def describe_run(run: Path) -> RunDescription:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import platformdirs
 
-from gptscratch.errors import CheckpointError, ConfigError
+from gptscratch.errors import CheckpointError, ConfigError, did_you_mean, listed
 
 _STEP = re.compile(r"step-(\d{8,})")
 
@@ -83,10 +83,12 @@ def find_run(name_or_path: str | Path | None = None) -> Path:
     named = runs_dir() / str(name_or_path)
     if (named / "config.json").is_file():
         return named
-    names = ", ".join(run.name for run in runs[:8]) or "none yet"
+    names = [run.name for run in runs]
+    here = f"Runs here: {listed(names) or 'none yet'}."
     if path.exists():
-        raise CheckpointError(f"{path} is not a run: it has no config.json.", f"Runs here: {names}.")
-    raise CheckpointError(f"There is no run {str(name_or_path)!r}.", f"Runs here: {names}.")
+        raise CheckpointError(f"{path} is not a run: it has no config.json.", here)
+    near = did_you_mean(str(name_or_path), names)
+    raise CheckpointError(f"There is no run {str(name_or_path)!r}.", f"{near} {here}".lstrip())
 
 
 def find_checkpoint(name_or_path: str | Path | None = None, which: str = "best") -> tuple[Path, Path]:

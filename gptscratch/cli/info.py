@@ -8,6 +8,9 @@ import typer
 
 from gptscratch.cli import options as o
 from gptscratch.cli import render_info
+from gptscratch.cli.console import notice
+from gptscratch.errors import ConfigError
+from gptscratch.presets import PRESETS
 
 
 def info(
@@ -15,6 +18,7 @@ def info(
         str | None,
         typer.Argument(metavar="[CKPT|PRESET|FOLDER]", help="A run, a preset or a folder of token files."),
     ] = None,
+    preset: o.Preset = None,
     json: o.Json = False,
 ) -> None:
     """List the runs, or show a run, a preset or a folder of token files.
@@ -23,12 +27,19 @@ def info(
     """
     from gptscratch import describe
 
+    if preset is not None:
+        if what is not None:
+            raise ConfigError(f"{what} and --preset are both given.", "Give one of them.")
+        render_info.model(describe.describe_preset(preset), title=preset, json=json)
+        return
     if what is None:
         render_info.runs(describe.list_runs(), json=json)
         return
     described = describe.describe(what)
     if isinstance(described, describe.RunDescription):
         render_info.run(described, json=json)
+        if what in PRESETS:
+            notice(f"There is also a preset of this name: gptscratch info --preset {what}")
     elif isinstance(described, describe.ModelDescription):
         render_info.model(described, title=what, json=json)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -223,6 +224,10 @@ def settings_of(
     settings: dict[str, Any] = preset_settings(preset) if preset else {}
     given = {_NAMES.get(key, key): value for key, value in options.items() if value is not None}
     given = qualified({key: value for key, value in given.items() if is_setting(key)})
+    for unit in ("epochs", "minutes", "hours"):
+        number = options.get(unit)
+        if number is not None and not 0.0 < number < math.inf:
+            raise ConfigError(f"--{unit} is {number:g}: it must be above 0 and finite.")
     hours = options.get("hours")
     if hours is not None:
         if "train.minutes" in given:
@@ -236,7 +241,7 @@ def settings_of(
     settings.update(given)
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not equals:
+        if not equals or not key.strip():
             raise ConfigError(f"--set {pair}: a name and a value are needed.", "As in --set rope_theta=50000")
         settings.update(qualified({key.strip(): value}))
     return settings

@@ -1,19 +1,20 @@
-"""What moves while something runs, on stderr; plain lines where that is no terminal."""
+"""What moves while something runs, on stderr; plain lines where that is not a terminal."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gptscratch.cli.render import err, notice, plan_lines
+from gptscratch.cli.console import err, facts, notice
+from gptscratch.cli.render import plan_lines
 from gptscratch.cli.units import count, duration, size
 from gptscratch.training.events import (
     Evaluated,
@@ -27,8 +28,9 @@ from gptscratch.training.events import (
     Working,
 )
 
-_REFRESH = 0.1  # seconds, at least, between drawings
-_CTRL_C = 8  # columns left for ^C, up to four times
+_PER_SECOND = 4  # drawings
+_CTRL_C = 4  # columns left empty: the terminal writes ^C into them, up to twice
+_BAR = (8, 30)  # columns of a bar, at least and at most
 
 
 class TrainView:
@@ -36,12 +38,13 @@ class TrainView:
 
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet
-        self.live = Live(console=err, auto_refresh=False, transient=True)
+        self.work = WorkLine()
+        self.started: Started | None = None
+        self.newest: Moment | None = None
         self.sample = ""
         self.train_loss = ""
-        self.drawn = 0.0
-        self.pace = Pace()
         self.evaluated = -1  # the step of the newest evaluation; again, it is the final one
+        self.live = live(self.drawing)
 
     def __enter__(self) -> TrainView:
         if not self.quiet and err.is_terminal:
@@ -52,8 +55,8 @@ class TrainView:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.live.stop()
-        if not self.quiet:
-            self.pace.tell_of_the_end(kind)
+        if not self.quiet and self.started is None:
+            self.work.report_the_end(kind)
 
     def __call__(self, event: Event) -> None:
         if self.quiet:
@@ -61,24 +64,15 @@ class TrainView:
         if isinstance(event, Notice):
             notice(event.text)
         elif isinstance(event, Working):
-            line = self.pace.line(event)
-            if line:
-                self._draw(line)
+            self.work.take(event)
         elif isinstance(event, Planned):
-            self.pace = Pace()
-            for label, text in plan_lines(event.plan, event.manifest):
-                err.print(f"[bold]{label:<11}[/] {escape(text)}")
+            self.work = WorkLine()
+            facts(err, plan_lines(event.plan, event.manifest))
         elif isinstance(event, Started):
-            err.print(f"[bold]{'run':<11}[/] {escape(str(event.run.resolve()))}")
-            if event.step:
-                err.print(f"[bold]{'resumed':<11}[/] at step {event.step:,}")
-            err.print(
-                f"\n[dim]{'step':>9} {'train loss':>11} {'val loss':>9} {'bits/byte':>10} {'accuracy':>9}[/]"
-            )
+            self._start(event)
         elif isinstance(event, Logged | Progress):
+            self.newest = Moment(event)
             self.train_loss = f"{event.train_loss:.4f}"
-            if time.monotonic() - self.drawn > _REFRESH:
-                self._draw(self._running(event))
         elif isinstance(event, Evaluated):
             step = "final" if event.step == self.evaluated else f"{event.step:,}"
             self.evaluated = event.step
@@ -89,38 +83,66 @@ class TrainView:
         elif isinstance(event, Sampled):
             self.sample = event.text
 
-    def _running(self, event: Logged | Progress) -> Group:
-        left = event.seconds * (1 - event.progress) / max(event.progress, 1e-9)
-        line = Table.grid(padding=(0, 1))
-        line.add_row(
-            ProgressBar(total=1.0, completed=event.progress, width=30),
-            f"{event.progress:4.0%}",
-            f"[dim]step[/] {event.step:,}",
-            f"[dim]loss[/] {event.train_loss:.4f}",
-            f"[dim]rate[/] {event.learning_rate:.3g}",
-            f"{count(event.tokens_per_second)} tokens/s",
-            f"[dim]{duration(left)} left[/]",
+    def _start(self, event: Started) -> None:
+        again, self.started, self.newest = self.started is not None, event, None
+        if again:  # the same call continues the run, so as to end it
+            return
+        facts(err, [("run", str(event.run.resolve()))])
+        if event.step:
+            facts(err, [("resumed", f"at step {event.step:,}")])
+        err.print(
+            f"\n[dim]{'step':>9} {'train loss':>11} {'val loss':>9} {'bits/byte':>10} {'accuracy':>9}[/]"
         )
-        parts: list[Table | Panel] = [line]
+
+    def drawing(self) -> RenderableType:
+        """What moves, as it is now; called by a thread of ``Live``."""
+        if self.started is None:
+            return self.work.line(err.width) or Text()
+        newest, steps = self.newest, self.started.config.train.steps
+        if newest is None:
+            return Text("starting ...", style="dim")
+        parts: list[RenderableType] = [newest.line(err.width, steps)]
         if self.sample:
-            text = Text(_lines(self.sample, 8))
-            # Not up to the edge: there the terminal's ^C would begin a line that nobody wipes away.
             width = max(_CTRL_C, err.width - _CTRL_C)
-            parts.append(Panel(text, title="a sample", title_align="left", border_style="dim", width=width))
+            text = Text(_lines(self.sample, 8))
+            parts.append(Panel(text, title="sample", title_align="left", border_style="dim", width=width))
         return Group(*parts)
 
-    def _draw(self, what: Group | Table) -> None:
-        if self.live.is_started:
-            self.live.update(what, refresh=True)
-            self.drawn = time.monotonic()
+
+class Moment:
+    """What is known of a run at one step, and what follows from it for the time since."""
+
+    def __init__(self, event: Logged | Progress) -> None:
+        self.event = event
+        self.at = time.monotonic()
+
+    def line(self, width: int, steps: int) -> Table:
+        """Args: steps: of the whole run; 0: not fixed, but as many as there is time for."""
+        event = self.event
+        elapsed = event.seconds + time.monotonic() - self.at
+        whole = event.seconds / max(event.progress, 1e-9)
+        expected = f"about {round(event.step / max(event.progress, 1e-9)):,}"
+        return fitted(
+            width,
+            event.progress,
+            [
+                (1, f"{event.progress:4.0%}"),
+                (2, f"step {event.step:,} of {f'{steps:,}' if steps else expected}"),
+                (3, f"loss {event.train_loss:.4f}"),
+                (6, f"learning rate {event.learning_rate:.3g}"),
+                (5, f"{count(event.tokens_per_second)} tokens/s"),
+                (7, f"{duration(elapsed)} so far"),
+                (4, f"{duration(max(0.0, whole - elapsed))} left"),
+            ],
+        )
 
 
 class WorkView:
     """Shows the stages of preparing a corpus; call it as ``prepare`` calls ``on_progress``."""
 
     def __init__(self) -> None:
-        self.live = Live(console=err, auto_refresh=False, transient=True)
-        self.pace = Pace()
+        self.work = WorkLine()
+        self.live = live(self.drawing)
 
     def __enter__(self) -> WorkView:
         if err.is_terminal:
@@ -131,59 +153,80 @@ class WorkView:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.live.stop()
-        self.pace.tell_of_the_end(kind)
+        self.work.report_the_end(kind)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        line = self.pace.line(Working(stage, done, total))
-        if line and self.live.is_started:
-            self.live.update(line, refresh=True)
+        self.work.take(Working(stage, done, total))
+
+    def drawing(self) -> RenderableType:
+        return self.work.line(err.width) or Text()
 
 
-class Pace:
-    """How fast a stage goes, and how long it may still take."""
+class WorkLine:
+    """How far a stage is, how fast it is, and how long it may still take."""
 
     def __init__(self) -> None:
-        self.stage = ""
+        self.newest: Working | None = None
         self.began = (0.0, 0)  # when this stage began, and with how much done
-        self.drawn = 0.0
-        self.share = 0.0
 
-    def line(self, event: Working) -> Table | None:
-        """What to draw of it; None where it is too early to draw again.
-
-        A stage that tells no total, such as how long a tokenizer will take to train, stays on the screen.
-        """
-        now = time.monotonic()
-        if event.stage != self.stage:
-            self.stage, self.began = event.stage, (now, event.done)
+    def take(self, event: Working) -> None:
+        """A stage without numbers, such as how long training a tokenizer will take, stays on the screen."""
+        if self.newest is None or event.stage != self.newest.stage:
+            self.began = time.monotonic(), event.done
             if not event.total and not event.done:
-                err.print(f"[dim]{escape(event.stage)}[/]")
-        elif now - self.drawn < _REFRESH:
+                err.print(Text(event.stage, style="dim"))
+        self.newest = event
+
+    def report_the_end(self, kind: type[BaseException] | None) -> None:
+        event = self.newest
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and event and event.stage == "tokenizing":
+            notice(f"Stopped at {_share(event):.0%} of the text. The same command continues from there.")
+
+    def line(self, width: int) -> Table | None:
+        event = self.newest
+        if event is None:
             return None
-        self.drawn = now
-        self.share = min(1.0, event.done / event.total) if event.total else 0.0
-        return self._row(event, now)
-
-    def tell_of_the_end(self, kind: type[BaseException] | None) -> None:
-        if kind is not None and issubclass(kind, KeyboardInterrupt) and self.stage == "tokenizing":
-            notice(f"Stopped at {self.share:.0%} of the text. The same command goes on from there.")
-
-    def _row(self, event: Working, now: float) -> Table:
-        seconds, done = now - self.began[0], event.done - self.began[1]
+        seconds, done = time.monotonic() - self.began[0], event.done - self.began[1]
         rate = done / seconds if seconds > 0.5 else 0.0  # bytes per second; 0: not known yet
-        row: list[str | ProgressBar] = [event.stage]
+        parts = [(1, event.stage)]
         if event.total:
-            row += [ProgressBar(total=1.0, completed=self.share, width=30), f"{self.share:4.0%}"]
+            parts.append((2, f"{_share(event):4.0%}"))
         if event.done:
-            of = f" of {size(event.total)}" if event.total else ""
-            row.append(f"{size(event.done)}{of}")
+            parts.append(
+                (4, f"{size(event.done)} of {size(event.total)}" if event.total else size(event.done))
+            )
         if rate:
-            row.append(f"{size(rate)}/s")
+            parts.append((5, f"{size(rate)}/s"))
         if rate and event.total:
-            row.append(f"[dim]{duration((event.total - event.done) / rate)} left[/]")
-        line = Table.grid(padding=(0, 1))
-        line.add_row(*row)
-        return line
+            parts.append((3, f"{duration((event.total - event.done) / rate)} left"))
+        return fitted(width, _share(event) if event.total else None, parts)
+
+
+def live(drawing: Callable[[], RenderableType]) -> Live:
+    """Draws a few times a second, whether or not something is reported."""
+    return Live(console=err, get_renderable=drawing, refresh_per_second=_PER_SECOND, transient=True)
+
+
+def fitted(width: int, share: float | None, parts: Sequence[tuple[int, str]]) -> Table:
+    """One line: a bar and as many of the (priority, text) parts, 1 being the first, as there is room for."""
+    room = width - _CTRL_C
+    shown: list[int] = []
+    for index in sorted(range(len(parts)), key=lambda i: parts[i][0]):
+        text = len(parts[index][1]) + 2
+        if shown and text > room:
+            break
+        room -= text
+        shown.append(index)
+    line = Table.grid(padding=(0, 2, 0, 0))
+    cells: list[RenderableType] = [Text(parts[index][1], no_wrap=True) for index in sorted(shown)]
+    if share is not None and room - 2 >= _BAR[0]:
+        cells.insert(0, ProgressBar(total=1.0, completed=share, width=min(_BAR[1], room - 2)))
+    line.add_row(*cells)
+    return line
+
+
+def _share(event: Working) -> float:
+    return min(1.0, event.done / event.total) if event.total else 0.0
 
 
 def _lines(text: str, limit: int) -> str:

@@ -138,8 +138,11 @@ def train(
     """
     options = locals() | {"documents": o.documents_of(mask_documents, pad_documents)}
     settings = o.settings_of(options, preset=preset, config=config, pairs=set_ or ())
-    if resume is not None and (corpus or init_from or out or dry_run):
-        raise ConfigError("--resume goes on with a run as it was.", "Leave out CORPUS, --init-from, --out.")
+    if resume is not None:
+        _refuse_with_resume({
+            "the corpus": corpus, "--name": name, "--out": out, "--init-from": init_from,
+            "--preset": preset, "--force": force, "--dry-run": dry_run,
+        })  # fmt: skip
     threads.wait_politely_in_company()
     from gptscratch.cli import render
     from gptscratch.cli.progress import TrainView
@@ -161,3 +164,12 @@ def train(
     render.result(result, json=json, quiet=quiet)
     if result.interrupted:
         raise typer.Exit(130)
+
+
+def _refuse_with_resume(options: dict[str, object]) -> None:
+    given = [option for option, value in options.items() if value]
+    if given:
+        raise ConfigError(
+            f"--resume continues a run as it is: it cannot be combined with {' and '.join(given)}.",
+            f"Leave out {' and '.join(given)}, or start a new run without --resume.",
+        )

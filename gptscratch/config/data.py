@@ -8,6 +8,8 @@ from gptscratch.config.checks import require, require_choice
 
 CLEAN = ("html", "lowercase", "punctuation", "nfc", "nfkc", "whitespace", "dedup", "neardup", "min-length")
 
+MOST_ENTRIES = 1 << 24  # of a vocabulary, far more than any has; each takes memory while a tokenizer trains
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -29,6 +31,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(self.vocab_size >= 0, f"vocab_size is {self.vocab_size}: it must be at least 1.")
+        require(
+            self.vocab_size <= MOST_ENTRIES,
+            f"vocab_size is {self.vocab_size:,}: it must be at most {MOST_ENTRIES:,}.",
+        )
         require(self.min_frequency >= 0, f"min_frequency is {self.min_frequency}: it must not be negative.")
         require_choice("errors", self.errors, ("strict", "replace"))
         require(0.0 < self.val_fraction < 1.0, f"val_fraction is {self.val_fraction}: it must be in (0, 1).")

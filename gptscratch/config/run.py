@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +99,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} does not exist.") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as JSON: {error}.") from None
+    except RecursionError:
+        raise ConfigError(f"{path} cannot be read as JSON: it is nested too deep.") from None
     require(isinstance(values, dict), f"{path} must hold a JSON object.")
     return dict(values)
 
@@ -141,8 +144,10 @@ def _converted(cls: type, name: str, value: Any) -> Any:
     """A value from JSON or from ``--set`` as the type that the field declares."""
     hint = get_type_hints(cls)[name]
     if isinstance(value, str) and hint is not str:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(value)
+    if isinstance(value, int):
+        require(abs(value) < 2**63, f"{name} has {len(str(value))} digits: it must be below 2^63.")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if get_origin(hint) is tuple:
@@ -155,7 +160,7 @@ def _converted(cls: type, name: str, value: Any) -> Any:
             return value
     elif value is None or type(value) is bool:  # bool | None
         return value
-    raise ConfigError(f"{name} is {value!r}: it must be {_KINDS.get(hint, 'true or false')}.")
+    raise ConfigError(f"{name} is {reprlib.repr(value)}: it must be {_KINDS.get(hint, 'true or false')}.")
 
 
 def _field_names(cls: type) -> frozenset[str]:

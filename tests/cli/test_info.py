@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,3 +48,22 @@ def test_info_of_nothing_that_exists_is_exit_code_2(gptscratch: Command, tale: P
     ended = gptscratch("info", "nobody")
     assert ended.code == 2
     assert tale.name in ended.err  # the hint lists what there is
+
+
+def test_a_run_comes_before_a_preset_of_the_same_name(gptscratch: Command, tale: Path) -> None:
+    tale.rename(tale.with_name("small"))
+    ended = gptscratch("info", "small")
+    assert "val loss" in ended.out
+    assert "gptscratch info --preset small" in ended.err
+    assert "val loss" not in gptscratch("info", "--preset", "small").out
+
+
+def test_a_misspelt_run_or_preset_gets_the_name_that_was_meant(gptscratch: Command, tale: Path) -> None:
+    assert f"Did you mean {tale.name}?" in gptscratch("info", "tael").err
+    assert "Did you mean gpt2?" in gptscratch("info", "gpt3").err
+
+
+def test_a_list_of_runs_that_is_cut_says_how_many_more_there_are(gptscratch: Command, tale: Path) -> None:
+    for number in range(10):
+        shutil.copytree(tale, tale.with_name(f"copy-{number}"))
+    assert "and 3 more" in gptscratch("info", "unknown").err

@@ -125,7 +125,7 @@ def wrong(tmp_path: Path) -> Path:
         (["CORPUS", "--preset", "huge"], "gpt2-xl"),
         (["CORPUS", "--steps", "5", "--minutes", "1"], "horizon"),
         (["CORPUS", "--hours", "1", "--minutes", "1"], "--hours"),
-        (["CORPUS", "--hours", "-1"], "minutes"),
+        (["CORPUS", "--hours", "-1"], "--hours is -1"),
         (["CORPUS", "--set", "n_layers=3"], "n_layer"),
         (["CORPUS", "--set", "n_layer"], "a name and a value"),
         (["CORPUS", "--config", "missing.json"], "does not exist"),
@@ -151,6 +151,47 @@ def test_wrong_input_is_one_clear_line_and_exit_code_2(
     assert message in ended.err
     assert "Traceback" not in ended.err
     assert not list(home.glob("runs/*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["CORPUS"], "the corpus"),
+        (["--dry-run"], "--dry-run"),
+        (["--force", "--name", "b"], "--name and --force"),
+        (["--preset", "gpt2"], "--preset"),
+    ],
+)
+def test_what_a_resumed_run_cannot_take_is_named(
+    gptscratch: Command, corpus: Path, tale: Path, arguments: list[str], named: str
+) -> None:
+    given = [corpus if argument == "CORPUS" else argument for argument in arguments]
+    ended = gptscratch("train", *given, "--resume", tale)
+    assert (ended.code, ended.out) == (2, "")
+    assert f"it cannot be combined with {named}." in ended.err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[" * 100_000, "nested too deep"),
+        ('{"model": ' * 5000, "nested too deep"),
+        ('{"dropout": 1' + "0" * 400 + "}", "dropout has 401 digits"),
+        ('{"n_layer": 1' + "0" * 400 + "}", "n_layer has 401 digits"),
+        ('{"n_layer": 1' + "0" * 5000 + "}", "cannot be read as JSON"),
+        ('{"data": {"vocab_size": 300000001}}', "vocab_size is 300,000,001: it must be at most"),
+        ('{"n_layer": "' + "x" * 10_000 + '"}', "it must be a whole number"),
+    ],
+)
+def test_a_settings_file_that_makes_no_sense_is_one_short_error(
+    gptscratch: Command, corpus: Path, tmp_path: Path, content: str, message: str
+) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text(content)
+    ended = gptscratch("train", corpus, "--config", file)
+    assert (ended.code, ended.out) == (2, "")
+    assert message in ended.err
+    assert len(ended.err) < 500
 
 
 def test_a_taken_name_is_refused_before_any_work(gptscratch: Command, corpus: Path) -> None:

@@ -1,0 +1,98 @@
+"""What is shown while something runs: how far, how fast, how long still, on one line of any terminal."""
+
+from __future__ import annotations
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from gptscratch.cli import progress
+from gptscratch.cli.progress import Moment, WorkLine, fitted
+from gptscratch.training.events import Logged, Working
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def lines_of(drawing: object, width: int = 120) -> list[str]:
+    console = Console(width=width)
+    with console.capture() as capture:
+        console.print(drawing)
+    return capture.get().splitlines()
+
+
+def work_line(work: WorkLine, *event: object) -> str:
+    work.take(Working(*event))  # type: ignore[arg-type]
+    return "\n".join(lines_of(work.line(120)))
+
+
+def logged(**changed: float) -> Logged:
+    values = {
+        "step": 235, "tokens": 10**6, "seconds": 60.0, "train_loss": 4.51234, "learning_rate": 0.03,
+        "grad_norm": 1.0, "tokens_per_second": 12_345.6, "progress": 0.07,
+    }  # fmt: skip
+    return Logged(**values | changed)  # type: ignore[arg-type]
+
+
+def test_speed_and_time_left_count_from_where_the_stage_began(clock: list[float]) -> None:
+    work = WorkLine()
+    work_line(work, "tokenizing", 500_000_000, 1_000_000_000)
+    clock[0] += 10
+    line = work_line(work, "tokenizing", 600_000_000, 1_000_000_000)
+    for part in ("60%", "600 MB of 1 GB", "10 MB/s", "40 s left"):
+        assert part in line
+
+
+def test_a_stream_shows_how_much_came(clock: list[float]) -> None:
+    work = WorkLine()
+    work_line(work, "reading stdin", 0, 0)
+    clock[0] += 2
+    line = work_line(work, "reading stdin", 4_000_000, 0)
+    assert "4 MB" in line
+    assert "2 MB/s" in line
+    assert "left" not in line
+
+
+def test_a_stage_without_a_total_stays_on_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    WorkLine().take(Working("training 8,192 BPE entries on 32 MB of 5,000 MB, about 5 s", 0, 0))
+    assert "about 5 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
+@pytest.mark.parametrize("steps", [0, 123_456])
+def test_the_line_of_a_run_fits_on_one_line_and_cuts_no_word(width: int, steps: int) -> None:
+    (line,) = lines_of(Moment(logged(seconds=900.0)).line(width, steps), width)
+    assert cell_len(line.rstrip()) <= width - 4  # where the terminal may write ^C
+    assert "7%" in line
+    assert "…" not in line
+    if width >= 60:
+        assert "step 235 of " in line
+    if width >= 80:
+        assert "min" in line
+        assert "left" in line
+
+
+def test_the_time_left_falls_between_two_reports(clock: list[float]) -> None:
+    moment = Moment(logged(seconds=50.0, progress=0.5))
+    assert "50 s left" in lines_of(moment.line(120, 0))[0]
+    clock[0] += 20
+    assert "30 s left" in lines_of(moment.line(120, 0))[0]
+    clock[0] += 100
+    assert "0.0 s left" in lines_of(moment.line(120, 0))[0]
+
+
+def test_the_number_of_steps_is_exact_where_it_was_given_and_estimated_where_time_was() -> None:
+    moment = Moment(logged(step=100, progress=0.1))
+    assert "step 100 of 900" in lines_of(moment.line(120, 900))[0]
+    assert "step 100 of about 1,000" in lines_of(moment.line(120, 0))[0]
+
+
+def test_what_there_is_no_room_for_is_left_out_by_its_priority() -> None:
+    parts = [(1, "first"), (3, "third"), (2, "second")]
+    assert lines_of(fitted(40, None, parts), 40)[0].split() == ["first", "third", "second"]
+    assert lines_of(fitted(20, None, parts), 20)[0].split() == ["first", "second"]
+    assert lines_of(fitted(8, None, parts), 8)[0].split() == ["first"]
