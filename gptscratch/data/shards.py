@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from gptscratch.errors import CorpusError
 
 FORMAT = 2
 SPLITS = ("train", "val")
+_Record = TypeVar("_Record")
 TokenArray = NDArray[np.unsignedinteger[Any]]
 
 _CHUNK = 1 << 22  # tokens counted at once
@@ -112,50 +114,94 @@ def read_manifest(folder: Path) -> Manifest:
         values = json.loads(file.read_text(encoding="utf-8"))
         newer = values["format"] > FORMAT
         if not newer:
-            train, val = (SplitCounts(**values.pop(name)) for name in SPLITS)
-            removed = tuple(Removed(**step) for step in values.pop("removed", ()))
-            corpora = tuple(Share(**share) for share in values.pop("corpora", ()))
+            train, val = (_checked(SplitCounts(**values.pop(name))) for name in SPLITS)
+            removed = tuple(_checked(Removed(**step)) for step in values.pop("removed", ()))
+            corpora = tuple(_checked(Share(**share)) for share in values.pop("corpora", ()))
             unknown = val.bytes * val.unknown // max(1, val.tokens)
             values.setdefault("val_unknown_bytes", unknown)  # about so many, where format 1 does not say it
-            return Manifest(**values, removed=removed, corpora=corpora, train=train, val=val)
+            manifest = Manifest(**values, removed=removed, corpora=corpora, train=train, val=val)
+            _require_consistent(_checked(manifest))
+            return manifest
     except FileNotFoundError:
         raise CorpusError(f"{folder} holds no token files: it has no manifest.json.") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise CorpusError(f"{file} is damaged.", f"Delete {folder}: it is made anew.") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise CorpusError(f"{file} is damaged.", f"Delete {folder}: it is made again.") from None
     raise CorpusError(f"{folder} was written by a newer gptscratch.", "Update: pip install -U gptscratch")
+
+
+def _checked(record: _Record) -> _Record:
+    """Raises TypeError or ValueError where a value is not of its field's type, or a count is negative."""
+    hints = get_type_hints(type(record))
+    for field in dataclasses.fields(cast("Any", record)):
+        value, hint = getattr(record, field.name), hints[field.name]
+        if get_origin(hint) is tuple or dataclasses.is_dataclass(hint):
+            continue  # checked by itself
+        if type(value) not in (get_args(hint) or (hint,)):
+            raise TypeError(field.name)
+        if isinstance(value, int) and value < 0 and field.name != "characters":
+            raise ValueError(field.name)
+    return record
+
+
+def _require_consistent(manifest: Manifest) -> None:
+    if manifest.dtype not in ("uint16", "uint32") or manifest.vocab_size > 1 << 32:
+        raise ValueError("dtype")
+    if manifest.end_of_text is not None and manifest.end_of_text >= manifest.vocab_size:
+        raise ValueError("end_of_text")
+    if manifest.corpora:
+        weights = [share.weight for share in manifest.corpora]
+        counted = sum(share.tokens for share in manifest.corpora) == manifest.train.tokens
+        if not counted or not all(0 < weight <= 1 for weight in weights):
+            raise ValueError("corpora")
+        if sum(share.val_tokens for share in manifest.corpora) > manifest.val.tokens:
+            raise ValueError("corpora")
 
 
 def open_tokens(folder: str | Path) -> Tokens:
     """Open token files for reading.
 
     Raises:
-        CorpusError: as ``read_manifest``, or a file that is not as long as the manifest says.
+        CorpusError: as ``read_manifest``, or a file that is not as long as the manifest says or holds ids
+            outside of the vocabulary.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    train = _map(folder / "train.bin", manifest.dtype, manifest.train.tokens)
-    val = _map(folder / "val.bin", manifest.dtype, manifest.val.tokens)
+    train = _map(folder / "train.bin", manifest, manifest.train.tokens)
+    val = _map(folder / "val.bin", manifest, manifest.val.tokens)
     return Tokens(folder, train, val, manifest)
 
 
 def token_counts(tokens: TokenArray, vocab_size: int) -> NDArray[np.int64]:
     """(vocab_size,) counts over the tokens, or over chunks spread evenly where they are many."""
-    starts = np.arange(0, len(tokens), _CHUNK)
-    if len(starts) > _CHUNKS:
-        starts = starts[np.linspace(0, len(starts) - 1, _CHUNKS).astype(int)]
     counts = np.zeros(vocab_size, np.int64)
-    for start in starts:
-        counts += np.bincount(tokens[start : start + _CHUNK], minlength=vocab_size)
+    for chunk in _spread(tokens):
+        counts += np.bincount(chunk, minlength=vocab_size)
     return counts
 
 
-def _map(file: Path, dtype: str, n_tokens: int) -> TokenArray:
-    little = np.dtype(dtype).newbyteorder("<")
+def _spread(tokens: TokenArray) -> Iterator[TokenArray]:
+    """All of the tokens in chunks, or chunks spread evenly where they are many."""
+    starts = np.arange(0, len(tokens), _CHUNK)
+    if len(starts) > _CHUNKS:
+        starts = starts[np.linspace(0, len(starts) - 1, _CHUNKS).astype(int)]
+    return (tokens[start : start + _CHUNK] for start in starts)
+
+
+def _map(file: Path, manifest: Manifest, n_tokens: int) -> TokenArray:
+    little = np.dtype(manifest.dtype).newbyteorder("<")
     size = file.stat().st_size if file.is_file() else -1
     if size != n_tokens * little.itemsize:
         state = "missing" if size < 0 else f"{size:,} bytes long, not {n_tokens * little.itemsize:,}"
-        raise CorpusError(f"{file} is damaged: it is {state}.", f"Delete {file.parent}: it is made anew.")
-    return np.memmap(file, little, mode="r") if n_tokens else np.zeros(0, little)
+        raise CorpusError(f"{file} is damaged: it is {state}.", f"Delete {file.parent}: it is made again.")
+    tokens: TokenArray = np.memmap(file, little, mode="r") if n_tokens else np.zeros(0, little)
+    largest = max((int(chunk.max()) for chunk in _spread(tokens)), default=0)
+    if n_tokens and largest >= manifest.vocab_size:
+        raise CorpusError(
+            f"{file} is damaged: it holds the id {largest:,}, and the vocabulary ends at "
+            f"{manifest.vocab_size - 1:,}.",
+            f"Delete {file.parent}: it is made again.",
+        )
+    return tokens
 
 
 def manifest_json(manifest: Manifest) -> str:

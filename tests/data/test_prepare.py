@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from gptscratch.config import DataConfig
 from gptscratch.data.prepare import Prepared, prepare
-from gptscratch.data.shards import Removed, open_tokens
+from gptscratch.data.shards import Removed, open_tokens, read_manifest
 from gptscratch.errors import CorpusError
 from gptscratch.tokenizer import KINDS, Tokenizer
 
@@ -128,6 +129,32 @@ def test_damaged_files_are_noticed_and_made_anew(damage: str, tmp_path: Path) ->
     again = prepared(tmp_path, tokenizer="char")
     assert not again.reused
     assert again.tokens.train.tolist() == whole
+
+
+def test_ids_outside_the_vocabulary_are_noticed(tmp_path: Path) -> None:
+    found = prepared(tmp_path, tokenizer="char")
+    ids = np.fromfile(found.folder / "val.bin", np.uint16)
+    ids[7] = found.manifest.vocab_size
+    ids.tofile(found.folder / "val.bin")
+    with pytest.raises(CorpusError, match=rf"val\.bin is damaged: it holds the id {ids[7]}"):
+        open_tokens(found.folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dtype", "1e5"), ("dtype", "float64"), ("vocab_size", "x"), ("vocab_size", -1), ("skipped", []),
+        ("train", {"tokens": "7"}), ("train", 5), ("end_of_text", 1.5), ("end_of_text", 1 << 40),
+        ("removed", [5]), ("corpora", [{"name": "a", "weight": float("nan"), "tokens": 1}]), ("format", "1"),
+        ("lossy", 1), ("unheard", 1), ("files", None),
+    ],
+)  # fmt: skip
+def test_a_manifest_of_wrong_values_is_damaged(name: str, value: Any, tmp_path: Path) -> None:
+    folder = prepared(tmp_path, tokenizer="char").folder
+    values = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**values, name: value}))
+    with pytest.raises(CorpusError, match=r"manifest\.json is damaged"):
+        read_manifest(folder)
 
 
 def test_nothing_is_left_of_a_run_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
