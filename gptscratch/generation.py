@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _BATCH_BYTES = 1 << 30  # of keys, values and logits, for samples decoded at once
+_BATCH_ROWS = 256  # samples decoded at once: more are hardly faster, and the first ones come later
 
 
 def generate(
@@ -175,7 +176,8 @@ class TrainedGPT:
         length = min(shape.context_length, len(self.prompt_ids(prompt)) + knobs.max_tokens)
         size = self.model.token_embedding.weight.element_size()
         cache = 2 * shape.n_layer * shape.n_kv_head * shape.head_dim * length * size
-        rows = max(1, _BATCH_BYTES // (cache + 16 * shape.vocab_size))  # logits and their float32 copies
+        row = cache + 16 * shape.vocab_size  # logits and their float32 copies
+        rows = min(max(1, _BATCH_BYTES // row), _BATCH_ROWS)
         for first in range(0, knobs.num_samples, rows):
             yield range(first, min(first + rows, knobs.num_samples))
 

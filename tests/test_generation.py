@@ -387,6 +387,7 @@ def test_many_samples_are_decoded_in_groups_that_change_no_text(
     gpt, knobs = reciter("abcdefgh"), SampleConfig(max_tokens=9, temperature=3.0, seed=2, num_samples=5)
     at_once = gpt.samples("a", knobs)
     assert list(gpt.batches("a", knobs)) == [range(5)]
+    assert len(list(gpt.batches("a", dataclasses.replace(knobs, num_samples=1000)))) == 4
     monkeypatch.setattr("gptscratch.generation._BATCH_BYTES", 100_000)
     groups = list(gpt.batches("a", knobs))
     assert len(groups) > 1
