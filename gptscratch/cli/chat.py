@@ -58,7 +58,7 @@ class Chat:
         name, _, rest = line[1:].strip().partition(" ")
         command = _COMMANDS.get(name)
         if command is None:
-            hint = did_you_mean(name, _COMMANDS) or "Type /help for a list."
+            hint = did_you_mean(f"/{name}", [f"/{known}" for known in _COMMANDS]) or "Type /help for a list."
             raise ConfigError(f"There is no command /{name}.", hint)
         command(self, rest.strip())
 
@@ -230,5 +230,7 @@ def _file_errors(name: str) -> Any:
         raise ConfigError("A file's name is missing.", "As in /save story.txt")
     try:
         yield
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{name} cannot be used: {error}.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name} is not UTF-8 text: {error}.") from None
+    except OSError as error:
+        raise ConfigError(f"{name} cannot be used: {error.strerror}.") from None

@@ -154,7 +154,7 @@ def test_to_forbid_copies_the_training_tokens_are_looked_at_when_it_is_set(tale:
 
 
 def test_a_misspelt_command_is_refused_with_the_nearest_name(talk: Chat) -> None:
-    for line, hint in (("/svae x", "Did you mean save"), ("/xyz", "/help")):
+    for line, hint in (("/svae x", "Did you mean /save"), ("/xyz", "/help")):
         with pytest.raises(ConfigError, match=hint):
             talk.answer(line)
 
