@@ -119,16 +119,21 @@ def result(result: TrainResult, *, json: bool, quiet: bool) -> None:
     facts(out, lines)
 
 
-def pieces(text: str, tokenizer: Tokenizer, *, json: bool) -> None:
+def pieces(text: str, tokenizer: Tokenizer, name: str, *, json: bool) -> None:
     cut = tokenizer.pieces(text)
+    unk_id = tokenizer.unk_id
     if json:
-        print_json({"text": text, "pieces": [{"piece": piece, "id": i} for piece, i in cut]})
+        shown = [{"piece": piece, "id": i, "unknown": i == unk_id} for piece, i in cut]
+        print_json({"text": text, "tokenizer": name, "pieces": shown})
         return
-    table = Table("piece", "id", box=None, pad_edge=False)
+    table = Table("piece", "id", "", box=None, pad_edge=False)
     for piece, i in cut:
-        table.add_row(escape(repr(piece)), str(i))
+        table.add_row(escape(repr(piece)), str(i), "[yellow]unknown[/]" if i == unk_id else "")
     out.print(table)
-    out.print(f"{some(len(cut), 'token')} for {some(len(text), 'character')}", style="dim")
+    unknown = sum(i == unk_id for _, i in cut)
+    counts = f"{some(len(cut), 'token')} for {some(len(text), 'character')}"
+    counts += f", {unknown:,} unknown" if unknown else ""
+    out.print(escape(f"{counts}, by {name}"), style="dim")
 
 
 def _shown(run: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -37,25 +38,35 @@ def tokenize(
 ) -> None:
     """Train or apply a tokenizer and write the token files that train reads.
 
-    With --text, only show how one text is cut: gptscratch tokenize --text "Once upon" --with my-run
+    With --text, only show how one text is cut: gptscratch tokenize --text "Once upon" --with my-run.
+    Without --with, it is the tokenizer of the newest run.
     """
     from gptscratch.cli import render, render_info, render_stats
 
     if with_ and tokenizer:
         raise ConfigError("--with and --tokenizer are both given.", "Take one of them.")
-    if text is not None:
-        from gptscratch import paths
-        from gptscratch.tokenizer import Tokenizer
-
-        chosen = with_ or tokenizer
-        path = Path(chosen) if chosen and Path(chosen).exists() else paths.find_run(chosen)
-        render.pieces(text, Tokenizer.load(path), json=json)
-        return
+    if stats:
+        _require_nothing_idle(locals())
     tokenizer = with_ or tokenizer
+    if text is not None and not corpus:
+        from gptscratch import paths
+        from gptscratch.tokenizer import KINDS, Tokenizer
+
+        if tokenizer in KINDS and tokenizer != "byte":
+            raise ConfigError(
+                f"A {tokenizer} tokenizer is made from a text.",
+                f"Name it: gptscratch tokenize corpus.txt --tokenizer {tokenizer} --text ...",
+            )
+        if tokenizer == "byte":
+            render.pieces(text, Tokenizer.of_bytes(), "the bytes of the text", json=json)
+            return
+        path = Path(tokenizer) if tokenizer and Path(tokenizer).exists() else paths.find_run(tokenizer)
+        render.pieces(text, Tokenizer.load(path), f"the tokenizer of {path}", json=json)
+        return
     settings = o.settings_of(locals())
     from gptscratch.cli.progress import WorkView
     from gptscratch.config import RunConfig
-    from gptscratch.data.prepare import prepare
+    from gptscratch.data.prepare import ineffective, prepare
 
     data = RunConfig().with_settings(settings).data
     if stats:
@@ -67,4 +78,19 @@ def tokenize(
         return
     with WorkView() as view:
         prepared = prepare(data, on_progress=view, out=Path(out) if out else None)
+    for line in ineffective(data, prepared.manifest):
+        render.notice(line)
+    if text is not None:
+        render.pieces(text, prepared.tokenizer, f"the tokenizer of {prepared.folder}", json=json)
+        return
     render_info.prepared(prepared, json=json)
+
+
+def _require_nothing_idle(given: Mapping[str, object]) -> None:
+    """Raises ConfigError for options that have no effect with --stats."""
+    names = ("text", "out", "with_", "tokenizer", "vocab_size", "lowercase", "min_frequency")
+    idle = [f"--{name.strip('_').replace('_', '-')}" for name in names if given[name] is not None]
+    if idle:
+        raise ConfigError(
+            f"{', '.join(idle)}: no effect with --stats.", "It writes nothing, and tries vocabularies itself."
+        )

@@ -24,7 +24,7 @@ from gptscratch.data.existing import (
 )
 from gptscratch.data.lock import one_at_a_time
 from gptscratch.data.remember import is_settled, is_stamped, remember_scan, remembered_scan
-from gptscratch.data.shards import FORMAT, open_tokens
+from gptscratch.data.shards import FORMAT, Manifest, open_tokens
 from gptscratch.data.sources import Progress, split_weights, until_none_vanishes
 from gptscratch.data.tokens import write_tokens
 from gptscratch.data.writer import LOCK, discard_stale
@@ -32,7 +32,7 @@ from gptscratch.tokenizer import KINDS, MIN_FREQUENCY, Tokenizer, build_tokenize
 from gptscratch.tokenizer.build import bpe_seconds, bpe_vocab_size
 from gptscratch.tokenizer.sample import head_of, sample_size
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Prepared", "ineffective", "prepare"]
 
 _SAID = 4_000_000  # characters, from which on it is said how long a BPE takes to train
 
@@ -61,6 +61,28 @@ def prepare(config: DataConfig, *, on_progress: Progress | None = None, out: Pat
         return until_none_vanishes(
             lambda: _prepared(corpus, loaded, on_progress or _ignore, out), on_progress
         )
+
+
+def ineffective(config: DataConfig, manifest: Manifest) -> list[str]:
+    """What was asked for and is not so in the tokens that were made, a line each."""
+    kind = manifest.tokenizer_kind
+    asked = {"--vocab-size": config.vocab_size, "--lowercase": config.lowercase,
+             "--min-frequency": config.min_frequency}  # fmt: skip
+    if config.tokenizer not in ("", *KINDS):
+        return [
+            f"{flag} has no effect: {config.tokenizer} is a finished tokenizer."
+            for flag in asked
+            if asked[flag]
+        ]
+    found = []
+    if config.min_frequency and kind != "word":
+        found.append(f"--min-frequency has no effect with a {kind} tokenizer, only with --tokenizer word.")
+    if config.vocab_size > manifest.vocab_size:
+        found.append(
+            f"The vocabulary has {manifest.vocab_size:,} entries, not {config.vocab_size:,}: "
+            "the text gives no more."
+        )
+    return found
 
 
 def _prepared(corpus: Corpus, loaded: Tokenizer | None, on_progress: Progress, out: Path | None) -> Prepared:

@@ -50,6 +50,7 @@ def write_tokens(
                 _add(writer, batch, encoded, scan.sections, tokenizer)
                 on_progress("tokenizing", done.bytes, scan.bytes)
                 writer.save()
+        _require_enough(done)
         manifest = Manifest(
             dtype=np.dtype(tokenizer.dtype).name,
             vocab_size=tokenizer.vocab_size,
@@ -74,6 +75,18 @@ def write_tokens(
         on_progress("writing to the disk", scan.bytes, scan.bytes)
         writer.finish(manifest)
     return manifest
+
+
+def _require_enough(done: Done) -> None:
+    train, val = (done.counts[side]["tokens"] for side in SPLITS)
+    if min(train, val) >= 2:
+        return
+    more = train >= 20
+    raise CorpusError(
+        f"the corpus is too short: at least 2 tokens are needed to train and 2 to validate; it has "
+        f"{train:,} and {val:,}.",
+        "Give it more text" + (", or hold more of it back: --val-fraction 0.5." if more else "."),
+    )
 
 
 def _pass_over(pieces: Iterator[tuple[Side, Piece]], done: Done, on_progress: Progress) -> None:

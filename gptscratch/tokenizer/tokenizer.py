@@ -18,7 +18,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from gptscratch.errors import TokenizerError
-from gptscratch.tokenizer.build import END_OF_TEXT, UNKNOWN, WORD, byte_letters
+from gptscratch.tokenizer.build import END_OF_TEXT, UNKNOWN, WORD, build_tokenizer, byte_letters
 from gptscratch.tokenizer.cut import cutter_for
 from gptscratch.tokenizer.files import library_errors, load_library_tokenizer
 from gptscratch.tokenizer.memo import Memo
@@ -77,6 +77,11 @@ class Tokenizer:
             TokenizerError: nothing is there, or it cannot be read.
         """
         return cls(load_library_tokenizer(path))
+
+    @classmethod
+    def of_bytes(cls) -> Tokenizer:
+        """The ids are the bytes of UTF-8: no text is needed to make it."""
+        return cls(build_tokenizer("byte", lambda: [], alphabet="", n_characters=0))
 
     def save(self, path: str | Path) -> None:
         """Write one tokenizer.json that the `tokenizers` library and transformers load."""

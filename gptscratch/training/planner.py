@@ -163,7 +163,7 @@ def _shortened(model: ModelConfig, facts: Facts, notices: list[str]) -> dict[str
     if room < 1:
         raise ConfigError(
             f"The corpus is too short: {facts.train_tokens} tokens to train, {facts.val_tokens} to validate.",
-            "Give more text, or hold back less with --set val_fraction=0.05.",
+            "Give more text, or another share to validation with --val-fraction.",
         )
     if model.context_length <= room:
         return {}

@@ -14,7 +14,7 @@ import torch
 from gptscratch.config import RunConfig, qualified
 from gptscratch.data.documents import require_documents
 from gptscratch.data.mixture import tokens_per_padded_row
-from gptscratch.data.prepare import Prepared, prepare
+from gptscratch.data.prepare import Prepared, ineffective, prepare
 from gptscratch.device import matmul_rate, peak_memory, pick_device, pick_dtype, set_up, slow_dtype_warning
 from gptscratch.training import rules
 from gptscratch.training.events import Listener, Notice, Planned, Working, ignore
@@ -45,7 +45,7 @@ def plan_run(
         characters = replace(config, data=replace(config.data, tokenizer="char"))
         plan, prepared = _planned(settings, characters, listen)
     listen(Planned(plan, prepared.manifest))
-    for notice in plan.notices:
+    for notice in (*ineffective(config.data, prepared.manifest), *plan.notices):
         listen(Notice(notice))
     return plan, prepared
 

@@ -44,6 +44,57 @@ def test_stats_shows_the_corpus_and_writes_nothing(gptscratch: Command, corpus: 
     assert not home.exists()
 
 
+def test_unknown_characters_are_marked_and_the_tokenizer_is_named(gptscratch: Command, tale: Path) -> None:
+    ended = gptscratch("tokenize", "--text", "aé😀")
+    rows = [line.split() for line in ended.out.splitlines()]
+    assert [row[-1] == "unknown" for row in rows[1:4]] == [False, True, True]
+    assert "3 tokens for 3 characters, 2 unknown, by the tokenizer of" in ended.out
+    assert tale.name in ended.out.replace("\n", "")
+    shown = json.loads(gptscratch("tokenize", "--text", "aé", "--json").out)
+    assert [piece["unknown"] for piece in shown["pieces"]] == [False, True]
+
+
+def test_text_is_cut_by_the_tokenizer_of_a_corpus_or_by_bytes(gptscratch: Command, corpus: Path) -> None:
+    ended = gptscratch("tokenize", corpus, "--tokenizer", "word", "--text", "the fox", "--json")
+    assert [piece["piece"] for piece in json.loads(ended.out)["pieces"]] == ["the", "fox"]
+    shown = json.loads(gptscratch("tokenize", "--tokenizer", "byte", "--text", "fox", "--json").out)
+    assert [piece["id"] for piece in shown["pieces"]] == list(b"fox")
+    ended = gptscratch("tokenize", "--tokenizer", "word", "--text", "fox")
+    assert ended.code == 2
+    assert "A word tokenizer is made from a text." in ended.err
+
+
+@pytest.mark.parametrize(
+    "idle", [("--out", "x"), ("--vocab-size", 300), ("--tokenizer", "char"), ("--text", "x")]
+)
+def test_stats_refuses_what_has_no_effect(idle: tuple[str, Any], gptscratch: Command, corpus: Path) -> None:
+    ended = gptscratch("tokenize", corpus, "--stats", *idle)
+    assert ended.code == 2
+    assert f"{idle[0]}: no effect with --stats" in ended.err
+
+
+def test_what_has_no_effect_on_the_tokenizer_is_told(gptscratch: Command, corpus: Path, tale: Path) -> None:
+    ended = gptscratch(
+        "tokenize", corpus, "--tokenizer", "bpe", "--vocab-size", 100_000, "--min-frequency", 3
+    )
+    assert "--min-frequency has no effect with a bpe tokenizer" in ended.err
+    assert "entries, not 100,000" in ended.err
+    ended = gptscratch("tokenize", corpus, "--tokenizer", tale, "--vocab-size", 5)
+    assert "--vocab-size has no effect" in ended.err
+    assert "note" not in gptscratch("tokenize", corpus, "--tokenizer", "char").err
+
+
+def test_a_corpus_that_is_too_short_leaves_nothing(gptscratch: Command, tmp_path: Path, home: Path) -> None:
+    (tmp_path / "two.txt").write_text("ab")
+    ended = gptscratch("train", tmp_path / "two.txt", "--steps", 3)
+    assert ended.code == 2
+    assert (
+        "corpus is too short: at least 2 tokens are needed to train and 2 to validate; it has 1 and 1."
+        in ended.err
+    )
+    assert not list((home / "tokens").glob("*/*"))
+
+
 def test_with_and_tokenizer_together_are_refused(gptscratch: Command, corpus: Path) -> None:
     ended = gptscratch("tokenize", corpus, "--with", "a", "--tokenizer", "char")
     assert ended.code == 2
@@ -59,7 +110,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(
         patch.setattr(ShardWriter, "save", interrupt_once(ShardWriter.save))
         ended = gptscratch("tokenize", corpus, "--tokenizer", "byte")
         assert ended.code == 130
-        assert "The same command goes on from there." in ended.err
+        assert "The same command continues from there." in ended.err
         again = gptscratch("tokenize", corpus, "--tokenizer", "byte", "--json")
     assert json.loads(again.out)["characters"] == len(corpus.read_text())
 
