@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +26,20 @@ if TYPE_CHECKING:
 
 
 def print_json(value: Any) -> None:
-    """Any mix of dataclasses, paths and what JSON knows."""
+    """Any mix of dataclasses, paths and what JSON knows; a number that is not finite becomes null."""
 
     def plain(part: Any) -> Any:
-        return dataclasses.asdict(part) if hasattr(part, "__dataclass_fields__") else str(part)
+        if dataclasses.is_dataclass(part) and not isinstance(part, type):
+            part = dataclasses.asdict(part)
+        if isinstance(part, Mapping):
+            return {key: plain(each) for key, each in part.items()}
+        if isinstance(part, list | tuple):
+            return [plain(each) for each in part]
+        if isinstance(part, float):
+            return part if math.isfinite(part) else None
+        return part if part is None or isinstance(part, str | int) else str(part)
 
-    print(json_.dumps(value, default=plain, indent=2))
+    print(json_.dumps(plain(value), indent=2))
 
 
 def plan_lines(plan: Plan, manifest: Manifest) -> list[tuple[str, str]]:

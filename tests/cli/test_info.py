@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from gptscratch.cli import render
 
 Command = Callable[..., Any]
 
@@ -67,3 +72,11 @@ def test_a_list_of_runs_that_is_cut_says_how_many_more_there_are(gptscratch: Com
     for number in range(10):
         shutil.copytree(tale, tale.with_name(f"copy-{number}"))
     assert "and 3 more" in gptscratch("info", "unknown").err
+
+
+def test_json_holds_null_for_what_is_not_a_finite_number(capsys: pytest.CaptureFixture[str]) -> None:
+    render.print_json(
+        {"loss": math.nan, "rows": [(math.inf, 1.5)], "run": Path("a"), "done": True, "no": None}
+    )
+    values = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert values == {"loss": None, "rows": [[None, 1]], "run": "a", "done": True, "no": None}
