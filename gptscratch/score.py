@@ -32,7 +32,7 @@ class Score:
     nats_per_token: float
     perplexity: float  # e to the power of it
     bits_per_byte: float  # comparable over tokenizers, where each of them is lossless
-    lossless: bool  # whether the tokens hold the whole text, its case and its spaces too
+    lossless: bool  # whether the tokenizer keeps the whole text, its case and its spaces too
     bits: tuple[float, ...]  # the surprise at each token
     token_ids: tuple[int, ...]
 
@@ -54,7 +54,7 @@ def score(gpt: TrainedGPT, text: str, *, stride: int = 0) -> Score:
     known = gpt.known(every)
     if not known:
         raise ConfigError("There is nothing to score: the model knows no token of this text.")
-    kept = text if len(known) == len(every) else _without_unknown(gpt, text)
+    size = len(text.encode()) - (gpt.tokenizer.unknown_bytes(text) if len(known) < len(every) else 0)
     nats = token_nats(gpt, [*gpt.prompt_ids("")[-1:], *known], stride)
     mean = math.fsum(nats) / len(nats)
     if not math.isfinite(mean):
@@ -65,30 +65,15 @@ def score(gpt: TrainedGPT, text: str, *, stride: int = 0) -> Score:
     bits = tuple(n / math.log(2) for n in nats)
     return Score(
         tokens=len(known),
-        bytes=len(kept.encode()),
+        bytes=size,
         unknown=len(every) - len(known),
         nats_per_token=mean,
         perplexity=math.exp(min(mean, 700.0)),
-        bits_per_byte=math.fsum(bits) / max(1, len(kept.encode())),
-        lossless=_holds(gpt.tokenizer.decode(known), kept, spaces=kept is text),
+        bits_per_byte=math.fsum(bits) / max(1, size),
+        lossless=gpt.tokenizer.lossless,
         bits=bits,
         token_ids=tuple(known),
     )
-
-
-def _without_unknown(gpt: TrainedGPT, text: str) -> str:
-    """A text without the parts that are unknown tokens."""
-    kept, done = [], 0
-    for token_id, start, end in gpt.tokenizer.spans(text):
-        if not gpt.known([token_id]):
-            kept.append(text[done:start])
-            done = end
-    return "".join(kept) + text[done:]
-
-
-def _holds(decoded: str, text: str, *, spaces: bool) -> bool:
-    """Whether the decoded tokens are the text; without ``spaces``, whether all else in it is the same."""
-    return decoded == text if spaces else "".join(decoded.split()) == "".join(text.split())
 
 
 @torch.inference_mode()

@@ -109,9 +109,8 @@ def test_a_tokenizer_that_loses_text_is_told(
     assert score(load(tale, device="cpu"), TEXT).lossless
     assert score(load(tale, device="cpu"), TEXT.replace("\n", "☃\n")).lossless
     run = fit(name="words", tokenizer="word").run
-    assert score(load(run, device="cpu"), TEXT).lossless
-    assert not score(load(run, device="cpu"), TEXT.replace(" ", "  ")).lossless
-    (tmp_path / "text.txt").write_text(TEXT.replace(" ", "  "))
+    assert not score(load(run, device="cpu"), TEXT).lossless
+    (tmp_path / "text.txt").write_text(TEXT)
     done = CliRunner().invoke(app, ("score", str(tmp_path / "text.txt"), "--with", "words", "--json"))
     assert "loses part of the text" in done.stderr
     assert json.loads(done.stdout)["lossless"] is False

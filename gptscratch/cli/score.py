@@ -38,7 +38,7 @@ def score(
             render.notice(f"{scored.unknown:,} tokens that the model never saw are left out.")
         if not scored.lossless:
             render.notice(
-                "This run's tokenizer loses part of the text, such as case or repeated spaces: "
+                "This run's tokenizer loses part of the text, such as spaces or case: "
                 "its bits per byte are too low to be compared with those of other tokenizers."
             )
         if json:

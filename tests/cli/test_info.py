@@ -79,4 +79,4 @@ def test_json_holds_null_for_what_is_not_a_finite_number(capsys: pytest.CaptureF
         {"loss": math.nan, "rows": [(math.inf, 1.5)], "run": Path("a"), "done": True, "no": None}
     )
     values = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
-    assert values == {"loss": None, "rows": [[None, 1]], "run": "a", "done": True, "no": None}
+    assert values == {"loss": None, "rows": [[None, 1.5]], "run": "a", "done": True, "no": None}
