@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gptscratch.cli.console import err, facts, notice
-from gptscratch.cli.render import plan_lines
+from gptscratch.cli.render import plan_lines, shown_run
 from gptscratch.cli.units import count, duration, size
 from gptscratch.training.events import (
     Evaluated,
@@ -24,6 +24,7 @@ from gptscratch.training.events import (
     Planned,
     Progress,
     Sampled,
+    Saved,
     Started,
     Working,
 )
@@ -31,6 +32,7 @@ from gptscratch.training.events import (
 _PER_SECOND = 4  # drawings
 _CTRL_C = 4  # columns left empty: the terminal writes ^C into them, up to twice
 _BAR = (8, 30)  # columns of a bar, at least and at most
+_AFTER_BAR = 5  # parts of this priority or a later one are left out before the bar is
 
 
 class TrainView:
@@ -41,6 +43,7 @@ class TrainView:
         self.work = WorkLine()
         self.started: Started | None = None
         self.newest: Moment | None = None
+        self.saved = 0  # the step of the newest checkpoint
         self.sample = ""
         self.train_loss = ""
         self.evaluated = -1  # the step of the newest evaluation; again, it is the final one
@@ -55,8 +58,12 @@ class TrainView:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.live.stop()
-        if not self.quiet and self.started is None:
+        if self.quiet:
+            return
+        if self.started is None:
             self.work.report_the_end(kind)
+        elif kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._report_what_is_saved(self.started)
 
     def __call__(self, event: Event) -> None:
         if self.quiet:
@@ -80,6 +87,8 @@ class TrainView:
                 f"{step:>9} {self.train_loss:>11} {event.val_loss:>9.4f} "
                 f"{event.val_bits_per_byte:>10.4f} {event.val_accuracy:>9.1%}"
             )
+        elif isinstance(event, Saved):
+            self.saved = event.step
         elif isinstance(event, Sampled):
             self.sample = event.text
 
@@ -93,6 +102,16 @@ class TrainView:
         err.print(
             f"\n[dim]{'step':>9} {'train loss':>11} {'val loss':>9} {'bits/byte':>10} {'accuracy':>9}[/]"
         )
+
+    def _report_what_is_saved(self, started: Started) -> None:
+        """After a second interrupt, which ends the program at once."""
+        step, name = self.saved or started.step, shown_run(started.run)
+        if step:
+            notice(f"Stopped at once. What came after step {step:,} is lost.")
+            notice(f"Continue from there: gptscratch train --resume {name}")
+        else:
+            notice("Stopped at once, before the first checkpoint: nothing of this run is saved.")
+            notice(f"To use its name again, add --force, or delete {started.run}")
 
     def drawing(self) -> RenderableType:
         """What moves, as it is now; called by a thread of ``Live``."""
@@ -210,16 +229,17 @@ def live(drawing: Callable[[], RenderableType]) -> Live:
 def fitted(width: int, share: float | None, parts: Sequence[tuple[int, str]]) -> Table:
     """One line: a bar and as many of the (priority, text) parts, 1 being the first, as there is room for."""
     room = width - _CTRL_C
+    bar = 0 if share is None else _BAR[0] + 2
     shown: list[int] = []
     for index in sorted(range(len(parts)), key=lambda i: parts[i][0]):
         text = len(parts[index][1]) + 2
-        if shown and text > room:
+        if shown and text > room - bar * (parts[index][0] >= _AFTER_BAR):
             break
         room -= text
         shown.append(index)
     line = Table.grid(padding=(0, 2, 0, 0))
     cells: list[RenderableType] = [Text(parts[index][1], no_wrap=True) for index in sorted(shown)]
-    if share is not None and room - 2 >= _BAR[0]:
+    if share is not None and room >= bar:
         cells.insert(0, ProgressBar(total=1.0, completed=share, width=min(_BAR[1], room - 2)))
     line.add_row(*cells)
     return line

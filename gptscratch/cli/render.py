@@ -100,7 +100,7 @@ def plan(plan: Plan, manifest: Manifest, *, json: bool) -> None:
 
 
 def result(result: TrainResult, *, json: bool, quiet: bool) -> None:
-    best, name = result.evaluation, _shown(result.run)
+    best, name = result.evaluation, shown_run(result.run)
     if json:
         values = dataclasses.asdict(result) | {"run": result.run.name, "folder": str(result.run.resolve())}
         scores = values.pop("evaluation") or {}
@@ -146,7 +146,7 @@ def pieces(text: str, tokenizer: Tokenizer, name: str, *, json: bool) -> None:
     out.print(escape(f"{counts}, by {name}"), style="dim")
 
 
-def _shown(run: Path) -> str:
+def shown_run(run: Path) -> str:
     """What to type to name the run."""
     from gptscratch import paths
 

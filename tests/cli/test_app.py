@@ -95,6 +95,14 @@ def test_the_version_says_what_a_report_of_a_problem_needs(
     assert str(home) in lines[2]
 
 
+def test_the_shell_can_complete_commands_and_options() -> None:
+    asked = {"_GPTSCRATCH_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
+    assert in_a_shell("$gptscratch", COMP_WORDS="gptscratch sc", **asked).stdout.split() == ["score"]
+    asked["COMP_CWORD"] = "2"
+    found = in_a_shell("$gptscratch", COMP_WORDS="gptscratch train --lay", **asked)
+    assert found.stdout.split() == ["--layers"]
+
+
 @pytest.mark.parametrize(("arguments", "resume"), [([], None), (["--resume"], ""), (["--resume", "a"], "a")])
 def test_train_needs_no_arguments_and_resume_no_run(arguments: list[str], resume: str | None) -> None:
     command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]

@@ -65,13 +65,14 @@ def test_a_stage_without_a_total_stays_on_the_screen(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])
 @pytest.mark.parametrize("steps", [0, 123_456])
 def test_the_line_of_a_run_fits_on_one_line_and_cuts_no_word(width: int, steps: int) -> None:
-    (line,) = lines_of(Moment(logged(seconds=900.0)).line(width, steps), width)
+    (line,) = lines_of(Moment(logged(seconds=900.0, progress=0.5)).line(width, steps), width)
     assert cell_len(line.rstrip()) <= width - 4  # where the terminal may write ^C
-    assert "7%" in line
+    assert "50%" in line
     assert "…" not in line
     if width >= 60:
         assert "step 235 of " in line
     if width >= 80:
+        assert "━" in line
         assert "min" in line
         assert "left" in line
 
