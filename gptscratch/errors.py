@@ -69,10 +69,8 @@ def listed(names: Iterable[str], most: int = 8) -> str:
 
 @contextmanager
 def disk_errors(doing: str) -> Iterator[None]:
-    """Turn what the disk refuses (no room, no right) into a RunError."""
+    """Turn an error of the disk (no space, no permission) into a RunError."""
     try:
         yield
     except OSError as error:
-        raise RunError(
-            f"The disk refused while {doing}: {error}.", "What was saved before is intact."
-        ) from None
+        raise RunError(f"The disk reported an error while {doing}: {error}.") from None
