@@ -1,6 +1,7 @@
 """Runs and checkpoints on disk: whole or not at all, safetensors and JSON, never a pickle.
 
-A folder is written under a temporary name beside its own, flushed to the disk, and renamed.
+A checkpoint is written under a temporary name next to its own, flushed to the disk, and renamed; before
+it is deleted it is renamed, too. So a folder with a state.json is complete.
 """
 
 from __future__ import annotations
@@ -18,17 +19,21 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import gptscratch
-from gptscratch import paths
-from gptscratch.config import FORMAT, RunConfig, read_json
+from gptscratch import paths, sizing
+from gptscratch.config import FORMAT, ModelConfig, RunConfig, read_json, read_versioned
+from gptscratch.config.checks import require
 from gptscratch.device import pick_device, pick_dtype
-from gptscratch.errors import CheckpointError, ConfigError, disk_errors
+from gptscratch.errors import CheckpointError, ConfigError
 from gptscratch.generation import TrainedGPT
 from gptscratch.model.gpt import GPT
-from gptscratch.storage import load_tensors, read_versioned, save_tensors, sync, write_json
+from gptscratch.run_folder import LOCK, disk_errors_in, disk_errors_making, is_unused
+from gptscratch.storage import discard, load_tensors, remove_leftovers, save_tensors, sync, write_json
 from gptscratch.tokenizer import Tokenizer
 from gptscratch.training.state import TrainState
 
 _OWN = ("corpus_hash", "tokens", "end_of_text", "parameters")
+_DIVISORS = ("batch_size", "micro_batch", "log_interval", "eval_interval", "save_interval")
+_HORIZONS = ("steps", "epochs", "tokens", "minutes")
 
 
 @dataclass(frozen=True)
@@ -40,37 +45,46 @@ class RunRecord:
     tokens: str  # the folder of its token files
     end_of_text: int | None  # the id between documents
     parameters: int
+    split: dict[str, Any] | None = None  # how the corpus was split; runs of older versions lack it
 
     def to_dict(self) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in _OWN}
+        own = {name: getattr(self, name) for name in (*_OWN, "split")}
         return {"format": FORMAT, "version": gptscratch.__version__, **self.config.to_dict(), **own}
 
 
 def require_free(run: Path, *, replace: bool = False) -> None:
-    """See that a run may be made in this folder.
+    """Check that a run may be made in this folder. A run without a checkpoint may always be replaced.
 
     Raises:
         ConfigError: a run is there already and ``replace`` is false, or the folder holds something else.
     """
-    if _is_run(run):
-        if not replace:
+    if is_run(run):
+        if not replace and paths.checkpoints(run):
             raise ConfigError(
                 f"The run {run.name} exists already, in {run}.",
-                "Take another --name, go on with --resume, or replace it with --force.",
+                "Take another --name, continue it with --resume, or replace it with --force.",
             )
-    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+    elif not is_unused(run):
         raise ConfigError(f"{run} exists and is not a run.", "Name an empty or a new folder.")
 
 
 def create_run(run: Path, record: RunRecord, tokenizer: Tokenizer, *, replace: bool = False) -> None:
-    """Make the run's folder with its config.json and tokenizer.json; errors as ``require_free``."""
+    """Make the run's folder with its config.json and tokenizer.json; errors as ``require_free``.
+
+    A run that is replaced loses config.json last, so that the folder is a run at every moment.
+    """
     require_free(run, replace=replace)
-    with disk_errors(f"making the run's folder {run}"):
-        if run.exists():
-            shutil.rmtree(run)
-        run.mkdir(parents=True)
-        tokenizer.save(run / "tokenizer.json")
+    with disk_errors_making(run):
+        run.mkdir(parents=True, exist_ok=True)
+        for _, folder in paths.checkpoints(run):
+            discard(folder)
+        for file in run.iterdir():
+            if file.is_dir() and not file.is_symlink():
+                shutil.rmtree(file)
+            elif file.name not in ("config.json", LOCK):
+                file.unlink()
         write_json(run / "config.json", record.to_dict())
+        tokenizer.save(run / "tokenizer.json")
 
 
 def read_run(run: Path) -> RunRecord:
@@ -79,25 +93,61 @@ def read_run(run: Path) -> RunRecord:
     values = read_versioned(file)
     values.pop("version", None)
     try:
-        own = {name: values.pop(name) for name in _OWN}
-        return RunRecord(config=RunConfig.from_dict(values), **own)
+        own = {name: values.pop(name) for name in _OWN} | {"split": values.pop("split", None)}
+        record = RunRecord(config=RunConfig.from_dict(values), **own)
+        _require_kinds(record)
+        require_planned(record.config)
+        return record
     except KeyError as error:
-        raise CheckpointError(f"{file} is damaged, or not a run's: it lacks {error}.") from None
+        raise CheckpointError(f"{file} is damaged, or not from a run: it lacks {error}.") from None
     except ConfigError as error:
         raise CheckpointError(f"{file} is damaged: {error.message}") from None
+
+
+def _require_kinds(record: RunRecord) -> None:
+    end, vocab_size = record.end_of_text, record.config.model.vocab_size
+    checks = {
+        "corpus_hash": isinstance(record.corpus_hash, str),
+        "tokens": isinstance(record.tokens, str),
+        "end_of_text": end is None or (type(end) is int and 0 <= end < vocab_size),
+        "parameters": type(record.parameters) is int and record.parameters >= 0,
+        "split": record.split is None or isinstance(record.split, dict),
+    }
+    for name, is_right in checks.items():
+        require(is_right, f"{name} is {getattr(record, name)!r}.")
+
+
+def require_planned(config: RunConfig) -> None:
+    """Check that a run's settings leave nothing to be chosen that training needs.
+
+    Raises:
+        ConfigError: an interval, a size or the length of the training is 0.
+    """
+    train = config.train
+    for name in _DIVISORS:
+        require(getattr(train, name) >= 1, f"{name} is 0: a run that was planned needs at least 1.")
+    require(
+        any(getattr(train, name) for name in _HORIZONS),
+        "the length of the training is missing.",
+        "Give one of --steps, --epochs, --tokens, --minutes.",
+    )
 
 
 def save_checkpoint(run: Path, state: TrainState, model: GPT, optimizer_state: Mapping[str, Tensor]) -> Path:
     """Write the checkpoint of ``state.step`` and point last.json to it.
 
     Raises:
-        RunError: the disk is full or refuses; what was saved before is untouched.
+        RunError: the disk is full or cannot be written to; what was saved before is untouched.
     """
     folder = paths.checkpoint_dir(run, state.step)
-    if folder.exists():
+    if paths.is_checkpoint(folder):
         return folder  # of this very moment: a resumed run forgets what was saved after it
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    with disk_errors(f"saving step {state.step}"):
+    with disk_errors_in(run, f"saving step {state.step}"):
+        if not run.is_dir():
+            raise FileNotFoundError(run)  # rather than make a folder that is half a run
+        if folder.exists():
+            discard(folder)  # a process was killed while it deleted this one
         try:
             temporary.mkdir(parents=True, exist_ok=True)
             save_tensors(temporary / "model.safetensors", dict(model.named_parameters()))
@@ -113,38 +163,76 @@ def save_checkpoint(run: Path, state: TrainState, model: GPT, optimizer_state: M
 
 def point(run: Path, which: str, step: int, **facts: Any) -> None:
     """Write best.json or last.json."""
-    write_json(run / f"{which}.json", {"checkpoint": f"step-{step:08d}", "step": step, **facts})
+    with disk_errors_in(run, f"writing {which}.json"):
+        write_json(run / f"{which}.json", {"checkpoint": f"step-{step:08d}", "step": step, **facts})
+
+
+def is_finished(run: Path, step: int) -> bool:
+    """Whether training ended at this step and the best checkpoint had its final evaluation."""
+    last = read_facts(run / "last.json")
+    return last.get("finished") is True and last.get("step") == step
 
 
 def rewind(run: Path, state: TrainState) -> None:
-    """Forget what was saved after ``state``, from which the run goes on, the best among it."""
-    for step, folder in paths.checkpoints(run):
-        if step > state.step:
-            shutil.rmtree(folder)
-    point(run, "last", state.step)
-    best = paths.checkpoint_dir(run, state.best_step)
-    if not best.is_dir():  # there was none yet, or a better one later took its place
-        state.best_val_loss, state.best_step, state.evaluations_since_best = math.inf, -1, 0
-        (run / "best.json").unlink(missing_ok=True)
-    elif paths.find_checkpoint(run)[1] != best:
-        point(run, "best", state.best_step, val_loss=state.best_val_loss)
+    """Forget what was saved after ``state``, from which the run continues, the best included.
+
+    last.json comes first: if this is interrupted, the next resume starts from ``state`` too.
+    """
+    with disk_errors_in(run, f"resuming {run.name}"):
+        point(run, "last", state.step)
+        for step, folder in paths.checkpoints(run):
+            if step > state.step:
+                discard(folder)
+        sweep(run)
+        best = paths.checkpoint_dir(run, state.best_step)
+        if not paths.is_checkpoint(best):  # there was none yet, or a better one later took its place
+            state.best_val_loss, state.best_step, state.evaluations_since_best = math.inf, -1, 0
+            (run / "best.json").unlink(missing_ok=True)
+        elif read_facts(run / "best.json").get("step") != state.best_step:
+            point(run, "best", state.best_step, val_loss=state.best_val_loss)
 
 
 def prune(run: Path, *, keep: int, best_step: int) -> None:
-    """Delete all but the ``keep`` newest checkpoints and the best one, and what a crash left half-written."""
+    """Delete all but the ``keep`` newest checkpoints and the best one, and what a killed process left."""
     saved = paths.checkpoints(run)
-    for step, folder in saved[: max(0, len(saved) - keep)]:
-        if step != best_step:
+    with disk_errors_in(run, "deleting old checkpoints"):
+        for step, folder in saved[: max(0, len(saved) - keep)]:
+            if step != best_step:
+                discard(folder)
+        sweep(run)
+
+
+def sweep(run: Path) -> None:
+    """Delete temporary files, and checkpoints that are not whole: a killed process left them."""
+    for folder in (run, run / "checkpoints"):
+        remove_leftovers(folder)
+    for folder in (run / "checkpoints").glob("step-*"):
+        if folder.is_dir() and not paths.is_checkpoint(folder):
             shutil.rmtree(folder, ignore_errors=True)
-    for leftover in (run / "checkpoints").glob(".step-*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    for leftover in run.glob(".*.json.*.tmp"):
-        leftover.unlink(missing_ok=True)
 
 
 def load_state(checkpoint: Path) -> TrainState:
-    """Raises CheckpointError where state.json is damaged or of a newer format."""
-    return TrainState.from_dict(read_versioned(checkpoint / "state.json"))
+    """Raises CheckpointError where state.json is damaged, of another step or of a newer format."""
+    state = TrainState.from_dict(read_versioned(checkpoint / "state.json"))
+    if paths.checkpoint_dir(Path(), state.step).name != checkpoint.resolve().name:
+        raise CheckpointError(f"{checkpoint / 'state.json'} is damaged: it is of step {state.step}.")
+    return state
+
+
+def require_size(config: ModelConfig, checkpoint: Path) -> None:
+    """Check that a checkpoint can hold a model of this shape, before memory is taken for it.
+
+    Raises:
+        CheckpointError: the file is too small for that many parameters, or missing.
+    """
+    file = checkpoint / "model.safetensors"
+    n_bytes = file.stat().st_size if paths.is_file(file) else 0
+    parameters = sizing.count_parameters(config).total
+    if parameters > n_bytes > 0:
+        raise CheckpointError(
+            f"{checkpoint} does not fit its run's config.json: {n_bytes:,} bytes cannot hold "
+            f"{parameters:,} parameters."
+        )
 
 
 def load_parameters(model: GPT, checkpoint: Path) -> None:
@@ -181,6 +269,7 @@ def load(
     """
     run, checkpoint = paths.find_checkpoint(name_or_path)
     record = read_run(run)
+    require_size(record.config.model, checkpoint)
     place = pick_device(device)
     with place, _Uninitialised():
         model = GPT(record.config.model)
@@ -222,9 +311,18 @@ class _Uninitialised(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _is_run(folder: Path) -> bool:
-    """Tells a run from other folders with a config.json: those must never be replaced."""
+def is_run(folder: Path) -> bool:
+    """Tells a run, also a damaged one, from other folders with a config.json: those are never replaced."""
+    if paths.checkpoints(folder):
+        return True
+    return "corpus_hash" in read_facts(folder / "config.json")
+
+
+def read_facts(file: Path) -> dict[str, Any]:
+    """A small JSON object of a run that may be missing or damaged: empty then."""
+    if not paths.is_file(file):
+        return {}
     try:
-        return "corpus_hash" in read_json(folder / "config.json")
+        return read_json(file)
     except ConfigError:
-        return False
+        return {}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gptscratch.errors import disk_errors
+from gptscratch.run_folder import disk_errors_in
 from gptscratch.training.events import Evaluated, Event, Logged
 
 
@@ -21,18 +23,22 @@ class MetricsFile:
         if isinstance(event, Logged | Evaluated):
             record = {name: value for name, value in asdict(event).items() if name != "progress"}
             line = json.dumps(record, allow_nan=False) + "\n"
-            with disk_errors(f"writing {self.path}"), self.path.open("a", encoding="utf-8") as file:
+            with (
+                disk_errors_in(self.path.parent, f"writing {self.path.name}"),
+                self.path.open("a", encoding="utf-8") as file,
+            ):
                 file.write(line)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl; a last line cut short by a crash is left out."""
+    """The records of a metrics.jsonl; lines that are damaged or were cut short by a crash are left out."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if isinstance(record, dict) and type(record.get("step")) is int:
+                records.append(record)
     return records
 
 
@@ -51,8 +57,8 @@ def rewind_metrics(path: Path, step: int) -> bool:
         if record["step"] <= step and kind not in seen:
             kept.append(record)
         seen.add(kind)
-    temporary = path.with_name(path.name + ".tmp")
-    with disk_errors(f"writing {path}"):
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors_in(path.parent, f"writing {path.name}"):
         temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
         temporary.replace(path)
     return any(r["step"] == step and "val_loss" in r for r in records)

@@ -1,4 +1,4 @@
-"""Where things lie on disk: the cache root, run folders, and finding a checkpoint by name or path.
+"""Where files are on disk: the cache root, run folders, and finding a checkpoint by name or path.
 
     <home>/runs/<name>/{config.json, tokenizer.json, metrics.jsonl, best.json, last.json}
     <home>/runs/<name>/checkpoints/step-00001000/{model.safetensors, optimizer.safetensors, state.json}
@@ -9,6 +9,7 @@ A run is a folder, and its name is the folder's name.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -18,7 +19,8 @@ import platformdirs
 
 from gptscratch.errors import CheckpointError, ConfigError, did_you_mean, listed
 
-_STEP = re.compile(r"step-(\d{8,})")
+_STEP = re.compile(r"step-(\d{8,18})")
+_LONGEST_NAME = 100  # bytes; file systems take 255
 
 
 def home() -> Path:
@@ -39,11 +41,33 @@ def run_dir(name: str) -> Path:
     """The folder of the run with this name, existing or not.
 
     Raises:
-        ConfigError: the name would leave the runs folder.
+        ConfigError: it cannot be the name of a folder, or of a command's argument.
     """
-    if name in ("", ".", "..") or "/" in name or "\\" in name:
-        raise ConfigError(f"{name!r} is no name for a run.", "To put a run elsewhere, use --out DIR.")
+    if "/" in name or "\\" in name or name in (".", ".."):
+        raise ConfigError(f"{name!r} cannot be the name of a run.", "To put a run elsewhere, use --out DIR.")
+    if name != usable_name(name):
+        shown = f"{name[:40]}..." if len(name) > 40 else name
+        raise ConfigError(
+            f"{shown!r} cannot be the name of a run.",
+            f'A name has at most {_LONGEST_NAME} bytes, none of : * ? " < > | and no line breaks, '
+            "and does not start with a dash or a dot.",
+        )
     return runs_dir() / name
+
+
+def usable_name(text: str) -> str:
+    """The text as the name of a run: printable, not too long, not read as an option or a hidden file.
+
+    A name that is usable comes back as it is; an empty one becomes ``"run"``.
+    """
+    printable = "".join(c for c in text if c.isprintable() and c not in '/\\:*?"<>|')
+    short = printable.encode()[:_LONGEST_NAME].decode(errors="ignore")
+    return short.lstrip("-. ").rstrip(". ") or "run"
+
+
+def typed(run: Path) -> str:
+    """What to type to name the run: its name, or its path where it is not in the cache directory."""
+    return run.name if run.resolve().parent == runs_dir().resolve() else str(run)
 
 
 def checkpoint_dir(run: Path, step: int) -> Path:
@@ -55,9 +79,22 @@ def checkpoints(run: Path) -> list[tuple[int, Path]]:
     found = []
     for folder in (run / "checkpoints").glob("step-*"):
         match = _STEP.fullmatch(folder.name)
-        if match and (folder / "state.json").is_file():
+        if match and is_checkpoint(folder):
             found.append((int(match[1]), folder))
     return sorted(found)
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is a whole checkpoint: its state.json is the last file to be written."""
+    return is_file(folder / "state.json")
+
+
+def is_file(path: Path) -> bool:
+    """``path.is_file()``, and false where the path cannot even be asked about (a name too long)."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def list_runs() -> list[Path]:
@@ -78,17 +115,19 @@ def find_run(name_or_path: str | Path | None = None) -> Path:
             raise CheckpointError("There are no runs yet.", "Make one: gptscratch train corpus.txt")
         return runs[0]
     path = Path(name_or_path).expanduser()
-    if (path / "config.json").is_file():
+    if is_file(path / "config.json"):
         return path
     named = runs_dir() / str(name_or_path)
-    if (named / "config.json").is_file():
+    if is_file(named / "config.json"):
         return named
     names = [run.name for run in runs]
-    here = f"Runs here: {listed(names) or 'none yet'}."
-    if path.exists():
-        raise CheckpointError(f"{path} is not a run: it has no config.json.", here)
+    hint = f"Runs here: {listed(names) or 'none yet'}."
     near = did_you_mean(str(name_or_path), names)
-    raise CheckpointError(f"There is no run {str(name_or_path)!r}.", f"{near} {here}".lstrip())
+    with contextlib.suppress(OSError):
+        if path.exists() or named.exists():
+            place = path if path.exists() else named
+            raise CheckpointError(f"{place} is not a run: it has no config.json.", hint)
+    raise CheckpointError(f"There is no run {str(name_or_path)!r}.", f"{near} {hint}".strip())
 
 
 def find_checkpoint(name_or_path: str | Path | None = None, which: str = "best") -> tuple[Path, Path]:
@@ -102,23 +141,38 @@ def find_checkpoint(name_or_path: str | Path | None = None, which: str = "best")
     """
     if name_or_path is not None:
         path = Path(name_or_path).expanduser()
-        if _STEP.fullmatch(path.resolve().name) and path.is_dir():
-            return path.resolve().parent.parent, path
+        with contextlib.suppress(OSError):
+            if _STEP.fullmatch(path.resolve().name) and path.is_dir():
+                return path.resolve().parent.parent, path
     run = find_run(name_or_path)
     if name_or_path is None:
         run = next((done for done in list_runs() if checkpoints(done)), run)
-    pointer = run / f"{which}.json"
-    if pointer.is_file():
-        try:
-            folder = run / "checkpoints" / str(json.loads(pointer.read_text(encoding="utf-8"))["checkpoint"])
-        except (ValueError, KeyError, TypeError):
-            raise CheckpointError(f"{pointer} is damaged.", f"Name a folder of {run}/checkpoints.") from None
-        if folder.is_dir():
-            return run, folder
+    pointed = _pointed(run, which)
+    if pointed is not None:
+        return run, pointed
     saved = checkpoints(run)
     if not saved:
-        raise CheckpointError(f"The run {run.name} has no checkpoint yet.", f"It lies in {run}.")
+        again = f"--name {run.name}" if typed(run) == run.name else f"--out {run}"
+        raise CheckpointError(
+            f"The run {run.name} has no checkpoint yet.",
+            f"If it is not being trained now, start it again: gptscratch train CORPUS {again}",
+        )
     return run, saved[-1][1]
+
+
+def _pointed(run: Path, which: str) -> Path | None:
+    """The checkpoint that best.json or last.json names; None where it was deleted, or there is no file."""
+    pointer = run / f"{which}.json"
+    if not is_file(pointer):
+        return None
+    try:
+        name = json.loads(pointer.read_text(encoding="utf-8"))["checkpoint"]
+        if not _STEP.fullmatch(name):  # a path would lead out of the run's folder
+            raise ValueError(name)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise CheckpointError(f"{pointer} is damaged.", f"Name a folder of {run}/checkpoints.") from None
+    folder = run / "checkpoints" / name
+    return folder if is_checkpoint(folder) else None
 
 
 def _last_change(run: Path) -> float:

@@ -1,9 +1,10 @@
-"""Files of ours: JSON objects, replaced in one step, and tensors; both flushed to the disk."""
+"""JSON objects, replaced in one step, and tensors, both flushed to the disk; folders, deleted in one step."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gptscratch.config import FORMAT, read_json
-from gptscratch.errors import CheckpointError, ConfigError
+from gptscratch.errors import CheckpointError
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -26,8 +26,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Raises CheckpointError where the file is missing, cut short or no safetensors file."""
+    """Raises CheckpointError where the file is missing, cut short or not a safetensors file."""
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("not a regular file")
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
@@ -46,25 +48,21 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_versioned(file: Path) -> dict[str, Any]:
-    """The object in config.json or state.json, without its format.
+def discard(folder: Path) -> None:
+    """Delete a folder such that it is either there, whole, or gone under its name."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    folder.rename(temporary)
+    shutil.rmtree(temporary, ignore_errors=True)
 
-    Raises:
-        CheckpointError: it cannot be read, or a newer gptscratch wrote it.
-    """
-    try:
-        values = read_json(file)
-    except ConfigError as error:
-        raise CheckpointError(f"{file} is damaged or missing: {error.message}") from None
-    version = values.pop("format", None)
-    if not isinstance(version, int):
-        raise CheckpointError(f"{file} is damaged, or not a run's: it names no format.")
-    if version > FORMAT:
-        raise CheckpointError(
-            f"{file} has format {version}; this gptscratch reads up to {FORMAT}.",
-            "Run: pip install --upgrade gptscratch",
-        )
-    return values
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files and folders that a killed process left in ``folder``."""
+    for leftover in folder.glob(".*.[0-9]*.tmp"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import gptscratch
 from gptscratch import checkpoint, paths
 from gptscratch.checkpoint import load, load_state, read_run
 from gptscratch.errors import CheckpointError, RunError, UserError
+from gptscratch.run_folder import LOCK
 from gptscratch.storage import load_tensors, save_tensors, write_json
 from gptscratch.training.state import TrainState
 from gptscratch.training.trainer import resume
@@ -69,7 +71,7 @@ def test_a_checkpoint_of_a_run_is_named_by_its_folder(tale: Path) -> None:
 
 
 def test_nothing_on_disk_is_a_pickle(tale: Path) -> None:
-    files = [file for file in tale.rglob("*") if file.is_file()]
+    files = [file for file in tale.rglob("*") if file.is_file() and file.name != LOCK]
     assert {file.suffix for file in files} == {".json", ".jsonl", ".safetensors"}
     for file in files:
         if file.suffix == ".safetensors":
@@ -104,7 +106,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda run: (run / "config.json").write_text("[1]"),
         "config.json is damaged",
     ),
-    "another program's config": (lambda run: (run / "config.json").write_text("{}"), "names no format"),
+    "another program's config": (lambda run: (run / "config.json").write_text("{}"), "no format number"),
     "a newer run": (
         lambda run: edit(run / "config.json", lambda v: v.update(format=2)),
         "has format 2; this",
@@ -136,6 +138,73 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another family": (
         lambda run: edit(run / "config.json", lambda v: v["model"].update(qk_norm=False)),
         "has an unknown blocks.0",
+    ),
+    "a layer for every byte": (
+        lambda run: edit(run / "config.json", lambda v: v["model"].update(n_layer=10**9)),
+        "n_layer is 1000000000",
+    ),
+    "a width of petabytes": (
+        lambda run: edit(run / "config.json", lambda v: v["model"].update(d_model=2**28, head_dim=16)),
+        "cannot hold",
+    ),
+    "a vocabulary of petabytes": (
+        lambda run: edit(run / "config.json", lambda v: v["model"].update(vocab_size=2**31 - 1)),
+        "cannot hold",
+    ),
+    "an MLP of petabytes": (
+        lambda run: edit(run / "config.json", lambda v: v["model"].update(d_ff=2**31 - 1)),
+        "cannot hold",
+    ),
+    "a number beyond all sizes": (
+        lambda run: edit(run / "config.json", lambda v: v["model"].update(head_dim=10**400)),
+        "head_dim",
+    ),
+    "a real setting of 400 digits": (
+        lambda run: edit(run / "config.json", lambda v: v["model"].update(dropout=10**400)),
+        "dropout",
+    ),
+    "nothing but brackets": (
+        lambda run: (run / "config.json").write_text("[" * 100_000),
+        "config.json is damaged",
+    ),
+    "a pipe for a config": (
+        lambda run: ((run / "config.json").unlink(), os.mkfifo(run / "config.json")),
+        "config.json",
+    ),
+    "a pipe for weights": (
+        lambda run: (
+            (newest(run) / "model.safetensors").unlink(),
+            os.mkfifo(newest(run) / "model.safetensors"),
+        ),
+        "damaged or missing",
+    ),
+    "a device for a config": (
+        lambda run: ((run / "config.json").unlink(), (run / "config.json").symlink_to("/dev/zero")),
+        "config.json",
+    ),
+    "tokens that are a number": (
+        lambda run: edit(run / "config.json", lambda v: v.update(tokens=3)),
+        "tokens is 3",
+    ),
+    "an end of text outside the vocabulary": (
+        lambda run: edit(run / "config.json", lambda v: v.update(end_of_text=10**6)),
+        "end_of_text is 1000000",
+    ),
+    "an interval of 0": (
+        lambda run: edit(run / "config.json", lambda v: v["train"].update(eval_interval=0)),
+        "eval_interval is 0",
+    ),
+    "a micro-batch of 0": (
+        lambda run: edit(run / "config.json", lambda v: v["train"].update(micro_batch=0)),
+        "micro_batch is 0",
+    ),
+    "no length": (
+        lambda run: edit(run / "config.json", lambda v: v["train"].update(steps=0)),
+        "length of the training",
+    ),
+    "a best.json that leads elsewhere": (
+        lambda run: (run / "best.json").write_text('{"checkpoint": "../../.."}'),
+        "best.json is damaged",
     ),
     "a damaged best.json": (lambda run: (run / "best.json").write_text("{"), "best.json is damaged"),
     "a best.json of another kind": (
@@ -182,6 +251,11 @@ STATES = {
     "a step that is a text": lambda file: edit(file, lambda v: v.update(step="ten")),
     "a step that is a fraction": lambda file: edit(file, lambda v: v.update(step=1.5)),
     "a loss that is true": lambda file: edit(file, lambda v: v.update(loss_sum=True)),
+    "seconds that are no number": lambda file: edit(file, lambda v: v.update(seconds=float("nan"))),
+    "a loss without end": lambda file: edit(file, lambda v: v.update(loss_sum=float("inf"))),
+    "a best step to come": lambda file: edit(file, lambda v: v.update(best_step=10**17)),
+    "a step of hundreds of digits": lambda file: edit(file, lambda v: v.update(step=10**300)),
+    "another step": lambda file: edit(file, lambda v: v.update(step=25)),
 }
 
 
@@ -233,6 +307,9 @@ def test_pruning_keeps_the_newest_and_the_best_and_sweeps_up(tmp_path: Path) -> 
         folder.mkdir(parents=True)
         (folder / "state.json").touch()
     (tmp_path / "checkpoints" / ".step-00000006.77.tmp").mkdir()
+    half_deleted = paths.checkpoint_dir(tmp_path, 1)
+    (half_deleted / "model.safetensors").touch()
+    (half_deleted / "state.json").unlink()
     (tmp_path / ".last.json.77.tmp").touch()
     checkpoint.prune(tmp_path, keep=2, best_step=2)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
@@ -271,7 +348,7 @@ def test_a_disk_that_takes_no_more_is_an_error_in_one_line(tale: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", TOO_LARGE, str(tale)], capture_output=True, text=True, check=True
     )
-    assert done.stdout.startswith("1 The disk refused while saving step 99")
+    assert done.stdout.startswith("1 The disk reported an error while saving step 99")
     assert sorted(file.name for file in (tale / "checkpoints").iterdir()) == before
     assert load("tale").generate("the", max_tokens=2)
 
@@ -279,5 +356,65 @@ def test_a_disk_that_takes_no_more_is_an_error_in_one_line(tale: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_an_error_in_one_line(tale: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     gpt = load("tale")
-    with pytest.raises(RunError, match="making the run's folder"):
+    with pytest.raises(RunError, match="cannot be made"):
         checkpoint.create_run(tmp_path / "file" / "run", read_run(tale), gpt.tokenizer)
+
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def old_run(home: Path) -> Path:
+    """A run folder written by the first version of the format."""
+    run = shutil.copytree(GOLDEN / "run-format-1", home / "runs" / "old")
+    edit(run / "config.json", lambda v: v["data"].update(corpus=[str(GOLDEN / "run-format-1.txt")]))
+    return run
+
+
+def test_a_run_of_an_older_version_loads_and_generates_the_same_text(old_run: Path) -> None:
+    assert load(old_run).generate("my", max_tokens=30, temperature=0) == " cat sings fare.\nmy cat runs f"
+
+
+def test_a_run_of_an_older_version_can_be_trained_further(old_run: Path) -> None:
+    assert resume("old", steps=62).step == 62
+    assert read_run(old_run).split is not None
+
+
+def test_a_half_deleted_checkpoint_is_replaced_by_the_next_save(tale: Path) -> None:
+    (paths.checkpoint_dir(tale, 24) / "state.json").unlink()
+    assert resume("tale").step == 24
+    assert paths.is_checkpoint(paths.checkpoint_dir(tale, 24))
+    assert json.loads((tale / "last.json").read_text())["step"] == 24
+
+
+def test_what_killed_processes_left_is_removed_by_a_resume(tale: Path) -> None:
+    (tale / ".best.json.77.tmp").touch()
+    (tale / ".metrics.jsonl.77.tmp").touch()
+    (tale / "checkpoints" / ".step-00000006.77.tmp").mkdir()
+    half = tale / "checkpoints" / "step-00000012"
+    half.mkdir()
+    (half / "model.safetensors").touch()
+    resume("tale", steps=25)
+    assert not list(tale.rglob("*.tmp"))
+    assert not half.exists()
+
+
+def test_a_run_that_is_replaced_is_a_run_at_every_moment(tale: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpt, record = load("tale"), read_run(tale)
+    seen = []
+    for name in ("rmtree", "rename", "unlink"):
+        place = shutil if name == "rmtree" else Path
+        real = getattr(place, name)
+
+        def spy(*args: Any, real: Any = real, **more: Any) -> Any:
+            seen.append(checkpoint.is_run(tale))
+            return real(*args, **more)
+
+        monkeypatch.setattr(place, name, spy)
+    checkpoint.create_run(tale, record, gpt.tokenizer, replace=True)
+    assert len(seen) > 5
+    assert all(seen)
+    assert sorted(file.name for file in tale.iterdir() if file.name != LOCK) == [
+        "config.json",
+        "tokenizer.json",
+    ]

@@ -15,7 +15,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 F0 = "errors config presets paths sizing threads"
 F1 = (
-    "linear model tokenizer storage data sampling repeats novelty device distributed "
+    "linear model tokenizer storage run_folder data sampling repeats novelty device distributed "
     "training.schedule training.optimizer training.state training.loss training.horizon"
 )
 F2 = (

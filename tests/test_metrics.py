@@ -62,5 +62,26 @@ def test_rewinding_forgets_what_will_be_reported_again(
 
 
 def test_a_file_that_cannot_be_written_is_an_error_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="writing"):
-        MetricsFile(tmp_path / "gone" / "metrics.jsonl")(logged(1))
+    (tmp_path / "config.json").touch()
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(RunError, match=r"writing metrics\.jsonl"):
+        MetricsFile(tmp_path / "metrics.jsonl")(logged(1))
+
+
+def test_the_final_evaluation_of_an_earlier_step_is_forgotten_too(tmp_path: Path) -> None:
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    for event in (logged(2), evaluated(2), logged(4), evaluated(4), evaluated(2)):
+        file(event)
+    assert rewind_metrics(file.path, 4)
+    kept = [(r["step"], "val_loss" in r) for r in read_metrics(file.path)]
+    assert kept == [(2, False), (2, True), (4, False), (4, True)]
+
+
+@pytest.mark.parametrize(
+    "damage", [b"[]", b'{"tokens": 3}', b'{"step": "1"}', b"null", b"\xff\xfe", b"[" * 100_000, b'{"ste']
+)
+def test_a_damaged_line_is_left_out_and_the_others_are_kept(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "train_loss": 2}\n' + damage + b'\n{"step": 2, "train_loss": 1}\n')
+    rewind_metrics(path, 2)
+    assert [r["step"] for r in read_metrics(path)] == [1, 2]

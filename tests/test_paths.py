@@ -42,10 +42,38 @@ def test_looking_makes_nothing(home: Path) -> None:
     assert not home.exists()
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "a\\b"])
-def test_a_name_may_not_leave_the_runs(name: str) -> None:
-    with pytest.raises(ConfigError, match="no name for a run"):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "a/b",
+        "../a",
+        "a\\b",
+        "-x",
+        "--name",
+        ".hidden",
+        "a\nb",
+        "a\x1b[31m",
+        "x" * 300,
+        "ж" * 60,
+    ],
+)
+def test_a_name_may_not_leave_the_runs_nor_be_impossible_to_type(name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be the name of a run") as caught:
         paths.run_dir(name)
+    assert "\n" not in caught.value.message
+    assert len(caught.value.message) < 200
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("tale", "tale"), ("-x", "x"), ("a\nb", "ab"), ("*", "run"), ("ж" * 80, "ж" * 50), ("Été 2", "Été 2")],
+)
+def test_the_name_of_a_file_becomes_the_usable_name_of_a_run(file: str, name: str) -> None:
+    assert paths.usable_name(file) == name
+    assert paths.run_dir(name).name == name
 
 
 def test_runs_are_listed_newest_first() -> None:
@@ -77,6 +105,20 @@ def test_an_unknown_run_lists_those_there_are(tmp_path: Path) -> None:
         paths.find_run(tmp_path)
 
 
+def test_an_unknown_run_gets_the_most_similar_name() -> None:
+    for number in range(12):
+        make_run(paths.run_dir(f"run-{number}"), changed=number)
+    make_run(paths.run_dir("first"))
+    with pytest.raises(CheckpointError, match=r"Did you mean first\?.*and 5 more"):
+        paths.find_run("frist")
+
+
+def test_a_name_too_long_for_the_file_system_is_an_unknown_run() -> None:
+    for find in (paths.find_run, paths.find_checkpoint):
+        with pytest.raises(CheckpointError, match="There is no run"):
+            find("x" * 5000)
+
+
 def test_the_best_or_the_last_checkpoint_is_found() -> None:
     run = make_run(paths.run_dir("a"), 5, 10, 15, best=10)
     assert paths.find_checkpoint("a") == (run, paths.checkpoint_dir(run, 10))
@@ -104,11 +146,26 @@ def test_a_run_without_a_checkpoint_says_so() -> None:
     half = run / "checkpoints" / ".step-00000004.1.tmp"
     half.mkdir(parents=True)
     (run / "checkpoints" / "step-00000004").mkdir()  # without a state.json it is none
-    with pytest.raises(CheckpointError, match="no checkpoint yet"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint yet.*gptscratch train CORPUS --name a"):
         paths.find_checkpoint("a")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", "{}", "3", '"x"'])
+@pytest.mark.parametrize("name", ["../../other/checkpoints/step-00000005", "/etc", "..", "step-5/../.."])
+def test_a_pointer_never_leads_out_of_the_run(name: str) -> None:
+    make_run(paths.run_dir("other"), 5)
+    run = make_run(paths.run_dir("a"), 5)
+    (run / "best.json").write_text(json.dumps({"checkpoint": name}))
+    with pytest.raises(CheckpointError, match=r"best\.json is damaged"):
+        paths.find_checkpoint("a")
+
+
+def test_a_pointer_to_a_half_deleted_checkpoint_is_not_followed() -> None:
+    run = make_run(paths.run_dir("a"), 5, 10, best=5)
+    (paths.checkpoint_dir(run, 5) / "state.json").unlink()
+    assert paths.find_checkpoint("a")[1] == paths.checkpoint_dir(run, 10)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "{}", "3", '"x"', '{"checkpoint": 3}', "[" * 100_000])
 def test_a_damaged_pointer_says_so(content: str) -> None:
     run = make_run(paths.run_dir("a"), 5)
     (run / "best.json").write_text(content)

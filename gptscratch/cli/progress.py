@@ -111,7 +111,7 @@ class TrainView:
             notice(f"Continue from there: gptscratch train --resume {name}")
         else:
             notice("Stopped at once, before the first checkpoint: nothing of this run is saved.")
-            notice(f"To use its name again, add --force, or delete {started.run}")
+            notice("The same command with the same --name starts it again.")
 
     def drawing(self) -> RenderableType:
         """What moves, as it is now; called by a thread of ``Live``."""

@@ -19,6 +19,7 @@ from gptscratch.config.run import (
     is_setting,
     qualified,
     read_json,
+    read_versioned,
 )
 from gptscratch.config.sample import SampleConfig, SampleOptions, sample_config
 from gptscratch.config.train import DEVICES, DOCUMENTS, DTYPES, OPTIMIZERS, SCHEDULES, TrainConfig
@@ -46,5 +47,6 @@ __all__ = [
     "is_setting",
     "qualified",
     "read_json",
+    "read_versioned",
     "sample_config",
 ]

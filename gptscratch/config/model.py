@@ -12,6 +12,8 @@ from gptscratch.config.checks import require, require_choice
 POSITIONS = ("rope", "learned", "sinusoidal", "alibi", "none")
 NORMS = ("rmsnorm", "layernorm")
 ACTIVATIONS = ("swiglu", "gelu", "gelu-tanh", "relu", "relu2")
+_MOST_LAYERS = 10_000
+_LARGEST = 1 << 31  # of any other size, so that sums of them are computed at once
 NARROWING = 4  # each further part of an adaptive softmax has d_model / 4, / 16 ... channels
 
 
@@ -44,6 +46,12 @@ class ModelConfig:
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: it must be at least 1.")
         for name in ("n_kv_head", "d_ff", "head_dim"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: it must not be negative.")
+        require(
+            self.n_layer <= _MOST_LAYERS, f"n_layer is {self.n_layer}: it must be at most {_MOST_LAYERS:,}."
+        )
+        for name in ("vocab_size", "context_length", "n_head", "n_kv_head", "d_model", "d_ff", "head_dim"):
+            value = getattr(self, name)
+            require(value < _LARGEST, f"{name} has {len(str(value))} digits: it must be below {_LARGEST:,}.")
         require_choice("position", self.position, POSITIONS)
         require_choice("norm", self.norm, NORMS)
         require_choice("activation", self.activation, ACTIVATIONS)

@@ -16,9 +16,10 @@ from gptscratch.config.checks import require
 from gptscratch.config.data import DataConfig
 from gptscratch.config.model import ModelConfig
 from gptscratch.config.train import TrainConfig
-from gptscratch.errors import ConfigError, did_you_mean, listed
+from gptscratch.errors import CheckpointError, ConfigError, did_you_mean, listed
 
 FORMAT = 1  # of a run folder; a reader refuses a newer one
+_LARGEST = 1 << 24  # bytes of a config.json or state.json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +106,29 @@ def read_json(path: Path) -> dict[str, Any]:
     return dict(values)
 
 
+def read_versioned(file: Path) -> dict[str, Any]:
+    """The object in a run's config.json or state.json, without its format.
+
+    Raises:
+        CheckpointError: it cannot be read, or a newer gptscratch wrote it.
+    """
+    try:
+        if file.exists():  # what is not a regular file could be read without end
+            require(file.is_file() and file.stat().st_size <= _LARGEST, f"{file} is not a small file.")
+        values = read_json(file)
+    except ConfigError as error:
+        raise CheckpointError(f"{file} is damaged or missing: {error.message}") from None
+    version = values.pop("format", None)
+    if type(version) is not int:
+        raise CheckpointError(f"{file} is damaged, or not from a run: it has no format number.")
+    if version > FORMAT:
+        raise CheckpointError(
+            f"{file} has format {version}; this gptscratch reads up to {FORMAT}.",
+            "Update gptscratch to read it.",
+        )
+    return values
+
+
 def is_setting(key: str) -> bool:
     """Whether some section has a field of this name, bare or with its section."""
     section, _, name = key.rpartition(".")
@@ -149,7 +173,8 @@ def _converted(cls: type, name: str, value: Any) -> Any:
     if isinstance(value, int):
         require(abs(value) < 2**63, f"{name} has {len(str(value))} digits: it must be below 2^63.")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        with contextlib.suppress(OverflowError):  # of a number with hundreds of digits
+            return float(value)
     if get_origin(hint) is tuple:
         kind = get_args(hint)[0]
         parts = [value] if type(value) is kind else value

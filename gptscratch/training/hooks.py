@@ -16,7 +16,7 @@ import torch
 from gptscratch import checkpoint, paths
 from gptscratch.config import TrainConfig
 from gptscratch.device import out_of_memory
-from gptscratch.errors import RunError, disk_errors
+from gptscratch.errors import RunError
 from gptscratch.model.gpt import GPT
 from gptscratch.training.evaluate import Evaluation
 from gptscratch.training.events import Evaluated, Listener, Logged, Notice, Progress, Sampled, Saved
@@ -135,8 +135,7 @@ class Session:
         folder = checkpoint.save_checkpoint(self.run, self.state, self.model, self.optimizer.state())
         self.saved_at = time.perf_counter()
         if self.best is not None:
-            with disk_errors("writing best.json"):
-                checkpoint.point(self.run, "best", self.state.step, **best_facts(self.best))
+            checkpoint.point(self.run, "best", self.state.step, **best_facts(self.best))
         checkpoint.prune(self.run, keep=self.config.keep, best_step=self.state.best_step)
         self.listen(Saved(step=self.state.step, folder=folder))
 
@@ -193,6 +192,8 @@ class Pace:
     def token_seconds(self) -> float:
         return self.seconds / max(1, self.tokens)
 
+
+BEST_FACTS = ("val_loss", "val_accuracy", "val_bits_per_byte", "val_tokens")
 
 Hook = Callable[[Session], None]  # called after each step
 
@@ -282,13 +283,9 @@ def evaluated(step: int, evaluation: Evaluation) -> Evaluated:
 
 
 def best_facts(evaluation: Evaluation) -> dict[str, float]:
-    """What best.json says beside the step."""
-    return {
-        "val_loss": evaluation.loss,
-        "val_accuracy": evaluation.accuracy,
-        "val_bits_per_byte": evaluation.bits_per_byte,
-        "val_tokens": evaluation.tokens,
-    }
+    """What best.json records in addition to the step."""
+    values = (evaluation.loss, evaluation.accuracy, evaluation.bits_per_byte, evaluation.tokens)
+    return dict(zip(BEST_FACTS, values, strict=True))
 
 
 HOOKS: tuple[Hook, ...] = (log, evaluate, save, sample)

@@ -81,12 +81,17 @@ def noticing_continuation(event: threading.Event) -> Iterator[None]:
 
 @contextmanager
 def interrupts() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second one acts as ever."""
+    """An event that the first SIGINT, SIGTERM or SIGHUP sets; the second one acts as usual.
+
+    SIGHUP comes when the terminal is closed; under nohup it stays ignored.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event  # only the main thread may handle signals
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        before[signal.SIGHUP] = signal.getsignal(signal.SIGHUP)
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         event.set()

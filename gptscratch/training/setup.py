@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,11 @@ def make_setup(
 
     def tell(event: Event) -> None:
         metrics(event)
-        listen(event)
+        try:
+            listen(event)
+        except OSError as error:
+            if error.errno != errno.EIO:  # the terminal was closed: the run is saved all the same
+                raise
 
     context_length = record.config.model.context_length
     batches = make_batches(prepared.tokens, context_length, config.batch_size, config.seed, pad_with=pad_with)

@@ -10,6 +10,8 @@ from typing import Any
 
 from gptscratch.errors import CheckpointError
 
+_LARGEST = 10**18  # of any number in a state; nan is not below it
+
 
 @dataclass
 class TrainState:
@@ -33,14 +35,21 @@ class TrainState:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainState:
-        """Raises CheckpointError where a field is missing or no number."""
+        """Raises CheckpointError where a field is missing, not a number, or out of range."""
         known: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
             value = values.get(field.name)
             if value is None and field.name == "best_val_loss":
                 value = math.inf
             kinds = (int, float) if isinstance(field.default, float) else int
-            if isinstance(value, bool) or not isinstance(value, kinds):
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, kinds)
+                or not (-1 <= value <= _LARGEST or field.name == "best_val_loss")
+            ):
                 raise CheckpointError(f"The checkpoint's state.json is damaged: {field.name} is {value!r}.")
             known[field.name] = value
-        return cls(**known)
+        state = cls(**known)
+        if state.best_step > state.step or math.isnan(state.best_val_loss):
+            raise CheckpointError("The checkpoint's state.json is damaged: its best step is not a past one.")
+        return state

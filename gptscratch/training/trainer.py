@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,17 +16,19 @@ from gptscratch.config import RunConfig
 from gptscratch.data.prepare import Prepared
 from gptscratch.data.shards import token_counts
 from gptscratch.device import pick_device, pick_dtype, slow_dtype_warning
-from gptscratch.errors import CheckpointError, ConfigError, disk_errors
+from gptscratch.errors import ConfigError
 from gptscratch.metrics import rewind_metrics
 from gptscratch.model.gpt import GPT
 from gptscratch.model.head import start_from_frequencies
+from gptscratch.run_folder import disk_errors_in, held
 from gptscratch.storage import load_tensors, write_json
 from gptscratch.training.anneal import annealed
 from gptscratch.training.evaluate import Scorer
 from gptscratch.training.events import Evaluated, Listener, Notice, Started, ignore
-from gptscratch.training.hooks import Session, best_facts, evaluated, score
+from gptscratch.training.hooks import BEST_FACTS, Session, best_facts, evaluated, score
+from gptscratch.training.horizon import make_horizon
 from gptscratch.training.loop import run_loop
-from gptscratch.training.origin import extended, run_folder, same_tokens
+from gptscratch.training.origin import extended, new_run, same_tokens, split_of
 from gptscratch.training.planning import plan_run, tokens_per_row
 from gptscratch.training.schedule import schedule_of
 from gptscratch.training.setup import Setup, make_setup, new_model
@@ -75,24 +78,26 @@ def train(
     names = [corpus] if isinstance(corpus, str | Path) else list(corpus)
     if names:
         settings["corpus"] = tuple(str(name) for name in names)
-    run = run_folder(RunConfig().with_settings(settings), out)
-    checkpoint.require_free(run, replace=replace_run)
-    plan, prepared = plan_run(settings, init_from=init_from, listen=listen)
-    model = new_model(plan.config)
-    _begin(model, run, plan.config, prepared, init_from)
-    record = checkpoint.RunRecord(
-        config=replace(plan.config, name=run.name),
-        corpus_hash=prepared.manifest.corpus_hash,
-        tokens=str(prepared.folder),
-        end_of_text=prepared.manifest.end_of_text,
-        parameters=plan.parameters,
-    )
-    checkpoint.create_run(run, record, prepared.tokenizer, replace=replace_run)
-    write_json(run / "plan.json", plan.record())
-    setup = make_setup(
-        run, record, prepared=prepared, model=model, state=TrainState(), listen=listen, started=started
-    )
-    result = _train(setup, record)
+    with new_run(RunConfig().with_settings(settings), out, replace=replace_run) as run:
+        plan, prepared = plan_run(settings, init_from=init_from, listen=listen)
+        model = new_model(plan.config)
+        _begin(model, run, plan.config, prepared, init_from)
+        record = checkpoint.RunRecord(
+            config=replace(plan.config, name=run.name),
+            corpus_hash=prepared.manifest.corpus_hash,
+            tokens=str(prepared.folder.resolve()),
+            end_of_text=prepared.manifest.end_of_text,
+            parameters=plan.parameters,
+            split=split_of(prepared.manifest),
+        )
+        if checkpoint.is_run(run) and not replace_run:
+            listen(Notice(f"The run {run.name} had no checkpoint yet. It starts again."))
+        checkpoint.create_run(run, record, prepared.tokenizer, replace=replace_run)
+        write_json(run / "plan.json", plan.record())
+        setup = make_setup(
+            run, record, prepared=prepared, model=model, state=TrainState(), listen=listen, started=started
+        )
+        result = _train(setup, record)
     return resume(run, anneal=True, listen=listen) if result.interrupted and anneal else result
 
 
@@ -113,25 +118,35 @@ def resume(
     Raises:
         UserError: the run, its checkpoint or its corpus is not as it was.
     """
-    run, folder = paths.find_checkpoint(name_or_path, which="last")
+    run, _ = paths.find_checkpoint(name_or_path, which="last")
+    with held(run):
+        folder = paths.find_checkpoint(name_or_path or run, which="last")[1]  # what there is by now
+        return _resume(run, folder, anneal=anneal, listen=listen, settings=settings)
+
+
+def _resume(
+    run: Path, folder: Path, *, anneal: bool, listen: Listener, settings: dict[str, Any]
+) -> TrainResult:
     record = checkpoint.read_run(run)
+    state = checkpoint.load_state(folder)
+    finished = not anneal and checkpoint.is_finished(run, state.step)
+    if finished and not settings:
+        return _finished(run, state, listen)
     if not anneal:
         record = replace(record, config=extended(record.config, settings))
     prepared = same_tokens(run, record)
-    if prepared.manifest.corpus_hash != record.corpus_hash:
-        raise CheckpointError(
-            f"The corpus of {run.name} has changed since the run began.",
-            "Start anew from its weights: gptscratch train CORPUS --init-from " + run.name,
-        )
-    state = checkpoint.load_state(folder)
+    record = replace(record, tokens=str(prepared.folder.resolve()), split=split_of(prepared.manifest))
+    train_tokens = prepared.manifest.train.tokens
+    row = tokens_per_row(prepared, record.config.train.documents)(record.config.model.context_length)
+    if finished and make_horizon(record.config.train, train_tokens, row).is_over(state):
+        return _finished(run, state, listen)
     if anneal:
-        row = tokens_per_row(prepared, record.config.train.documents)(record.config.model.context_length)
-        tokens = prepared.manifest.train.tokens
-        record = replace(record, config=annealed(record.config, state, tokens, row, settings))
+        record = replace(record, config=annealed(record.config, state, train_tokens, row, settings))
         listen(Notice("The learning rate falls to 0 from here on, and the run ends. Ctrl-C saves and stops."))
     device = pick_device(record.config.train.device)
     if warning := slow_dtype_warning(pick_dtype(record.config.train.dtype, device), device):
         listen(Notice(warning))
+    checkpoint.require_size(record.config.model, folder)
     model = new_model(record.config)
     checkpoint.load_parameters(model, folder)
     setup = make_setup(
@@ -149,6 +164,30 @@ def resume(
     setup.session.started = time.perf_counter() - state.seconds
     over = setup.session.is_over()
     return _train(setup, record, score_first=over and not evaluated)
+
+
+def _finished(run: Path, state: TrainState, listen: Listener) -> TrainResult:
+    """The result of a run that has nothing left to do; the run is not changed."""
+    listen(
+        Notice(
+            f"{run.name} is finished at step {state.step:,}. "
+            f"To train it further: gptscratch train --resume {paths.typed(run)} --steps N, "
+            f"with N above {state.step}."
+        )
+    )
+    best = checkpoint.read_facts(run / "best.json")
+    facts: dict[str, Any] = {name: best.get(name) for name in ("step", *BEST_FACTS)}
+    known = all(isinstance(value, int | float) for value in facts.values())
+    perplexity = math.exp(min(facts["val_loss"], 700.0)) if known else 0.0
+    return TrainResult(
+        run=run,
+        step=state.step,
+        tokens=state.tokens,
+        seconds=state.seconds,
+        best_step=state.best_step,
+        evaluation=Evaluated(**facts, val_perplexity=perplexity) if known else None,
+        interrupted=False,
+    )
 
 
 def _train(setup: Setup, record: checkpoint.RunRecord, *, score_first: bool = False) -> TrainResult:
@@ -186,8 +225,8 @@ def _score_best(session: Session, scorer: Scorer) -> Evaluated:
     record = evaluated(state.best_step, evaluation)
     if evaluation.tokens > session.config.eval_tokens:
         session.listen(record)  # on more than those along the way
-    with disk_errors("writing best.json"):
-        checkpoint.point(session.run, "best", state.best_step, **best_facts(evaluation))
+    checkpoint.point(session.run, "best", state.best_step, **best_facts(evaluation))
+    checkpoint.point(session.run, "last", state.step, finished=True)
     return record
 
 
@@ -210,8 +249,8 @@ def _begin(
 
 
 def _rewind(run: Path, record: checkpoint.RunRecord, state: TrainState) -> bool:
-    """Put a run's folder back to ``state``; tells whether it holds the evaluation of its step."""
-    with disk_errors(f"going on with {run.name}"):
+    """Put a run's folder back to ``state``; returns whether it holds the evaluation of its step."""
+    with disk_errors_in(run, f"resuming {run.name}"):
         checkpoint.rewind(run, state)
         write_json(run / "config.json", record.to_dict())
     counted = state.best_step == state.step or state.evaluations_since_best > 0

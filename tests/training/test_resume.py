@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -113,6 +114,28 @@ def in_the_foreground() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_a_terminal_that_is_closed_saves_and_stops_the_run(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hook(session: Session) -> None:
+        if session.state.step == 7:
+            signal.raise_signal(signal.SIGHUP)
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Saved) and event.step == 7:
+            raise OSError(errno.EIO, "Input/output error")  # what writing to a closed terminal gives
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        monkeypatch.setattr(loop, "HOOKS", (hook, *hooks.HOOKS))
+        stopped = fit(name="a", listen=listen)
+        assert (stopped.interrupted, stopped.step) == (True, 7)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        assert not resume("a").interrupted
+        assert fit(name="b").step == 24
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.usefixtures("in_the_foreground")
 def test_a_second_interrupt_leaves_at_once(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     def hook(session: Session) -> None:
@@ -202,6 +225,17 @@ def test_a_killed_and_resumed_run_equals_straight_run(fit: Fit, corpus: Path, wh
     first = next(e for e in events if isinstance(e, Saved))
     assert first.step == (24 if where == "between steps" else 16)
     assert_same_run(killed, straight)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9")
+def test_a_run_killed_at_random_file_operations_equals_one_never_killed() -> None:
+    """Six kills, while training and while going back; run the script with a larger --count by hand."""
+    script = Path(__file__).with_name("kill_points.py")
+    command = [sys.executable, str(script), "--count", "6", "--seed", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    counts = json.loads(done.stdout.splitlines()[-1])
+    assert counts["kills"] >= 6, done.stderr
+    assert counts["equal"] == counts["runs"], done.stdout
 
 
 def test_a_run_can_go_back_to_an_older_checkpoint(fit: Fit) -> None:

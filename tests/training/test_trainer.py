@@ -120,7 +120,7 @@ def test_the_newest_and_the_best_checkpoint_are_kept(fit: Fit) -> None:
     run = fit(name="a", keep=2).run  # it grows better to the end
     assert steps_of(run) == [20, 24]
     assert steps_of(fit(name="b", keep=1).run) == [24]
-    assert read(run / "last.json") == {"checkpoint": "step-00000024", "step": 24}
+    assert read(run / "last.json") == {"checkpoint": "step-00000024", "step": 24, "finished": True}
 
 
 def test_the_best_checkpoint_is_the_one_of_lowest_loss_and_survives(fit: Fit) -> None:
