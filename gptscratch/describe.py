@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from gptscratch import paths, sizing
-from gptscratch.config import ModelConfig, RunConfig, read_json
+from gptscratch.config import FORMAT, ModelConfig, RunConfig, read_json, read_versioned
 from gptscratch.data.shards import Manifest, read_manifest
-from gptscratch.errors import CheckpointError, ConfigError, did_you_mean
+from gptscratch.errors import CheckpointError, ConfigError, UserError, did_you_mean
 from gptscratch.presets import PRESETS, preset_settings
+
+PLANNED = ("steps", "tokens", "epochs", "seconds", "memory_bytes")  # what info shows of a plan
+_LARGEST = 10**18  # of any number that a run reports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +102,7 @@ class RunSummary:
     best_step: int | None
     size_bytes: int  # on disk
     changed: float  # seconds since 1970
+    problem: str | None = None  # why the run cannot be used, in one line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,48 +157,75 @@ def _run_or_preset(what: str) -> Path:
 
 def describe_run(run: Path) -> RunDescription:
     """Raises CheckpointError or ConfigError where its files are damaged."""
-    values = read_json(run / "config.json")
+    values = read_versioned(run / "config.json")
     best = _read(run / "best.json")
     config = RunConfig.from_dict({name: values.get(name, {}) for name in ("model", "data", "train")})
     return RunDescription(
         summary=summarise(run),
-        val_accuracy=best.get("val_accuracy"),
-        val_bits_per_byte=best.get("val_bits_per_byte"),
+        val_accuracy=_number(best, "val_accuracy"),
+        val_bits_per_byte=_number(best, "val_bits_per_byte"),
         checkpoints=tuple(step for step, _ in paths.checkpoints(run)),
-        plan=_read(run / "plan.json"),
-        config=values,
+        plan=_plan(run),
+        config={"format": FORMAT, **values},
         model=describe_model(config.model, micro_batch=config.train.micro_batch or 1),
     )
 
 
 def list_runs() -> list[RunSummary]:
-    """Every run in the cache directory that can be read, newest first."""
-    found = []
-    for run in paths.list_runs():
-        with contextlib.suppress(ConfigError):
-            found.append(summarise(run))
-    return found
+    """Every run in the cache directory, newest first; of one that is damaged, what is wrong with it."""
+    folders = [
+        folder for folder in paths.runs_dir().glob("*") if folder.is_dir() and any(folder.glob("[!.]*"))
+    ]
+    return sorted(map(summarise, folders), key=lambda run: run.changed, reverse=True)
 
 
 def summarise(run: Path) -> RunSummary:
-    config, best = read_json(run / "config.json"), _read(run / "best.json")
+    """What can be read of a run; its ``problem`` says what cannot."""
+    config: dict[str, Any] = {}
+    problem = None
+    try:
+        config = read_versioned(run / "config.json")
+    except UserError as error:
+        problem = error.message
+    best = _read(run / "best.json")
     saved = paths.checkpoints(run)
     state = _read(saved[-1][1] / "state.json") if saved else {}
-    files = [file.stat() for file in run.rglob("*") if file.is_file()]
+    files = []
+    for file in run.rglob("*"):
+        with contextlib.suppress(OSError):  # a run that is being trained deletes files
+            if file.is_file():
+                files.append(file.stat())
     return RunSummary(
         name=run.resolve().name,
         folder=str(run),
-        parameters=config.get("parameters", 0),
-        step=state.get("step", 0),
-        tokens=state.get("tokens", 0),
-        seconds=state.get("seconds", 0.0),
-        best_val_loss=best.get("val_loss"),
-        best_step=best.get("step"),
+        parameters=int(_number(config, "parameters") or 0),
+        step=saved[-1][0] if saved else 0,
+        tokens=int(_number(state, "tokens") or 0),
+        seconds=_number(state, "seconds") or 0.0,
+        best_val_loss=_number(best, "val_loss"),
+        best_step=None if (step := _number(best, "step")) is None else int(step),
         size_bytes=sum(file.st_size for file in files),
         changed=max((file.st_mtime for file in files), default=0.0),
+        problem=problem,
     )
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A small JSON file that may not be there yet."""
-    return read_json(path) if path.is_file() else {}
+    """A small JSON file that may be missing or damaged: empty then."""
+    try:
+        return read_json(path) if paths.is_file(path) else {}
+    except ConfigError:
+        return {}
+
+
+def _number(values: Mapping[str, Any], name: str) -> float | None:
+    """A finite number of a file that anybody may have written; None where it is something else."""
+    value = values.get(name)
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST:
+        return value
+    return None
+
+
+def _plan(run: Path) -> dict[str, Any]:
+    plan = _read(run / "plan.json")
+    return plan if all(_number(plan, name) is not None for name in PLANNED) else {}

@@ -55,6 +55,8 @@ def runs(found: Sequence[RunSummary], *, json: bool) -> None:
         return
     table = Table("run", "parameters", "val loss", "tokens seen", "size", "when", box=None, pad_edge=False)
     for run in found:
+        if run.problem is not None:
+            continue
         loss = "-" if run.best_val_loss is None else f"{run.best_val_loss:.4f}"
         table.add_row(
             escape(run.name),
@@ -64,7 +66,11 @@ def runs(found: Sequence[RunSummary], *, json: bool) -> None:
             size(run.size_bytes),
             when(run.changed),
         )
-    out.print(table)
+    if table.row_count:
+        out.print(table)
+    for run in found:
+        if run.problem is not None:
+            notice(f"{run.name} is damaged: {run.problem}")
 
 
 def run(described: RunDescription, *, json: bool) -> None:

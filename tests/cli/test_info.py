@@ -80,3 +80,57 @@ def test_json_holds_null_for_what_is_not_a_finite_number(capsys: pytest.CaptureF
     )
     values = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert values == {"loss": None, "rows": [[None, 1.5]], "run": "a", "done": True, "no": None}
+
+
+ODD = (
+    '{"step": "x", "val_loss": "y", "val_accuracy": []}',
+    '{"val_loss": NaN, "step": 1e999}',
+    "[]",
+    "{",
+    "[" * 99999,
+)
+
+
+@pytest.mark.parametrize("content", ODD)
+@pytest.mark.parametrize("file", ["best.json", "plan.json", "checkpoints/step-00000024/state.json"])
+def test_a_file_of_odd_values_takes_neither_the_list_nor_the_run_down(
+    gptscratch: Command, tale: Path, file: str, content: str
+) -> None:
+    (tale / file).write_text(content)
+    assert tale.name in gptscratch("info").out
+    ended = gptscratch("info", "--json")
+    assert json.loads(ended.out)[0]["step"] == 24
+    assert gptscratch("info", tale, "--json").code in (0, 2)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no JSON": (lambda file: file.write_text("{"), "is damaged"),
+    "gone": (lambda file: file.unlink(), "missing"),
+    "newer": (lambda file: file.write_text('{"format": 99}'), "has format 99"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_run_is_listed_as_damaged(gptscratch: Command, tale: Path, damage: str) -> None:
+    shutil.copytree(tale, tale.with_name("good"))
+    make, message = DAMAGES[damage]
+    make(tale / "config.json")
+    ended = gptscratch("info")
+    assert ended.code == 0
+    assert "good" in ended.out
+    assert "tale is damaged" in ended.err
+    assert message in ended.err
+    listed = {run["name"]: run for run in json.loads(gptscratch("info", "--json").out)}
+    assert message in listed["tale"]["problem"]
+    assert listed["good"]["problem"] is None
+    ended = gptscratch("info", "tale")
+    assert (ended.code, "format 99" in ended.err) == (2, damage == "newer")
+
+
+def test_a_model_of_a_size_that_cannot_be_is_one_line_at_once(gptscratch: Command, tale: Path) -> None:
+    config = json.loads((tale / "config.json").read_text())
+    config["model"]["n_layer"] = 10**9
+    (tale / "config.json").write_text(json.dumps(config))
+    ended = gptscratch("info", "tale")
+    assert ended.code == 2
+    assert "n_layer is 1000000000" in ended.err
