@@ -49,7 +49,7 @@ def held(run: Path) -> Iterator[None]:
 
 
 def is_unused(run: Path) -> bool:
-    """Whether the folder is missing or holds nothing but a lock and temporary files of ours."""
+    """Whether the folder is missing or holds nothing but a lock and temporary files."""
     if not run.exists():
         return True
     return run.is_dir() and all(

@@ -133,7 +133,7 @@ def wrong(tmp_path: Path) -> Path:
         (["CORPUS", "--init-from", "nobody"], "nobody"),
         (["--resume", "nobody"], "nobody"),
         (["CORPUS", "--resume", "x"], "--resume"),
-        (["CORPUS", "--name", "../x"], "no name"),
+        (["CORPUS", "--name", "../x"], "cannot be the name"),
     ],
 )
 def test_wrong_input_is_one_clear_line_and_exit_code_2(

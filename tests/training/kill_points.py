@@ -92,16 +92,20 @@ def _count_operations(pipe: int, kill_at: int) -> None:
 
 def differences(found: Path, wanted: Path) -> list[str]:
     """What differs between two runs, times left out."""
-    ours, theirs = dict(paths.checkpoints(found)), dict(paths.checkpoints(wanted))
-    wrong = [] if ours.keys() == theirs.keys() else [f"checkpoints {sorted(ours)}, not {sorted(theirs)}"]
-    for step in ours.keys() & theirs.keys():
+    own_files, their_files = dict(paths.checkpoints(found)), dict(paths.checkpoints(wanted))
+    wrong = (
+        []
+        if own_files.keys() == their_files.keys()
+        else [f"checkpoints {sorted(own_files)}, not {sorted(their_files)}"]
+    )
+    for step in own_files.keys() & their_files.keys():
         for file in ("model.safetensors", "optimizer.safetensors"):
-            own, their = load_tensors(ours[step] / file), load_tensors(theirs[step] / file)
+            own, their = load_tensors(own_files[step] / file), load_tensors(their_files[step] / file)
             if own.keys() != their.keys() or not all(torch.equal(t, their[n]) for n, t in own.items()):
                 wrong.append(f"{file} of step {step}")
         own_state, their_state = (
             {k: v for k, v in json.loads((f / "state.json").read_text()).items() if "seconds" not in k}
-            for f in (ours[step], theirs[step])
+            for f in (own_files[step], their_files[step])
         )
         if own_state != their_state:
             wrong.append(f"state of step {step}")
