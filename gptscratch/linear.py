@@ -1,13 +1,14 @@
 """The product x Wᵀ + b by the fastest kernel of this machine; torch's own choice is not always that.
 
-In float32 torch asks MKL, which leaves half of the AVX-512 of other makers' processors unused; oneDNN does
-not (docs/benchmarks.md has both rates). In every other case it is ``F.linear``.
+In float32 torch asks MKL, which leaves half of the AVX-512 of some processors of other makers unused; oneDNN
+does not. Which of the two is faster is measured. In every other case it is ``F.linear``.
 
 Shapes: ... any leading dimensions, N of them multiplied, K inputs, M outputs.
 """
 
 from __future__ import annotations
 
+import time
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_ROWS = 16  # from which on oneDNN's preparations pay
+_ROWS = 16  # from which on oneDNN may be faster: fewer are limited by reading the weights
+_LARGE = 1 << 21  # multiplications in a product from which on oneDNN's preparations (12 us) pay
+_PAYS = 1.2  # times as fast as torch's own choice: what is nearer to it would change from run to run
 
 
 class Linear(nn.Linear):
@@ -28,23 +31,56 @@ class Linear(nn.Linear):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """As ``F.linear``, differentiable: (..., K), (M, K), (M,) -> (..., M)."""
-    if x.dtype != torch.float32 or x.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.linear(x, weight, bias)
-    if x.numel() < _ROWS * x.size(-1) or torch.is_autocast_enabled("cpu") or not has_fast_float32():
+    if not pays(x, weight):
         return F.linear(x, weight, bias)
     y: Tensor = _Linear.apply(x.reshape(-1, x.size(-1)), weight, bias)  # type: ignore[no-untyped-call]
     return y.view(*x.shape[:-1], -1)
 
 
+def pays(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN is the faster way to this product."""
+    if x.dtype != torch.float32 or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    if x.numel() < _ROWS * x.size(-1) or x.numel() * len(weight) < _LARGE:
+        return False
+    return not torch.is_autocast_enabled("cpu") and has_fast_float32()
+
+
 @cache
 def has_fast_float32() -> bool:
-    """Whether oneDNN is there and may do better than MKL."""
-    return torch._C._has_mkldnn and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    """Whether oneDNN is faster than torch's own choice in a product and its gradients.
+
+    Timed once for each process on one thread, about 20 ms: it depends on the processor and on its maker.
+    """
+    if not torch._C._has_mkldnn:
+        return False
+    x, weight, grad = (torch.ones(256, 256) for _ in range(3))
+    times: dict[bool, list[float]] = {False: [], True: []}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for _ in range(8):
+        for by_onednn, found in times.items():
+            started = time.perf_counter()
+            if by_onednn:
+                _product(x, weight), _input_grad(grad, weight), _weight_grad(grad, x)
+            else:
+                F.linear(x, weight), grad @ weight, grad.T @ x
+            found.append(time.perf_counter() - started)
+    torch.set_num_threads(threads)
+    return min(times[False]) > _PAYS * min(times[True])
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return y
+
+
+def _input_grad(grad: Tensor, weight: Tensor) -> Tensor:
+    return _product(grad, weight.T)
+
+
+def _weight_grad(grad: Tensor, x: Tensor) -> Tensor:
+    return _product(x.T, grad.T).T  # (xᵀ g)ᵀ is faster than gᵀ x
 
 
 class _Linear(torch.autograd.Function):
@@ -59,6 +95,6 @@ class _Linear(torch.autograd.Function):
         """dx = g W, dW = gᵀ x, db = the sum of g."""
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        x_grad = _product(grad, weight.T) if needs_x else None
-        weight_grad = _product(x.T, grad.T).T if needs_weight else None  # (xᵀ g)ᵀ: the faster way round
+        x_grad = _input_grad(grad, weight) if needs_x else None
+        weight_grad = _weight_grad(grad, x) if needs_weight else None
         return x_grad, weight_grad, grad.sum(0) if needs_bias else None

@@ -141,9 +141,7 @@ def _attention_output(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, drop
 
 def _fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
     """The kernel of Dao et al. 2022 (arXiv:2205.14135) and its relatives: no (T, S) weights in memory."""
-    fits = q.shape == k.shape and (bias is None or bias.dtype == torch.bool)
-    pays = q.dtype == torch.bfloat16 or dropout > 0.0
-    if fits and pays and kernels.apply_to(q):
+    if takes_products(q, k, bias, dropout):
         return kernels.causal_attention(q, k, v, bias, dropout)
     groups = q.size(1) // k.size(1)
     if groups > 1 and lacks_groups(q.device.type, q.dtype, masked=bias is not None):
@@ -157,3 +155,10 @@ def _fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropo
         is_causal=bias is None and q.size(2) > 1,  # one query, the newest, sees all there is
         enable_gqa=q.size(1) != k.size(1),
     )
+
+
+def takes_products(q: Tensor, k: Tensor, bias: Tensor | None, dropout: float) -> bool:
+    """Whether ``kernels.causal_attention`` is the faster way."""
+    fits = q.shape == k.shape and (bias is None or bias.dtype == torch.bool)
+    pays = q.dtype == torch.bfloat16 or dropout > 0.0
+    return fits and pays and kernels.apply_to(q)
