@@ -42,6 +42,7 @@ STAIRS = {
     ("distributed", "device"),
     ("device", "linear"),
     ("model", "linear"),
+    ("model", "device"),
     ("training.loss", "linear"),
     ("training.optimizer", "device"),
     ("training.horizon", "training.state"),

@@ -8,11 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptscratch import linear as module
-from gptscratch.linear import Linear, linear
+from gptscratch.linear import Linear, linear, pays
 
-onednn = pytest.mark.skipif(
-    not module.has_fast_float32(), reason="oneDNN is not there, or no better than torch's own choice"
-)
+onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
 
 def inputs(*leading: int, bias: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -22,6 +20,15 @@ def inputs(*leading: int, bias: bool = True) -> tuple[Tensor, Tensor, Tensor | N
     return x, weight, torch.randn(40, requires_grad=True) if bias else None
 
 
+@pytest.fixture
+def prefer_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine where oneDNN is the faster one, in products of any size."""
+    monkeypatch.setattr(module, "has_fast_float32", lambda: True)
+    monkeypatch.setattr(module, "_LARGE", 1)
+
+
+@onednn
+@pytest.mark.usefixtures("prefer_onednn")
 @pytest.mark.parametrize("leading", [(64,), (4, 16), (2, 3, 11), (3,), (0,)])
 @pytest.mark.parametrize("bias", [False, True])
 def test_value_and_gradients_equal_torchs(leading: tuple[int, ...], bias: bool) -> None:
@@ -35,6 +42,7 @@ def test_value_and_gradients_equal_torchs(leading: tuple[int, ...], bias: bool) 
 
 
 @onednn
+@pytest.mark.usefixtures("prefer_onednn")
 def test_many_rows_in_float32_are_multiplied_by_onednn() -> None:
     with torch.profiler.profile() as profile:
         linear(*inputs(64))
@@ -47,6 +55,25 @@ def test_other_types_are_left_to_torch(dtype: torch.dtype) -> None:
     assert torch.equal(linear(x, weight, bias), F.linear(x, weight, bias))
 
 
+@onednn
+def test_small_products_and_slower_machines_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    large, small = torch.ones(512, 64), torch.ones(512, 8)
+    for is_fast in (True, False):
+        monkeypatch.setattr(module, "has_fast_float32", lambda is_fast=is_fast: is_fast)
+        assert pays(large, torch.ones(64, 64)) == is_fast
+        assert not pays(small, torch.ones(64, 8))
+        assert not pays(large[:15], torch.ones(4096, 64))
+
+
+def test_the_two_products_are_timed_once_for_a_process() -> None:
+    module.has_fast_float32()
+    timed = module.has_fast_float32.cache_info().misses
+    module.has_fast_float32()
+    assert module.has_fast_float32.cache_info().misses == timed
+
+
+@onednn
+@pytest.mark.usefixtures("prefer_onednn")
 def test_a_transposed_input_gives_the_same() -> None:
     _, weight, bias = inputs(64)
     x = torch.randn(24, 64).T

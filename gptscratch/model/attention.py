@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gptscratch.device import has_fast_bfloat16
 from gptscratch.linear import Linear
 from gptscratch.model import kernels
 from gptscratch.model.documents import same_document
@@ -160,5 +161,6 @@ def _fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropo
 def takes_products(q: Tensor, k: Tensor, bias: Tensor | None, dropout: float) -> bool:
     """Whether ``kernels.causal_attention`` is the faster way."""
     fits = q.shape == k.shape and (bias is None or bias.dtype == torch.bool)
-    pays = q.dtype == torch.bfloat16 or dropout > 0.0
-    return fits and pays and kernels.apply_to(q)
+    if not fits or not kernels.apply_to(q):
+        return False
+    return has_fast_bfloat16(q.device) if q.dtype == torch.bfloat16 else dropout > 0.0

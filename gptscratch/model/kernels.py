@@ -54,8 +54,8 @@ def causal_attention(
     """As ``attention.attention``, all (B, H, T, K): matrix products over blocks of queries.
 
     ``visible`` (B or 1, 1, T, T), where given, is a bool mask that shows nothing later than the query.
-    In bfloat16 it beats torch's flash kernel, whose products are not of that type on a CPU; with dropout,
-    in any type, torch has none. The weights are kept for the backward pass: B H T² / 2 numbers.
+    Where bfloat16 products are fast it beats torch's flash kernel, whose products are not of that type on a
+    CPU; with dropout torch has none. The weights are kept for the backward pass: B H T² / 2 numbers.
     """
     out: Tensor = _CausalAttention.apply(q, k, v, visible, dropout)  # type: ignore[no-untyped-call]
     return out

@@ -41,7 +41,23 @@ def test_causal_attention_kernel_has_the_gradients_of_its_equation() -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_attention_in_bfloat16_is_near_to_float32() -> None:
+def kernel_of(out: Tensor) -> str:
+    return type(out.grad_fn).__name__
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_attention_in_bfloat16_is_torchs_where_such_products_are_slow(
+    dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q = _random(1, 2, 8, 4, dtype=torch.bfloat16)
+    for is_fast in (True, False):
+        monkeypatch.setattr(attention, "has_fast_bfloat16", lambda _, is_fast=is_fast: is_fast)
+        found = attention._fused_attention(q, q, q, None, dropout)
+        assert (kernel_of(found) == "_CausalAttentionBackward") == is_fast
+
+
+def test_attention_in_bfloat16_is_near_to_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "has_fast_bfloat16", lambda _: True)
     torch.manual_seed(0)
     q, k, v = (_random(2, 2, 40, 16, dtype=torch.float32) for _ in range(3))
     narrow = (x.detach().bfloat16().requires_grad_() for x in (q, k, v))
@@ -101,7 +117,10 @@ def test_attention_with_dropout_equals_its_equation_in_value_and_gradients(maske
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_model_with_dropout_is_trained_by_the_kernels(dtype: torch.dtype) -> None:
+def test_a_model_with_dropout_is_trained_by_the_kernels(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "has_fast_bfloat16", lambda _: True)
     q, k, v = (_random(1, 2, 8, 4, dtype=dtype) for _ in range(3))
     found = attention._fused_attention(q, k, v, None, 0.1)
     assert type(found.grad_fn).__name__ == "_CausalAttentionBackward"
