@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MOST_CHARACTERS = 1 << 26  # of a line, or of a field of a table: each is in memory several times
 _BATCH_BYTES = 1 << 24  # of text that is taken at once
-_ROWS = 256  # taken at once at most: the values of a dictionary are larger than what the file says
+_ROWS = 64  # taken at once at most: the values of a dictionary are larger than what the file says
 
 
 def parquet_texts(
@@ -47,6 +47,11 @@ def parquet_texts(
                     number += 1
                     if data:
                         yield _text(data, f"{source.name}, row {number:,}", column, config.errors, tally)
+        except MemoryError:
+            raise CorpusError(
+                f"{source.name}: the memory does not hold one of its row groups.",
+                "Write it with smaller row groups, and this column without a dictionary.",
+            ) from None
         except (arrow.ArrowException, OSError) as error:
             raise CorpusError(f"{source.name} cannot be read: {error}.", "Is the file whole?") from None
 
