@@ -134,9 +134,9 @@ def describe(what: str) -> RunDescription | ModelDescription | Manifest:
     """
     if what in PRESETS and not (paths.runs_dir() / what / "config.json").is_file():
         return describe_model(PRESETS[what])
-    if (Path(what) / "manifest.json").is_file():
+    if paths.is_file(Path(what) / "manifest.json"):
         return read_manifest(Path(what))
-    if (paths.tokens_dir() / what / "manifest.json").is_file():
+    if paths.is_file(paths.tokens_dir() / what / "manifest.json"):
         return read_manifest(paths.tokens_dir() / what)
     try:
         run, _ = paths.find_checkpoint(what)

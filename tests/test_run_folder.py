@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gptscratch import paths
-from gptscratch.errors import ConfigError, RunError, UserError
+from gptscratch.errors import CheckpointError, ConfigError, RunError, UserError
 from gptscratch.run_folder import LOCK, RunBusyError, held, is_unused
 from gptscratch.training.events import Event, Notice, Saved
 from gptscratch.training.trainer import TrainResult, resume, train
@@ -38,6 +38,14 @@ def test_a_run_that_is_being_trained_is_neither_resumed_nor_replaced(fit: Fit, t
                 attempt()
     assert contents(tale) == before
     assert resume("tale", steps=25).step == 25
+
+
+def test_a_run_being_trained_that_has_no_checkpoint_yet_is_reported_as_busy(tale: Path) -> None:
+    shutil.rmtree(tale / "checkpoints")
+    with held(tale), pytest.raises(RunBusyError, match="being trained by process"):
+        resume("tale")
+    with pytest.raises(CheckpointError, match="no checkpoint yet"):
+        resume("tale")
 
 
 HOLD = """

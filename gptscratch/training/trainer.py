@@ -16,7 +16,7 @@ from gptscratch.config import RunConfig
 from gptscratch.data.prepare import Prepared
 from gptscratch.data.shards import token_counts
 from gptscratch.device import pick_device, pick_dtype, slow_dtype_warning
-from gptscratch.errors import ConfigError
+from gptscratch.errors import CheckpointError, ConfigError
 from gptscratch.metrics import rewind_metrics
 from gptscratch.model.gpt import GPT
 from gptscratch.model.head import start_from_frequencies
@@ -118,7 +118,11 @@ def resume(
     Raises:
         UserError: the run, its checkpoint or its corpus is not as it was.
     """
-    run, _ = paths.find_checkpoint(name_or_path, which="last")
+    try:
+        run, _ = paths.find_checkpoint(name_or_path, which="last")
+    except CheckpointError:
+        with held(paths.find_run(name_or_path)):  # being trained explains a missing checkpoint
+            raise
     with held(run):
         folder = paths.find_checkpoint(name_or_path or run, which="last")[1]  # what there is by now
         return _resume(run, folder, anneal=anneal, listen=listen, settings=settings)

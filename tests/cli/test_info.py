@@ -53,6 +53,7 @@ def test_info_of_nothing_that_exists_is_exit_code_2(gptscratch: Command, tale: P
     ended = gptscratch("info", "nobody")
     assert ended.code == 2
     assert tale.name in ended.err  # the hint lists what there is
+    assert gptscratch("info", "x" * 5000).code == 2
 
 
 def test_a_run_comes_before_a_preset_of_the_same_name(gptscratch: Command, tale: Path) -> None:
