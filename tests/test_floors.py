@@ -156,6 +156,7 @@ def test_the_environment_is_touched_in_three_places() -> None:
             "paths",
             "distributed",
             "threads",
+            "cli.app",  # the shell asks for completions by a variable
         ), file
 
 
