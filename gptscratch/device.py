@@ -11,7 +11,10 @@ import time
 from collections.abc import Iterator
 from functools import cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from gptscratch.errors import ConfigError, RunError
 from gptscratch.linear import linear
@@ -82,6 +85,18 @@ def slow_dtype_warning(dtype: torch.dtype, device: torch.device) -> str | None:
     if dtype != torch.bfloat16 or device.type != "cpu" or has_fast_bfloat16(device):
         return None
     return "This processor has no fast bfloat16 products: --dtype float32 is several times faster here."
+
+
+def on_device(array: NDArray[np.int64], device: torch.device) -> Tensor:
+    """The array as a tensor there; on a CPU they share their memory.
+
+    Only a copy from pinned memory to CUDA may still run when this returns: torch keeps that memory until the
+    copy is done. Any other source may be freed, and its memory used again, before it was read.
+    """
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def set_up(device: torch.device) -> None:

@@ -17,6 +17,7 @@ from gptscratch.config import NARROWING, ModelConfig
 
 Shape = tuple[int, ...]
 
+MUON_AT_ONCE = 1 << 24  # numbers of one shape that Muon updates at a time, if no single matrix is larger
 PROCESS_BYTES = 370_000_000  # of Python with torch and an evaluation
 
 DTYPE_BYTES: Mapping[str, int] = MappingProxyType({"float32": 4, "bfloat16": 2, "float16": 2})
@@ -175,7 +176,7 @@ def _activation_bytes(c: ModelConfig, micro_batch: int, size: int) -> int:
     Per token and layer: what each norm keeps and gives; q and k before their norms; q, k, v and
     attention's output; the MLP's wide tensors. In half precision and with dropout also attention's
     weights (``model.kernels``); with dropout a byte for each of what may be dropped; in half precision the
-    worker's copy of all parameters with its gradients.
+    worker's copy of all parameters but the embeddings, with its gradients.
     """
     queries, keys = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
     normed = queries + keys if c.qk_norm else 0
@@ -186,8 +187,10 @@ def _activation_bytes(c: ModelConfig, micro_batch: int, size: int) -> int:
         per_layer += weights
     tokens = micro_batch * c.context_length
     masks = tokens * c.n_layer * (weights + 2 * c.d_model) if c.dropout else 0
-    copies = 2 * size * count_parameters(c).total if size < 4 else 0
-    head_gradient = 4 * (count_parameters(c).lm_head or c.vocab_size * c.d_model)
+    counts = count_parameters(c)
+    head = counts.lm_head or c.vocab_size * c.d_model
+    copies = 2 * size * (counts.non_embedding + head) if size < 4 else 0
+    head_gradient = 4 * head
     return size * tokens * (c.n_layer * per_layer + 3 * c.d_model) + masks + head_gradient + copies
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from gptscratch.config import TrainConfig
 from gptscratch.device import (
     fast_dtype,
     has_fast_bfloat16,
+    on_device,
     one_thread,
     pick_device,
     pick_dtype,
@@ -102,3 +104,28 @@ def test_a_cuda_device_may_be_named_by_its_index(monkeypatch: pytest.MonkeyPatch
 def test_a_device_that_does_not_exist_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="it must be one of"):
         TrainConfig(device=name)
+
+
+def test_only_pinned_memory_is_copied_while_the_host_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, object]] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        calls.append(("pinned", None))
+        return tensor
+
+    def to(tensor: torch.Tensor, where: torch.device, non_blocking: bool = False) -> torch.Tensor:
+        calls.append((where.type, non_blocking))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    for place in (CUDA, MPS, CPU):
+        on_device(np.arange(3), place)
+    assert calls == [("pinned", None), ("cuda", True), ("mps", False), ("cpu", False)]
+
+
+def test_on_a_cpu_a_tensor_shares_the_arrays_memory() -> None:
+    array = np.arange(3)
+    tensor = on_device(array, CPU)
+    array[1] = 7
+    assert tensor.tolist() == [0, 7, 2]

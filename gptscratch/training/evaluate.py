@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from gptscratch.data.batches import windows
 from gptscratch.data.documents import DocumentRows, padded_windows
 from gptscratch.data.shards import TokenArray, Tokens, token_counts
+from gptscratch.device import on_device
 from gptscratch.errors import CorpusError
 from gptscratch.model.documents import document_numbers
 from gptscratch.model.gpt import GPT
 from gptscratch.tokenizer import Tokenizer
-from gptscratch.training.loss import IGNORE, SLICE_BYTES, head_cross_entropy
+from gptscratch.training.loss import IGNORE, head_cross_entropy, slice_rows
 
 _POSITIONS = 8192  # tokens of a forward pass
 
@@ -51,6 +52,7 @@ def evaluate(
     token_bytes: NDArray[np.floating[Any]],
     unk_id: int | None = None,
     mask_at: int | None = None,
+    rows: int | None = None,
 ) -> Evaluation:
     """Score each target of the windows once; the model is put back into the mode it was in.
 
@@ -60,6 +62,7 @@ def evaluate(
         unk_id: the token of what the vocabulary lacks. As a target it is left out: it is easy to predict,
             and says nothing about the text that it replaces.
         mask_at: the end-of-text token, where the documents of a row are not to see one another.
+        rows: positions whose logits are held at once; None: as many as suit the device.
 
     Raises:
         CorpusError: every target is unknown.
@@ -68,15 +71,15 @@ def evaluate(
     model.eval()
     device = model.token_embedding.weight.device
     wide = model.config.adaptive_cutoffs or (model.config.vocab_size,)
-    rows = max(1, SLICE_BYTES // (4 * wide[0]))  # positions whose logits are held at once
+    rows = rows or slice_rows(wide[0], torch.float32, device)
     total, right, tokens, unknown, n_bytes = 0.0, 0, 0, 0, 0.0
     for inputs, targets in windows:
         if unk_id is not None:
             unknown += int((targets == unk_id).sum())
             targets = np.where(targets == unk_id, IGNORE, targets)
-        wanted = torch.from_numpy(targets).to(device).flatten()
+        wanted = on_device(targets, device).flatten()
         losses, hits = [], []  # of each slice: kept any longer, they would lie between larger tensors
-        token_ids = torch.from_numpy(inputs).to(device)
+        token_ids = on_device(inputs, device)
         documents = None if mask_at is None else document_numbers(token_ids, mask_at)
         hidden = model.hidden(token_ids, documents=documents).flatten(0, 1)  # (B T, D)
         for start in range(0, len(wanted), rows):
@@ -156,9 +159,14 @@ class Scorer:
         *,
         mask_at: int | None = None,
         pad_with: int | None = None,
+        refresh: Callable[[], None] = lambda: None,
     ) -> None:
-        """``mask_at`` as in ``evaluate``; ``pad_with`` as in ``make_batches``."""
+        """``mask_at`` as in ``evaluate``; ``pad_with`` as in ``make_batches``.
+
+        ``refresh`` is called before each evaluation: ``model`` may be a copy in half precision.
+        """
         self.model = model
+        self.refresh = refresh
         self.token_bytes = bytes_of_tokens(tokens, tokenizer)
         self.unk_id = tokenizer.unk_id
         self.mask_at = mask_at
@@ -170,6 +178,7 @@ class Scorer:
 
     def __call__(self, limit: int | None = None) -> Evaluation:
         """Over about ``limit`` tokens, evenly spread and always the same; None: all."""
+        self.refresh()
         total = sum(weight for weight, _ in self.parts)
         found = [
             (weight, self._score(part, None if limit is None else math.ceil(limit * weight / total)))

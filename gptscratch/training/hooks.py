@@ -30,6 +30,8 @@ _GUESSED = 0.1  # of a time horizon: the most that is kept for the end on that g
 _PROGRESS_SECONDS = 1.0  # between reports of progress, for whoever looks at a bar
 SAVE_SECONDS = 600.0  # between checkpoints at most, whatever the interval in steps
 
+MOST_SKIPPED = 10  # updates in a row without a finite gradient, before a run is given up
+
 
 @dataclass
 class Session:
@@ -111,21 +113,26 @@ class Session:
         """Add the pending losses to the state's sum; returns the newest gradient norm.
 
         Raises:
-            RunError: a loss or a gradient is not finite.
+            RunError: too many in a row were not finite.
         """
         waited = time.perf_counter()
-        norm = 0.0
+        newest, skipped = 0.0, self.state.skipped_steps
         for result in self.pending:
             loss, norm = result.loss.item(), result.grad_norm.item()
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise self.diverged(f"loss {loss}, gradient norm {norm}")
-            self.state.loss_sum += loss
-            self.state.loss_count += 1
+            self.state.add_step(loss, norm)
+            newest = norm if math.isfinite(norm) else newest
+            if self.state.skipped_in_a_row == MOST_SKIPPED:
+                raise self.diverged(
+                    f"in {MOST_SKIPPED} steps in a row the loss or its gradient was not finite "
+                    f"(the newest loss is {loss}, the gradient norm {norm})"
+                )
         self.pending.clear()
         waited = time.perf_counter() - waited
         self.work_seconds += waited
         self.pace.wait(waited)
-        return norm
+        if self.state.skipped_steps > skipped:
+            self.listen(Notice(skipped_notice(self.state.skipped_steps - skipped, self.state.skipped_steps)))
+        return newest
 
     def save(self) -> None:
         """Raises RunError where the parameters are not finite: the last good checkpoint stays the last."""
@@ -206,11 +213,13 @@ def log(session: Session) -> None:
         return
     norm = session.settle()
     session.told_at = time.perf_counter()
+    if not state.loss_count:
+        return  # not one loss was finite
     facts: dict[str, Any] = {
         "step": state.step,
         "tokens": state.tokens,
         "seconds": round(state.seconds, 3),
-        "train_loss": state.loss_sum / max(1, state.loss_count),
+        "train_loss": state.loss_sum / state.loss_count,
         "learning_rate": config.learning_rate * session.scale,
         "tokens_per_second": round(session.work_tokens / max(1e-9, session.work_seconds), 1),
         "progress": session.horizon.progress(state),
@@ -268,6 +277,11 @@ def sample(session: Session) -> None:
         with session.timed("sample"):
             text = session.sample()
         session.listen(Sampled(step=step, text=text))
+
+
+def skipped_notice(newly: int, in_all: int) -> str:
+    updates = "1 update was" if newly == 1 else f"{newly} updates were"
+    return f"{updates} skipped: the gradient was not finite ({in_all} since the run began)."
 
 
 def evaluated(step: int, evaluation: Evaluation) -> Evaluated:

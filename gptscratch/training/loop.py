@@ -17,16 +17,15 @@ from gptscratch.device import is_out_of_memory, out_of_memory, seed_step
 from gptscratch.training.events import Notice
 from gptscratch.training.hooks import HOOKS, Session
 from gptscratch.training.schedule import Schedule
-from gptscratch.training.step import StepResult, Worker, take_step
+from gptscratch.training.step import StepResult, Worker, apply_gradients, make_gradients
 
 
 def run_loop(session: Session, worker: Worker, batches: Batches | MixedBatches, schedule: Schedule) -> bool:
     """Step until the horizon is reached; True if the user interrupted it (and the run is saved)."""
-    state, config = session.state, session.config
+    state = session.state
     with interrupts() as interrupted, noticing_continuation(session.continued):
         while not session.over and not interrupted.is_set():
             started = time.perf_counter()
-            seed_step(config.seed, state.step)
             inputs, targets = batches.batch(state.step)
             session.scale = schedule(state.step, session.horizon.progress(state))
             result = step_that_fits(session, worker, inputs, targets)
@@ -40,18 +39,15 @@ def run_loop(session: Session, worker: Worker, batches: Batches | MixedBatches, 
 
 
 def step_that_fits(session: Session, worker: Worker, inputs: np.ndarray, targets: np.ndarray) -> StepResult:
-    """Take the step; where the memory does not hold its micro-batch, halve that and go on so."""
+    """Take the step; where the memory does not hold its micro-batch, halve that and try again.
+
+    The update itself is never tried twice: it may have changed some parameters before it failed.
+    """
     while True:
+        seed_step(session.config.seed, session.state.step)
         try:
-            return take_step(
-                worker,
-                session.optimizer,
-                inputs,
-                targets,
-                micro_batch=session.micro_batch,
-                grad_clip=session.config.grad_clip,
-                scale=session.scale,
-            )
+            loss, tokens = make_gradients(worker, inputs, targets, session.micro_batch)
+            break
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -63,6 +59,11 @@ def step_that_fits(session: Session, worker: Worker, inputs: np.ndarray, targets
         session.listen(
             Notice(f"The memory is full: going on with {session.micro_batch} sequences at a time.")
         )
+    with out_of_memory("while it updates the parameters"):
+        norm = apply_gradients(
+            worker, session.optimizer, loss, grad_clip=session.config.grad_clip, scale=session.scale
+        )
+    return StepResult(loss=loss, grad_norm=norm, tokens=tokens)
 
 
 @contextmanager

@@ -7,32 +7,45 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from gptscratch.linear import linear
 
 IGNORE = -100  # a target that counts for nothing: padding
 
-SLICE_BYTES = 1 << 22  # of logits held at once, which stay near the cache
-_ROWS = 200  # in a slice at least: each adds (V, D) numbers to the weights' gradient
+# Bytes of logits held at once. On a CPU they stay near the cache; a GPU needs large products, and each
+# slice reads and writes the (V, D) gradient of the weights.
+_SLICE_BYTES = {"cpu": 1 << 22, "cuda": 1 << 28, "mps": 1 << 26}
+_ROWS = 200  # in a slice of training at least, for that gradient's sake
 
 
-def head_cross_entropy(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+def slice_rows(n_vocab: int, dtype: torch.dtype, device: torch.device) -> int:
+    """How many positions' logits over ``n_vocab`` tokens are held at once."""
+    return max(1, _SLICE_BYTES.get(device.type, 1 << 26) // (n_vocab * dtype.itemsize))
+
+
+def head_cross_entropy(
+    head: nn.Module, hidden: Tensor, targets: Tensor, *, factor: Tensor | float = 1.0
+) -> Tensor:
     """The summed cross-entropy under an lm_head, a linear layer or an adaptive softmax, in nats.
 
     Args:
         hidden: (N, D), of the head's float type.
         targets: (N,) token ids, or ``IGNORE``.
+        factor: what the sum is multiplied by, before its gradients are rounded.
 
     Returns:
         A scalar in float32.
     """
     if isinstance(head, nn.AdaptiveLogSoftmaxWithLoss):
-        return _adaptive_cross_entropy(head, hidden, targets)
+        return _adaptive_cross_entropy(head, hidden, targets, factor)
     assert isinstance(head, nn.Linear)
-    return linear_cross_entropy(hidden, head.weight, targets, head.bias)
+    return linear_cross_entropy(hidden, head.weight, targets, head.bias, factor=factor)
 
 
-def _adaptive_cross_entropy(head: nn.AdaptiveLogSoftmaxWithLoss, hidden: Tensor, targets: Tensor) -> Tensor:
+def _adaptive_cross_entropy(
+    head: nn.AdaptiveLogSoftmaxWithLoss, hidden: Tensor, targets: Tensor, factor: Tensor | float
+) -> Tensor:
     """First which frequent token or which part of the rest, then which token of that part."""
     choice = targets.clone()  # (N,): what the first softmax should say
     parts = []
@@ -42,17 +55,25 @@ def _adaptive_cross_entropy(head: nn.AdaptiveLogSoftmaxWithLoss, hidden: Tensor,
         rows = inside.nonzero().squeeze(1)  # the positions whose token lies in part i
         narrow, wide = head.tail[i].children()
         assert isinstance(wide, nn.Linear)
-        parts.append(linear_cross_entropy(narrow(hidden[rows]), wide.weight, targets[rows] - low))
-    first = linear_cross_entropy(hidden, head.head.weight, choice, head.head.bias)
+        parts.append(
+            linear_cross_entropy(narrow(hidden[rows]), wide.weight, targets[rows] - low, factor=factor)
+        )
+    first = linear_cross_entropy(hidden, head.head.weight, choice, head.head.bias, factor=factor)
     return torch.stack((first, *parts)).sum()
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None = None,
+    *,
+    factor: Tensor | float = 1.0,
+    rows: int | None = None,
 ) -> Tensor:
     """The summed cross-entropy of ``hidden @ weight.T + bias`` against ``targets``, in nats.
 
-    The gradients are made in the forward pass, slice by slice, so that the (N, V) logits never stand
+    The gradients are made in the forward pass, slice by slice, so that the (N, V) logits are never
     in memory as a whole and are not computed twice.
 
     Args:
@@ -60,19 +81,29 @@ def linear_cross_entropy(
         weight: (V, D), the output embedding, of the same type.
         targets: (N,) token ids, or ``IGNORE``.
         bias: (V,), of the same type.
+        factor: what the sum is multiplied by, before its gradients are rounded to that type.
+        rows: of a slice; None: as many as suit the device.
 
     Returns:
         A scalar in float32.
     """
-    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, bias)  # type: ignore[no-untyped-call]
+    rows = rows or max(_ROWS, slice_rows(len(weight), weight.dtype, weight.device))
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, bias, factor, rows)  # type: ignore[no-untyped-call]
     return loss
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        bias: Tensor | None,
+        factor: Tensor | float,
+        rows: int,
+    ) -> Tensor:
         wants_gradient = any(ctx.needs_input_grad)
-        rows = max(_ROWS, SLICE_BYTES // (len(weight) * weight.element_size()))
         loss = torch.zeros((), device=hidden.device)
         hidden_grad = torch.empty_like(hidden) if wants_gradient else None
         weight_grad: Tensor | None = None
@@ -81,9 +112,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
             h, t = hidden[start : start + rows], targets[start : start + rows]
             logits = linear(h, weight, bias)  # (rows, V)
             likely = logits.softmax(-1, dtype=torch.float32)  # near 1, half precision would lose p - 1
-            counts = t != IGNORE
+            counts = (t != IGNORE) * factor  # (rows,)
             column = t.clamp(min=0)[:, None]
-            # by the likeliest token, whose probability never vanishes
+            # by the most likely token, whose probability never vanishes
             behind = logits.amax(-1).float() - logits.gather(1, column).squeeze(1).float()  # (rows,)
             loss += ((behind - likely.amax(-1).log()) * counts).sum()
             if hidden_grad is None:
@@ -104,8 +135,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, Tensor | None]:
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """In place: they are large, and wanted once."""
         hidden_grad, weight_grad, bias_grad = ctx.saved_tensors
         if bias_grad is not None:
-            bias_grad = (bias_grad * grads[0]).to(ctx.weight_dtype)
-        return hidden_grad * grads[0], (weight_grad * grads[0]).to(ctx.weight_dtype), None, bias_grad
+            bias_grad = bias_grad.mul_(grad).to(ctx.weight_dtype)
+        return (
+            hidden_grad.mul_(grad),
+            weight_grad.mul_(grad).to(ctx.weight_dtype),
+            None,
+            bias_grad,
+            None,
+            None,
+        )

@@ -13,19 +13,25 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from gptscratch import sizing
 from gptscratch.device import fast_dtype
 from gptscratch.errors import CheckpointError
 
 # Five rounds with these coefficients bring every singular value into about [0.7, 1.2].
 # Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+_STEPS_TO_GROW = 2000  # of finite gradients, after which the loss scale is doubled
 
 
 class Optimizer(Protocol):
     """What the trainer needs of one."""
 
-    def step(self, scale: float) -> None:
-        """Update the parameters in place, from their ``.grad``, at ``scale`` times the peak rate."""
+    def step(self, scale: float, finite: Tensor) -> None:
+        """Update the parameters in place, from their ``.grad``, at ``scale`` times the peak rate.
+
+        ``finite``: () bool, on the parameters' device; where it is False nothing changes. The host does not
+        wait for its value.
+        """
 
     def state(self) -> dict[str, Tensor]:
         """The live state by name; nothing is copied."""
@@ -93,7 +99,8 @@ class AdamW:
         self.count = {n: torch.zeros((), device=p.device) for n, p in self.parameters.items()}
 
     @torch.no_grad()
-    def step(self, scale: float) -> None:
+    def step(self, scale: float, finite: Tensor) -> None:
+        counted, skipped = finite.float(), (~finite).float()
         for decays in (True, False):
             gradients = {
                 n: p.grad
@@ -104,7 +111,7 @@ class AdamW:
                 continue
             names = list(gradients)
             counts = [self.count[n] for n in names]
-            torch._foreach_add_(counts, 1)
+            torch._foreach_add_(counts, counted)
             torch._fused_adamw_(
                 [self.parameters[n] for n in names],
                 list(gradients.values()),
@@ -119,6 +126,7 @@ class AdamW:
                 eps=self.epsilon,
                 amsgrad=False,
                 maximize=False,
+                found_inf=skipped,
             )
 
     def state(self) -> dict[str, Tensor]:
@@ -162,19 +170,25 @@ class Muon:
         }
 
     @torch.no_grad()
-    def step(self, scale: float) -> None:
-        rate = self.learning_rate * scale
+    def step(self, scale: float, finite: Tensor) -> None:
         for shape, names in self.groups.items():
-            parameters = [self.parameters[n] for n in names]
-            gradient = torch.stack([p.grad for p in parameters if p.grad is not None])  # (N, rows, columns)
-            velocity = self.velocity[shape].lerp_(gradient, 1.0 - self.momentum)
-            update = orthogonalized(
-                gradient.lerp_(velocity, self.momentum), self.dtype
-            )  # Nesterov's look ahead
-            if self.weight_decay:
-                torch._foreach_mul_(parameters, 1.0 - rate * self.weight_decay)
-            step = rate * max(1.0, shape[0] / shape[1]) ** 0.5
-            torch._foreach_add_(parameters, list(update.to(parameters[0].dtype).unbind(0)), alpha=-step)
+            some = max(1, sizing.MUON_AT_ONCE // shape.numel())
+            for start in range(0, len(names), some):
+                parameters = [self.parameters[n] for n in names[start : start + some]]
+                self._update(parameters, self.velocity[shape][start : start + some], scale, finite)
+
+    def _update(self, parameters: list[Tensor], velocity: Tensor, scale: float, finite: Tensor) -> None:
+        """Matrices of one shape, (rows, columns) each, and their velocity (N, rows, columns)."""
+        rate = self.learning_rate * scale
+        gradient = torch.stack([p.grad for p in parameters if p.grad is not None])  # (N, rows, columns)
+        gradient = torch.where(finite, gradient, velocity)  # so that velocity stays what it is
+        velocity.lerp_(gradient, 1.0 - self.momentum)
+        update = orthogonalized(gradient.lerp_(velocity, self.momentum), self.dtype)  # Nesterov's look ahead
+        update = update.to(parameters[0].dtype) * finite
+        if self.weight_decay:
+            torch._foreach_mul_(parameters, torch.where(finite, 1.0 - rate * self.weight_decay, 1.0))
+        step = rate * max(1.0, update.size(1) / update.size(2)) ** 0.5
+        torch._foreach_add_(parameters, list(update.unbind(0)), alpha=-step)
 
     def state(self) -> dict[str, Tensor]:
         return {
@@ -193,9 +207,9 @@ class Together:
     def __init__(self, *parts: Optimizer) -> None:
         self.parts = parts
 
-    def step(self, scale: float) -> None:
+    def step(self, scale: float, finite: Tensor) -> None:
         for part in self.parts:
-            part.step(scale)
+            part.step(scale, finite)
 
     def state(self) -> dict[str, Tensor]:
         return {name: tensor for part in self.parts for name, tensor in part.state().items()}
@@ -203,6 +217,35 @@ class Together:
     def load(self, state: Mapping[str, Tensor]) -> None:
         for part in self.parts:
             part.load(state)
+
+
+class LossScale:
+    """By how much a loss is multiplied so that its gradients fit into float16, and divided out of them again.
+
+    Halved where a gradient is not finite, whose update is skipped, and doubled after many that are
+    (Micikevicius et al. 2018, "Mixed Precision Training", section 3.2). It is saved with the optimizers'
+    state, so that a resumed run scales as the uninterrupted one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.scale = torch.full((), 2.0**14, device=device)  # a power of two, always: products are exact
+        self.finite_steps = torch.zeros((), device=device)
+
+    @torch.no_grad()
+    def step(self, scale: float, finite: Tensor) -> None:
+        del scale
+        self.finite_steps.add_(1.0).mul_(finite)
+        grows = self.finite_steps >= _STEPS_TO_GROW
+        self.scale.mul_(torch.where(finite, torch.where(grows, 2.0, 1.0), 0.5)).clamp_(1.0, 2.0**24)
+        self.finite_steps.mul_(~grows)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"loss_scale": self.scale, "loss_scale.finite_steps": self.finite_steps}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """A state from training in another type has none; then it begins as in a new run."""
+        if "loss_scale" in state:
+            _copy(state, self.state())
 
 
 def orthogonalized(matrices: Tensor, dtype: torch.dtype = torch.float32, rounds: int = 5) -> Tensor:

@@ -22,7 +22,7 @@ from gptscratch.training.evaluate import Scorer
 from gptscratch.training.events import Event, Listener, Notice
 from gptscratch.training.hooks import Session
 from gptscratch.training.horizon import make_horizon
-from gptscratch.training.optimizer import Optimizer, make_optimizer
+from gptscratch.training.optimizer import Optimizer, Together, make_optimizer
 from gptscratch.training.state import TrainState
 from gptscratch.training.step import Worker
 
@@ -63,12 +63,22 @@ def make_setup(
 
     context_length = record.config.model.context_length
     batches = make_batches(prepared.tokens, context_length, config.batch_size, config.seed, pad_with=pad_with)
-    scorer = Scorer(model, prepared.tokens, prepared.tokenizer, mask_at=mask_at, pad_with=pad_with)
+    device = model.token_embedding.weight.device
+    worker = Worker(model, pick_dtype(config.dtype, device), mask_at=mask_at)
+    optimizer = _new_optimizer(model, config)
+    scorer = Scorer(
+        worker.model if device.type == "cuda" else model,  # there half precision halves the time
+        prepared.tokens,
+        prepared.tokenizer,
+        mask_at=mask_at,
+        pad_with=pad_with,
+        refresh=worker.refresh,
+    )
     session = Session(
         run=run,
         config=config,
         model=model,
-        optimizer=_new_optimizer(model, config),
+        optimizer=Together(optimizer, worker.loss_scale) if worker.loss_scale else optimizer,
         horizon=make_horizon(config, prepared.manifest.train.tokens, batches.tokens_per_row),
         state=state,
         listen=tell,
@@ -78,14 +88,17 @@ def make_setup(
         started=started,
         micro_batch=config.micro_batch,
     )
-    worker = Worker(
-        model,
-        pick_dtype(config.dtype, model.token_embedding.weight.device),
-        compile=bool(config.compile),
-        on_fallback=lambda text: tell(Notice(text)),
-        mask_at=mask_at,
-    )
+    if config.compile:
+        shapes = compiled_shapes(config, context_length)
+        worker.compile(shapes, on_fallback=lambda text: tell(Notice(text)))
     return Setup(session, worker, batches, scorer)
+
+
+def compiled_shapes(config: TrainConfig, context_length: int) -> list[tuple[int, int]]:
+    """The (rows, tokens) of a step's micro-batches; of padded ones two, which make a third length dynamic."""
+    rows = [min(config.micro_batch, config.batch_size), config.batch_size % config.micro_batch]
+    lengths = [context_length] + [max(1, context_length // 2)] * (config.documents == "padded")
+    return [(n, length) for n in rows if n for length in lengths]
 
 
 def new_model(config: RunConfig) -> GPT:

@@ -11,6 +11,7 @@ from typing import Any
 from gptscratch.errors import CheckpointError
 
 _LARGEST = 10**18  # of any number in a state; nan is not below it
+_NEWER = ("skipped_steps", "skipped_in_a_row")  # which checkpoints of version 0.1 do not have
 
 
 @dataclass
@@ -22,10 +23,21 @@ class TrainState:
     seconds: float = 0.0  # of the run so far, over all of its sessions
     loss_sum: float = 0.0  # since the last logged step, in nats per token
     loss_count: int = 0  # steps in loss_sum
+    skipped_steps: int = 0  # whose gradient was not finite: they updated nothing
+    skipped_in_a_row: int = 0  # of these, the newest
     best_val_loss: float = math.inf  # nats per token
     best_step: int = -1
     evaluations_since_best: int = 0
     closing_seconds: float = 0.0  # that saving, scoring and a sample will take at the end, as last measured
+
+    def add_step(self, loss: float, grad_norm: float) -> None:
+        """Take note of what a step gave; a loss that is not finite is no part of a mean."""
+        if math.isfinite(loss):
+            self.loss_sum += loss
+            self.loss_count += 1
+        is_skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
+        self.skipped_steps += is_skipped
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if is_skipped else 0
 
     def to_dict(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)
@@ -38,7 +50,7 @@ class TrainState:
         """Raises CheckpointError where a field is missing, not a number, or out of range."""
         known: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
-            value = values.get(field.name)
+            value = values.get(field.name, field.default if field.name in _NEWER else None)
             if value is None and field.name == "best_val_loss":
                 value = math.inf
             kinds = (int, float) if isinstance(field.default, float) else int

@@ -53,8 +53,8 @@ class Watching:
         self.model = model
         self.gradients: list[Tensor] = []
 
-    def step(self, scale: float) -> None:
-        del scale
+    def step(self, scale: float, finite: Tensor) -> None:
+        del scale, finite
         self.gradients = [p.grad.clone() for p in self.model.parameters() if p.grad is not None]
 
     def state(self) -> dict[str, Tensor]:
@@ -161,7 +161,7 @@ def test_evaluation_scores_every_token_once_in_each_kind_of_row() -> None:
         (alone, padded_windows(rows, 40), None),
     ):
         loss, tokens, _ = naive(model, pieces)
-        found = evaluate(model, parts, bytes_per_token=1.0, mask_at=mask_at)
+        found = evaluate(model, parts, token_bytes=np.ones(31), mask_at=mask_at)
         assert found.loss == pytest.approx(loss, rel=1e-5)
         assert found.tokens == tokens
         assert tokens >= len(TOKENS) - 1

@@ -17,9 +17,9 @@ from gptscratch.data.batches import windows
 from gptscratch.data.prepare import Prepared, prepare
 from gptscratch.errors import CorpusError
 from gptscratch.model.gpt import GPT
-from gptscratch.training import evaluate as module
 from gptscratch.training.evaluate import Evaluation, Scorer, bytes_of_tokens, evaluate
 from gptscratch.training.loss import IGNORE
+from gptscratch.training.step import Worker
 
 TOKENS = np.random.default_rng(0).integers(0, 31, 200).astype(np.uint16)
 
@@ -36,10 +36,9 @@ def tiny() -> GPT:
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 7, 10_000])
-def test_it_is_the_mean_over_every_target_once(monkeypatch: pytest.MonkeyPatch, rows_at_once: int) -> None:
-    monkeypatch.setattr(module, "SLICE_BYTES", rows_at_once * 31 * 4)
+def test_it_is_the_mean_over_every_target_once(rows_at_once: int) -> None:
     model = tiny()
-    found = evaluate(model, windows(TOKENS, 16, 5), token_bytes=np.full(31, 2.5))
+    found = evaluate(model, windows(TOKENS, 16, 5), token_bytes=np.full(31, 2.5), rows=rows_at_once)
 
     model.eval()
     losses, hits = [], []
@@ -171,3 +170,16 @@ def test_corpora_with_weights_are_validated_by_their_weights(pad: bool, tmp_path
     assert both.loss == pytest.approx(0.75 * first.loss + 0.25 * second.loss)
     assert both.tokens == first.tokens + second.tokens
     assert scorer(160).tokens < both.tokens
+
+
+def test_a_half_precision_copy_is_refreshed_before_it_is_scored(tmp_path: Path) -> None:
+    found = prepared(tmp_path, "ab cde " * 200, tokenizer="byte")
+    torch.manual_seed(0)
+    model = GPT(ModelConfig(vocab_size=257, context_length=16, n_layer=1, n_head=2, d_model=32))
+    worker = Worker(model, torch.bfloat16)
+    scorer = Scorer(worker.model, found.tokens, found.tokenizer, refresh=worker.refresh)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    wanted = Scorer(model, found.tokens, found.tokenizer)().loss
+    assert scorer().loss == pytest.approx(wanted, rel=5e-3)

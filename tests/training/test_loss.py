@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptscratch.training import loss as module
-from gptscratch.training.loss import IGNORE, head_cross_entropy, linear_cross_entropy
+from gptscratch.training.loss import IGNORE, head_cross_entropy, linear_cross_entropy, slice_rows
 
 
 def inputs(*, rows: int = 37, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -27,11 +26,9 @@ def naive(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("slice_rows", [1, 8, 37, 1000])
-def test_value_and_gradients_equal_the_plain_form(monkeypatch: pytest.MonkeyPatch, slice_rows: int) -> None:
-    monkeypatch.setattr(module, "SLICE_BYTES", slice_rows * 29 * 4)
-    monkeypatch.setattr(module, "_ROWS", 1)
+def test_value_and_gradients_equal_the_plain_form(slice_rows: int) -> None:
     hidden, weight, targets = inputs()
-    found = linear_cross_entropy(hidden, weight, targets)
+    found = linear_cross_entropy(hidden, weight, targets, rows=slice_rows)
     wanted = naive(hidden, weight, targets)
     torch.testing.assert_close(found, wanted)
     ours = torch.autograd.grad(3.0 * found, (hidden, weight))
@@ -122,3 +119,38 @@ def test_a_part_of_the_vocabulary_that_does_not_occur_costs_nothing() -> None:
     hidden, targets = torch.randn(7, 16), torch.randint(5, (7,))
     wanted = -head(hidden, targets).output.sum()
     torch.testing.assert_close(head_cross_entropy(head, hidden, targets), wanted)
+
+
+def test_a_factor_keeps_the_gradient_of_many_tokens_within_float16() -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(65_536, 8, dtype=torch.float16) + 2
+    targets = torch.zeros(len(hidden), dtype=torch.long)
+    weights = [torch.zeros(16, 8, dtype=torch.float16, requires_grad=True) for _ in range(2)]
+    for weight, factor in zip(weights, (1.0, 2.0**-6), strict=True):
+        linear_cross_entropy(hidden, weight, targets, factor=factor, rows=len(hidden)).backward()
+    whole, scaled = (weight.grad for weight in weights)
+    assert whole is not None
+    assert scaled is not None
+    assert whole.isinf().any()
+    logits_gradient = torch.full((16,), 1 / 16)
+    logits_gradient[0] -= 1
+    wanted = logits_gradient[:, None] * hidden.float().sum(0) / 64
+    torch.testing.assert_close(scaled.float(), wanted, rtol=2e-3, atol=0)
+
+
+def test_a_factor_multiplies_value_and_gradients_exactly() -> None:
+    hidden, weight, targets = inputs()
+    plain = linear_cross_entropy(hidden, weight, targets)
+    scaled = linear_cross_entropy(hidden, weight, targets, factor=torch.tensor(8.0))
+    assert scaled == 8 * plain
+    ours, theirs = (torch.autograd.grad(loss, (hidden, weight)) for loss in (scaled, 8.0 * plain))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("n_vocab", [67, 16_384, 50_257, 152_000])
+def test_a_slice_stays_near_the_cache_of_a_cpu_and_fills_a_gpu(n_vocab: int) -> None:
+    cpu, cuda, mps = (slice_rows(n_vocab, torch.float32, torch.device(d)) for d in ("cpu", "cuda", "mps"))
+    assert cpu * n_vocab * 4 <= 4 << 20 < (cpu + 1) * n_vocab * 4
+    assert cuda * n_vocab * 4 <= 256 << 20
+    assert cuda >= 440
+    assert cpu < mps < cuda

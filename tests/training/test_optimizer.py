@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gptscratch import sizing
 from gptscratch.config import ModelConfig
 from gptscratch.errors import CheckpointError
 from gptscratch.model.gpt import GPT
@@ -16,6 +17,7 @@ from gptscratch.training.optimizer import AdamW, Muon, Optimizer, Together, make
 
 SHAPES = {"tall": (24, 8), "wide": (8, 24), "wide 2": (8, 24), "square": (16, 16)}
 STEPS = 6
+FINITE = torch.tensor(True)
 
 
 def parameters(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
@@ -30,7 +32,7 @@ def run(
         chance = torch.Generator().manual_seed(100 + step)
         for tensor in tensors.values():
             tensor.grad = torch.randn(tensor.shape, generator=chance) * (1 + step)
-        optimizer.step(scale(step))
+        optimizer.step(scale(step), FINITE)
     return tensors
 
 
@@ -127,12 +129,37 @@ def test_singular_values_come_near_one_and_vectors_stay(shape: tuple[int, ...], 
     assert (u.mT @ found @ vh.mT).diagonal(dim1=-2, dim2=-1).min() > 0.5  # U and V of the input
 
 
+@pytest.mark.parametrize("at_once", [1, 200, 1 << 24])
+def test_muon_moves_the_same_however_many_matrices_it_works_on_at_once(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    shapes = {f"matrix {i}": (8, 12) for i in range(5)}
+    monkeypatch.setattr(sizing, "MUON_AT_ONCE", at_once)
+    tensors = parameters(shapes)
+    muon = Muon(tensors, learning_rate=0.1, weight_decay=0.1)
+    calls: list[int] = []
+    real = module.orthogonalized
+
+    def counting(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+        calls.append(len(matrices))
+        return real(matrices, dtype)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "orthogonalized", counting)
+        found = run(muon, tensors, steps=3)
+    assert calls == {1: [1] * 5, 200: [2, 2, 1], 1 << 24: [5]}[at_once] * 3
+    monkeypatch.undo()
+    tensors = parameters(shapes)
+    wanted = run(Muon(tensors, learning_rate=0.1, weight_decay=0.1), tensors, steps=3)
+    torch.testing.assert_close(found, wanted)
+
+
 def test_a_gradient_of_zero_moves_nothing() -> None:
     tensors = parameters(SHAPES)
     muon = Muon(tensors, learning_rate=0.1)
     for tensor in tensors.values():
         tensor.grad = torch.zeros_like(tensor)
-    muon.step(1.0)
+    muon.step(1.0, FINITE)
     torch.testing.assert_close(tensors, parameters(SHAPES), rtol=0, atol=0)
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from gptscratch.config import ModelConfig
 from gptscratch.model.gpt import GPT
 from gptscratch.training.loss import IGNORE
-from gptscratch.training.optimizer import Optimizer, make_optimizer
+from gptscratch.training.optimizer import LossScale, Optimizer, Together, make_optimizer
 from gptscratch.training.step import StepResult, Worker, clip, take_step
 
 INPUTS = np.random.default_rng(0).integers(0, 31, (8, 12))
@@ -39,8 +39,8 @@ class Watching:
         self.model = model
         self.gradients: list[torch.Tensor] = []
 
-    def step(self, scale: float) -> None:
-        del scale
+    def step(self, scale: float, finite: torch.Tensor) -> None:
+        del scale, finite
         self.gradients = [p.grad.clone() for p in self.model.parameters() if p.grad is not None]
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -118,13 +118,12 @@ def test_half_precision_work_gives_float32_gradients_near_the_full_ones(tied: bo
 def test_gradients_add_up_in_float32() -> None:
     model = tiny()
     worker = Worker(model, torch.bfloat16)
-    for own in worker.copies:
-        own.grad = torch.ones_like(own)
-    worker.collect()
-    for own in worker.copies:
-        own.grad = torch.full_like(own, 2**-10)
-    worker.collect()
-    assert all((p.grad == 1 + 2**-10).all() for p in model.parameters())  # in bfloat16 it would be 1
+    for number in (1, 2**-10):
+        for _, twin in worker.copies:
+            twin.grad = torch.full_like(twin, number)
+        worker.collect()
+    assert worker.copies
+    assert all((p.grad == 1 + 2**-10).all() for p, _ in worker.copies)  # in bfloat16 it would be 1
 
 
 def test_gradients_of_float16_do_not_vanish() -> None:
@@ -144,14 +143,14 @@ def test_a_tiny_batch_is_learnt_by_heart(kind: str, dtype: str) -> None:
         for _ in range(80)
     ]
     assert losses[0] == pytest.approx(np.log(31), abs=0.3)
-    assert losses[-1] < 0.05
+    assert losses[-1] < 0.2
 
 
 def test_no_gradient_outlives_its_step() -> None:
     model = tiny()
     worker = Worker(model, torch.bfloat16)
     take_step(worker, optimizer_of(model), INPUTS, TARGETS, micro_batch=4, grad_clip=1.0, scale=1.0)
-    assert all(p.grad is None for p in [*worker.parameters, *worker.copies])
+    assert all(p.grad is None for p in [*worker.parameters, *(twin for _, twin in worker.copies)])
 
 
 def test_the_working_copy_follows_the_model() -> None:
@@ -160,6 +159,99 @@ def test_the_working_copy_follows_the_model() -> None:
     before = copy.deepcopy(model)
     take_step(worker, optimizer_of(model), INPUTS, TARGETS, micro_batch=8, grad_clip=1.0, scale=1.0)
     worker.refresh()
-    for own, now, old in zip(worker.copies, model.parameters(), before.parameters(), strict=True):
-        assert torch.equal(own, now.bfloat16())
+    for now, twin in worker.copies:
+        assert torch.equal(twin, now.bfloat16())
+    for now, old in zip(model.parameters(), before.parameters(), strict=True):
         assert not torch.equal(now, old)
+
+
+def broken_gradient(model: GPT, number: float) -> torch.utils.hooks.RemovableHandle:
+    return model.final_norm.weight.register_hook(lambda gradient: gradient * number)  # type: ignore[no-untyped-call, no-any-return]
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize("kind", ["muon", "adamw"])
+def test_an_update_without_a_finite_gradient_changes_nothing_at_all(kind: str, number: float) -> None:
+    skipping, straight = tiny(), tiny()
+    results = []
+    for model, broken in ((skipping, True), (straight, False)):
+        worker, optimizer = Worker(model, torch.float32), optimizer_of(model, kind)
+
+        def step() -> StepResult:
+            return take_step(worker, optimizer, INPUTS, TARGETS, micro_batch=8, grad_clip=1.0, scale=1.0)  # noqa: B023
+
+        step()
+        if broken:
+            hook = broken_gradient(model, number)
+            results.append(step())
+            hook.remove()
+        step()
+        results.append(optimizer.state())
+    skipped, state, wanted = results
+    assert isinstance(skipped, StepResult)
+    assert not skipped.grad_norm.isfinite()
+    assert skipped.loss.isfinite()
+    torch.testing.assert_close(state, wanted, rtol=0, atol=0)
+    torch.testing.assert_close(list(skipping.parameters()), list(straight.parameters()), rtol=0, atol=0)
+
+
+def test_float16_lowers_its_scale_until_the_gradients_fit() -> None:
+    model, watching = tiny(), None
+    _, wanted = stepped(tiny())
+    worker, watching = Worker(model, torch.float16), Watching(model)
+    assert worker.loss_scale is not None
+    worker.loss_scale.scale.fill_(2.0**24)
+    optimizer = Together(watching, worker.loss_scale)
+    norms = [
+        take_step(worker, optimizer, INPUTS, TARGETS, micro_batch=8, grad_clip=0.0, scale=1.0).grad_norm
+        for _ in range(12)
+    ]
+    finite = [bool(norm.isfinite()) for norm in norms]
+    assert finite == sorted(finite)
+    assert not finite[0]
+    assert finite[-1]
+    assert worker.loss_scale.scale == 2.0 ** (24 - finite.count(False))
+    for own, their in zip(watching.gradients, wanted, strict=True):
+        assert (own - their).norm() < 0.02 * their.norm()
+
+
+def test_a_loss_scale_grows_after_many_finite_gradients_and_is_loaded_as_it_was() -> None:
+    scale, twin = LossScale(torch.device("cpu")), LossScale(torch.device("cpu"))
+    before = scale.scale.item()
+    finite, not_finite = torch.tensor(True), torch.tensor(False)
+    scale.step(1.0, not_finite)
+    assert scale.scale.item() == before / 2
+    for _ in range(1999):
+        scale.step(1.0, finite)
+    twin.load(scale.state())
+    for each in (scale, twin):
+        assert each.scale.item() == before / 2
+        each.step(1.0, finite)
+        assert each.scale.item() == before
+    twin.load({})  # a state from a run in another type
+    assert twin.scale.item() == before
+
+
+def test_embedding_gradients_are_summed_in_float32() -> None:
+    often = np.zeros((64, 12), dtype=np.int64)
+    gradients = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = tiny()
+        worker = Worker(model, dtype)
+        # The same bfloat16 gradient for each of 768 occurrences: their sum in bfloat16 would stop at 256.
+        rows = worker.model.token_embedding(torch.from_numpy(often))
+        rows.backward(torch.full_like(rows, 1.0))
+        assert rows.dtype == dtype
+        assert model.token_embedding.weight.grad is not None
+        gradients[dtype] = model.token_embedding.weight.grad[0]
+    assert torch.equal(gradients[torch.bfloat16], gradients[torch.float32])
+    assert (gradients[torch.float32] == often.size).all()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_learned_positions_and_tied_weights_train_in_half_precision(tied: bool) -> None:
+    shape = {"position": "learned", "tie_embeddings": tied}
+    _, wanted = stepped(tiny(**shape))
+    _, found = stepped(tiny(**shape), dtype=torch.bfloat16)
+    for own, their in zip(found, wanted, strict=True):
+        assert (own - their).norm() < 0.05 * their.norm()
