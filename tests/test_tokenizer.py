@@ -280,6 +280,11 @@ def test_text_that_a_tokenizer_of_others_cannot_encode_is_a_clear_error(
             use("a b " * times)
 
 
+def test_bytes_that_a_terminal_could_not_read_are_a_clear_error() -> None:
+    with pytest.raises(TokenizerError, match="bytes that are not text"):
+        made("bpe").pieces("a\udcff")
+
+
 def test_a_panic_of_the_library_is_a_clear_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     spec = json.loads(made("byte").library.to_str())
     spec["pre_tokenizer"] = {"type": "FixedLength", "length": 0}

@@ -30,6 +30,7 @@ from gptscratch.errors import CorpusError
 
 PIECE = 1 << 17  # characters
 END_OF_TEXT = "<|endoftext|>"
+_HALVES = ("utf-7", "unicode-escape", "raw-unicode-escape")  # may decode to half of a surrogate pair
 _CHUNK = 1 << 18  # bytes read at once: with 1 << 20 the C heap frays to ten times what is used
 
 
@@ -79,6 +80,7 @@ def _decoded(
         errors = counting_errors() if config.errors == "replace" else config.errors
         decoder = codecs.getincrementaldecoder(encoding)(errors)
         newlines = io.IncrementalNewlineDecoder(decoder, translate=True)
+        makes_halves = codecs.lookup(encoding).name in _HALVES
         start = 0  # of the chunk, in the content
         while True:
             waiting = len(decoder.getstate()[0])
@@ -91,7 +93,7 @@ def _decoded(
                 raise undecodable_text(source.name, encoding, error, chunk) from None
             tally.replaced += n_replaced() - replaced
             if text:
-                yield text
+                yield _whole_characters(text) if makes_halves else text
             if not chunk:
                 return
             start += len(chunk)
@@ -198,8 +200,12 @@ def _json_texts(source: Source, chunks: Iterable[str], column: str) -> Iterator[
         if not isinstance(text, str):
             raise CorpusError(f"{source.name}, line {number:,}: {column!r} is not text but {text!r:.40}.")
         text = text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
-        # An escaped half of a surrogate pair is no character, and no encoder takes it.
-        yield text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if "\\u" in line else text
+        yield _whole_characters(text) if "\\u" in line else text
+
+
+def _whole_characters(text: str) -> str:
+    """Half of a surrogate pair is not a character, and no encoder takes it: U+FFFD replaces it."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _table_texts(source: Source, chunks: Iterable[str], column: str) -> Iterator[str]:

@@ -204,6 +204,8 @@ class Tokenizer:
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
         """(id, start, end) of a text's tokens, in characters; parts of a character share its place."""
+        if not _is_unicode(text):  # what a terminal of another encoding gave, or half of a surrogate pair
+            raise TokenizerError("the text holds bytes that are not text in the terminal's encoding.")
         with library_errors(*_CANNOT_ENCODE):
             encoding = self.library.encode(text, add_special_tokens=False)
         return [(i, *offsets) for i, offsets in zip(encoding.ids, encoding.offsets, strict=True)]
@@ -280,6 +282,14 @@ def _look_up(table: Ids, text: str) -> Ids:
         return table.take(units)
     codes = np.frombuffer(text.encode("utf-32-le"), "<i4")
     return table.take(codes, mode="clip")  # what is above the known gets the last entry
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _always(_: str) -> bool:

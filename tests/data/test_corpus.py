@@ -340,6 +340,12 @@ def test_text_of_another_encoding_is_one_clear_error(encoding: str, tmp_path: Pa
         scanned(written(tmp_path / "a.txt", b"+\xff\\x \xe9\xff caf\xe9 +\\"), encoding=encoding)
 
 
+@pytest.mark.parametrize("encoding", ["unicode_escape", "raw_unicode_escape", "utf-7"])
+def test_half_a_surrogate_pair_of_an_encoding_is_replaced(encoding: str, tmp_path: Path) -> None:
+    data = b"a+2AA-b" if encoding == "utf-7" else b"a\\ud800b"
+    assert documents(written(tmp_path / "a.txt", data), encoding=encoding) == ["a\ufffdb"]
+
+
 def test_utf16_without_its_mark_names_the_order_of_bytes(tmp_path: Path) -> None:
     wide = written(tmp_path / "a.txt", "plain text ".encode("utf-16-be"))
     with pytest.raises(CorpusError, match="--encoding utf-16-be"):
