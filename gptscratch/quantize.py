@@ -21,6 +21,7 @@ from gptscratch.packing import join, replace
 
 _GROUP = 32  # weights that share a scale and an offset in int4
 _TILE = 16  # int4 packs this many outputs together
+_FEW = 2_000_000  # weights of linear layers: so many stay in a processor's cache, where reading them is cheap
 
 
 def quantize(model: nn.Module, how: str) -> None:
@@ -38,6 +39,17 @@ def quantize(model: nn.Module, how: str) -> None:
         # The last matrix turns small errors into other tokens: never below eight bits.
         make = QUANTIZERS["int8" if how == "int4" and name.startswith("lm_head") else how]
         replace(model, name, make(layer))
+
+
+def slower_notice(model: nn.Module, how: str, *, reads_text: bool) -> str | None:
+    """What to tell somebody whose model, not yet quantized, is faster without.
+
+    ``reads_text``: many tokens at once, as for a score; else one after the other.
+    """
+    if reads_text:
+        return f"{how} weights make scoring slower, not faster." if how == "int4" else None
+    weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
+    return f"{how} weights make a model this small slower, not faster." if weights < _FEW else None
 
 
 class Float16Linear(nn.Module):

@@ -10,7 +10,7 @@ from gptscratch.config import ModelConfig
 from gptscratch.errors import ConfigError
 from gptscratch.generation import TrainedGPT
 from gptscratch.model.gpt import GPT
-from gptscratch.quantize import QUANTIZERS, WeightInt8Linear, quantize
+from gptscratch.quantize import QUANTIZERS, WeightInt8Linear, quantize, slower_notice
 
 WORST = {"float16": 1e-3, "int8": 0.02, "int4": 0.12}  # relative error of a product of normal numbers
 
@@ -65,3 +65,13 @@ def test_int8_works_without_quantized_tensors(monkeypatch: pytest.MonkeyPatch) -
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(ConfigError, match="float16, int8, int4"):
         quantize(nn.Linear(4, 4), "int2")
+
+
+@pytest.mark.parametrize("how", QUANTIZERS)
+def test_a_model_that_is_faster_without_smaller_weights_is_told(how: str) -> None:
+    small = GPT(ModelConfig(vocab_size=67, n_layer=2, n_head=2, d_model=64))
+    with torch.device("meta"):
+        large = GPT(ModelConfig(vocab_size=4096, n_layer=6, n_head=6, d_model=384))
+    assert slower_notice(small, how, reads_text=False) is not None
+    assert slower_notice(large, how, reads_text=False) is None
+    assert (slower_notice(large, how, reads_text=True) is None) == (how != "int4")

@@ -37,6 +37,7 @@ def load(
     from gptscratch import paths
     from gptscratch.cli import render
     from gptscratch.device import pick_device, slow_dtype_warning
+    from gptscratch.quantize import slower_notice
 
     if quantize and device is None:
         device = "cpu"  # the only one that has such kernels
@@ -49,6 +50,8 @@ def load(
     weight = gpt.model.token_embedding.weight
     if warning := slow_dtype_warning(weight.dtype, weight.device):
         render.notice(warning)
+    if quantize and (notice := slower_notice(gpt.model, quantize, reads_text=exact)):
+        render.notice(notice)
     if count_parameters(gpt.model.config).non_embedding < _SMALL:
         torch.set_num_threads(1)
     return gpt.for_sampling(quantize=quantize)

@@ -112,6 +112,7 @@ def test_quantized_weights_are_an_option(sample: Command, how: str) -> None:
     done = sample("--prompt", "the fox", "--quantize", how)
     assert done.exit_code == 0
     assert done.stdout.startswith("the fox")
+    assert f"{how} weights make a model this small slower" in done.stderr
 
 
 def test_an_unknown_quantization_is_refused(sample: Command) -> None:
