@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +92,9 @@ def make_setup(
     if config.compile:
         shapes = compiled_shapes(config, context_length)
         worker.compile(shapes, on_fallback=lambda text: tell(Notice(text)))
+        session.started = clock_start(started, time.perf_counter(), config.minutes)
+        if session.started > started:
+            tell(Notice(f"Compiling took long: half of the {config.minutes:g} minutes remain for training."))
     return Setup(session, worker, batches, scorer)
 
 
@@ -99,6 +103,11 @@ def compiled_shapes(config: TrainConfig, context_length: int) -> list[tuple[int,
     rows = [min(config.micro_batch, config.batch_size), config.batch_size % config.micro_batch]
     lengths = [context_length] + [max(1, context_length // 2)] * (config.documents == "padded")
     return [(n, length) for n in rows if n for length in lengths]
+
+
+def clock_start(started: float, now: float, minutes: float) -> float:
+    """When the minutes of a run began, once its model is compiled: half of them remain at least."""
+    return max(started, now - 30.0 * minutes) if minutes else started
 
 
 def new_model(config: RunConfig) -> GPT:

@@ -20,7 +20,7 @@ from gptscratch.storage import load_tensors
 from gptscratch.training import hooks, loop
 from gptscratch.training.events import Event, Logged, Notice, Started
 from gptscratch.training.optimizer import Muon
-from gptscratch.training.setup import compiled_shapes
+from gptscratch.training.setup import clock_start, compiled_shapes
 from gptscratch.training.state import TrainState
 from gptscratch.training.step import Worker
 from gptscratch.training.trainer import TrainResult, resume
@@ -132,6 +132,12 @@ def test_everything_is_compiled_before_the_first_step(fit: Fit, monkeypatch: pyt
 
     fit(compile=True, batch_size=5, micro_batch=2, listen=listen)
     assert before == [[(2, 16), (1, 16)]] == [eager.shapes]
+
+
+def test_half_of_the_minutes_remain_after_a_long_compilation() -> None:
+    assert clock_start(100.0, 120.0, minutes=1.0) == 100.0  # 20 of 60 seconds are gone
+    assert clock_start(100.0, 300.0, minutes=1.0) == 270.0  # 30 are, as if training had begun then
+    assert clock_start(100.0, 300.0, minutes=0.0) == 100.0  # steps have no clock
 
 
 def test_rows_of_documents_are_compiled_for_two_lengths() -> None:
