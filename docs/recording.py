@@ -23,7 +23,7 @@ ESCAPE = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])")
 
 
 def screen(output: str) -> list[str]:
-    """The lines of a terminal after ``output``: carriage returns, erased lines and cursor moves are applied."""
+    """The lines of a terminal after ``output``, with carriage returns, erasing and cursor moves applied."""
     lines, row = [""], 0
     position = 0
     while position < len(output):
