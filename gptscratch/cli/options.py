@@ -80,7 +80,8 @@ Clean = Annotated[
     ),
 ]
 ValFraction = Annotated[
-    float | None, _option("--val-fraction", help="Of the text, held back for validation [0.1].", panel=TEXT)
+    float | None,
+    _option("--val-fraction", help="Of the text, held back for validation [0.1, at most 20 MB].", panel=TEXT),
 ]
 ValFile = Annotated[
     str | None, _option("--val-file", help="Validate on this text, hold nothing back.", panel=TEXT)

@@ -26,7 +26,7 @@ class DataConfig:
     vocab_size: int = 0  # wanted entries; 0: chosen by the tokenizer and the corpus's size
     lowercase: bool = False
     min_frequency: int = 0  # a word seen less often is unknown; 0: chosen
-    val_fraction: float = 0.1  # of the corpus, held back for validation
+    val_fraction: float = -1.0  # of the corpus, held back for validation; -1: a tenth, but at most 20 MB
     val_file: str = ""  # a corpus of its own for validation; nothing is held back then
 
     def __post_init__(self) -> None:
@@ -37,7 +37,8 @@ class DataConfig:
         )
         require(self.min_frequency >= 0, f"min_frequency is {self.min_frequency}: it must not be negative.")
         require_choice("errors", self.errors, ("strict", "replace"))
-        require(0.0 < self.val_fraction < 1.0, f"val_fraction is {self.val_fraction}: it must be in (0, 1).")
+        is_share = self.val_fraction == -1.0 or 0.0 < self.val_fraction < 1.0
+        require(is_share, f"val_fraction is {self.val_fraction}: it must be in (0, 1).")
         require(
             not self.val_file or self.val_fraction == DataConfig.val_fraction,
             "val_fraction has no effect beside val_file.",

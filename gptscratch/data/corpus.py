@@ -29,7 +29,15 @@ from gptscratch.data.sources import (
     find_sources,
     split_weights,
 )
-from gptscratch.data.split import Section, Side, Sides, by_document, by_tail
+from gptscratch.data.split import (
+    VAL_FRACTION,
+    Section,
+    Side,
+    Sides,
+    by_document,
+    by_tail,
+    chosen_fraction,
+)
 from gptscratch.errors import CorpusError
 
 _KEPT = 16_000_000  # characters that are kept in memory between the passes
@@ -52,6 +60,7 @@ class Scan:
     sections: tuple[
         Section, ...
     ]  # of each weighted corpus, or one: whose tail is held back if not by document
+    val_fraction: float = VAL_FRACTION  # of the documents or of each section, held back
     replaced: int = 0  # bytes that the encoding does not know, read as U+FFFD by request
     removed: tuple[Removed, ...] = ()  # by each step of cleaning, in their order
     encodings: tuple[tuple[str, int], ...] = ()  # files by their encoding, most frequent first
@@ -173,7 +182,8 @@ class Corpus:
         """
         digest = Digest()
         letters = Alphabet()
-        sides = Sides(self.config.val_fraction)
+        given = self.config.val_fraction
+        sides = Sides(VAL_FRACTION if given < 0 else given)
         kept: list[Piece] | None = []
         characters = n_bytes = 0
         lengths = [0] * (len(self._ends) + 1)
@@ -192,6 +202,8 @@ class Corpus:
                 kept = kept if characters <= _KEPT else None
         self._require_text(lengths)
         self._kept = kept
+        val_fraction = chosen_fraction(n_bytes, sides.documents) if given < 0 else given
+        sides.take(val_fraction)
         return Scan(
             files=len(self.sources) - self.skipped,
             skipped=self.skipped,
@@ -202,17 +214,18 @@ class Corpus:
             alphabet=letters.sorted(),
             by_document=not self.config.val_file and sides.by_document(),
             salt=sides.salt(),
-            sections=self._sections(lengths),
+            sections=self._sections(lengths, val_fraction),
+            val_fraction=val_fraction,
             replaced=self._tally.replaced,
             removed=tuple(self._removed.values()),
             encodings=tuple(self._tally.encodings.most_common()),
         )
 
-    def _sections(self, lengths: list[int]) -> tuple[Section, ...]:
+    def _sections(self, lengths: list[int], val_fraction: float) -> tuple[Section, ...]:
         *own, validation = lengths
         found, start = [], 0
         for length in own:
-            cut = int(length * (1 - self.config.val_fraction))
+            cut = int(length * (1 - val_fraction))
             train = length if self.config.val_file else min(max(cut, 1), max(length - 1, 1))
             found.append(Section(start + train, start + length))
             start += length
@@ -241,7 +254,7 @@ class Corpus:
         """
         pieces = self._kept if self._kept is not None else self.pieces(on_progress, stage, again=True)
         if scan.by_document:
-            yield from by_document(pieces, scan.salt, self.config.val_fraction)
+            yield from by_document(pieces, scan.salt, scan.val_fraction)
         else:
             yield from by_tail(pieces, scan.sections)
         self._require_unchanged()

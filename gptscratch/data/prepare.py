@@ -165,7 +165,7 @@ def _say_how_long(corpus: Corpus, scan: Scan, vocab_size: int, on_progress: Prog
 
 def _split_key(config: DataConfig, scan: Scan) -> str:
     weights = split_weights(config.corpus)[1]
-    return f"{weights} {config.val_fraction!r} {scan.by_document} {scan.salt} {scan.sections}"
+    return f"{weights} {scan.val_fraction!r} {scan.by_document} {scan.salt} {scan.sections}"
 
 
 def _recipe(config: DataConfig, scan: Scan, kind: str, vocab_size: int, loaded: Tokenizer | None) -> str:

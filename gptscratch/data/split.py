@@ -11,6 +11,9 @@ from gptscratch.data.reading import Piece
 
 Side = Literal["train", "val"]
 
+VAL_FRACTION = 0.1
+MOST_VAL_BYTES = 20_000_000
+LEAST_VAL_DOCUMENTS = 30
 SPLIT_BY_DOCUMENT = 20  # documents, from which on whole ones are held back
 _HASHED = (
     1 << 16
@@ -64,6 +67,17 @@ def _salted(hashed: int, salt: int) -> float:
     return ((hashed * (2 * salt + 1)) & (2**64 - 1)) / 2**64
 
 
+def chosen_fraction(n_bytes: int, n_documents: int) -> float:
+    """The share that is held back where none is given: a tenth, but of a large corpus not more than serves.
+
+    Of documents, as many as make it sure that some fall on that side.
+    """
+    enough = MOST_VAL_BYTES / max(1, n_bytes)
+    if n_documents >= SPLIT_BY_DOCUMENT:
+        enough = max(enough, LEAST_VAL_DOCUMENTS / n_documents)
+    return min(VAL_FRACTION, enough)
+
+
 class Sides:
     """Counts documents and characters on either side, while the corpus streams by."""
 
@@ -84,6 +98,10 @@ class Sides:
             self._first[-1][1] += len(piece.text)
         self.documents += piece.ends
         self._starts = piece.ends
+
+    def take(self, val_fraction: float) -> None:
+        """Another share than at first, known when all documents are."""
+        self._fraction = val_fraction
 
     def salt(self) -> int:
         """Few documents may fall unevenly: the salt whose share of characters comes nearest is taken."""

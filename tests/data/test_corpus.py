@@ -19,6 +19,7 @@ from gptscratch.config import DataConfig
 from gptscratch.data import reading
 from gptscratch.data.corpus import Corpus, Scan
 from gptscratch.data.parquet import rows_at_once
+from gptscratch.data.split import chosen_fraction
 from gptscratch.errors import CorpusError, MissingExtraError
 from gptscratch.tokenizer import Tokenizer, build_tokenizer
 
@@ -427,3 +428,31 @@ def test_encoding_auto_takes_damaged_utf8_for_what_it_is(tmp_path: Path) -> None
 def test_an_unknown_encoding_is_named(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no encoding 'klingon'"):
         scanned(written(tmp_path / "a.txt", "x"), encoding="klingon")
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "n_documents", "share"),
+    [
+        (1_000_000, 1, 0.1),
+        (10**9, 1, 0.02),
+        (10**9, 10**6, 0.02),
+        (10**11, 10**8, 0.0002),
+        (10**11, 1000, 0.03),
+        (10**11, 25, 0.1),
+    ],
+)
+def test_a_tenth_is_held_back_but_of_a_large_corpus_20_megabytes(
+    n_bytes: int, n_documents: int, share: float
+) -> None:
+    assert chosen_fraction(n_bytes, n_documents) == pytest.approx(share)
+
+
+def test_the_chosen_share_is_that_of_the_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gptscratch.data.split.MOST_VAL_BYTES", 500)
+    file = written(tmp_path / "a.txt", b"to be or not to be, that is the question. " * 400)
+    for given, wanted in ((-1.0, 500 / 16_800), (0.25, 0.25)):
+        corpus = Corpus(DataConfig(corpus=(str(file),), val_fraction=given))
+        scan = corpus.scan()
+        held_back = sum(len(p.text) for side, p in corpus.sided_pieces(scan) if side == "val")
+        assert held_back == pytest.approx(wanted * 16_800, abs=1)
+        assert scan.val_fraction == pytest.approx(wanted)
