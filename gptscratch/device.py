@@ -6,10 +6,12 @@ import contextlib
 import ctypes
 import itertools
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 from gptscratch.errors import ConfigError, RunError
 from gptscratch.linear import linear
 
+_GROUP = ("max", "current", "stat")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 _PAYS = 1.3  # times as fast as float32: from there on bfloat16 is worth its rounding
 
@@ -130,6 +133,38 @@ def peak_memory() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a model may take on the device; 0 where nobody tells."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory())
+    return min(filter(None, (_free_system_memory(), _free_group_memory())), default=0)
+
+
+def _free_system_memory() -> int:
+    """Linux tells what is available; of others, all that there is (not Windows)."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 0
+
+
+def _free_group_memory(folder: Path = Path("/sys/fs/cgroup")) -> int:
+    """What a container's limit leaves (cgroup version 2), file caches not counted; 0: it has none."""
+    try:
+        limit, used, parts = ((folder / f"memory.{name}").read_text(encoding="ascii") for name in _GROUP)
+        cached = dict(line.split() for line in parts.splitlines()).get("inactive_file", "0")
+        return max(1, int(limit) - int(used) + int(cached))
+    except (OSError, ValueError):  # no such file, or "max"
+        return 0
 
 
 def is_out_of_memory(error: BaseException) -> bool:

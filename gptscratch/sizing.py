@@ -92,19 +92,13 @@ def count_parameters(config: ModelConfig) -> ParameterCounts:
 def parameter_shapes(config: ModelConfig) -> dict[str, Shape]:
     """Every parameter's name and shape, in the order of the torch model's ``named_parameters``."""
     c = config.resolved()
-    norm = _norm_shapes(c)
     shapes: dict[str, Shape] = {"token_embedding.weight": (c.vocab_size, c.d_model)}
     if c.position == "learned":
         shapes["position_embedding.weight"] = (c.context_length, c.d_model)
-    block = {
-        **_prefixed("norm_attention", norm),
-        **_prefixed("attention", _attention_shapes(c)),
-        **_prefixed("norm_mlp", norm),
-        **_prefixed("mlp", _mlp_shapes(c)),
-    }
+    block = _block_shapes(c)
     for layer in range(c.n_layer):
         shapes |= _prefixed(f"blocks.{layer}", block)
-    shapes |= _prefixed("final_norm", norm)
+    shapes |= _prefixed("final_norm", _norm_shapes(c))
     if not c.tie_embeddings:
         shapes |= _prefixed("lm_head", _head_shapes(c))
     return shapes
@@ -133,29 +127,50 @@ def memory_to_train(
     micro_batch: int = 1,
     optimizer: str = "muon",
     dtype: str = "float32",
+    device: str = "cpu",
 ) -> TrainingMemory:
     """Memory to train with ``micro_batch`` sequences of full length at a time.
 
     Weights, gradients and the optimizer's moments are float32; ``dtype`` is that of the
     activations. Muon keeps one moment for the blocks' matrices, AdamW two for everything else.
     """
-    shapes = parameter_shapes(config)
-    total = sum(math.prod(shape) for shape in shapes.values())
-    matrices = sum(
-        math.prod(shape) for name, shape in shapes.items() if name.startswith("blocks.") and len(shape) == 2
-    )
-    moments = 2 * total - (matrices if optimizer == "muon" else 0)
+    total = count_parameters(config).total
+    moments = 2 * total - (_matrix_parameters(config.resolved()) if optimizer == "muon" else 0)
     return TrainingMemory(
         weights=4 * total,
         gradients=4 * total,
         optimizer=4 * moments,
-        activations=_activation_bytes(config.resolved(), micro_batch, DTYPE_BYTES[dtype]),
+        activations=_activation_bytes(config.resolved(), micro_batch, DTYPE_BYTES[dtype], device),
     )
+
+
+def update_bytes(config: ModelConfig, *, optimizer: str, dtype: str) -> int:
+    """What an update needs beside what is held: Muon's copies of the gradients that it works on at a time.
+
+    These are the float32 stack, its look ahead and the update, and five matrices of the iteration in
+    ``dtype``. AdamW is computed in place.
+    """
+    if optimizer != "muon":
+        return 0
+    c = config.resolved()
+    shapes = [shape for shape in _block_shapes(c).values() if len(shape) == 2]
+    largest = max(c.n_layer * shapes.count(shape) * math.prod(shape) for shape in shapes)
+    at_once = min(largest, max(MUON_AT_ONCE, *map(math.prod, shapes)))
+    return (3 * 4 + 5 * DTYPE_BYTES[dtype]) * at_once
+
+
+def least_memory(config: ModelConfig, *, optimizer: str, dtype: str, device: str) -> int:
+    """Bytes without which not even one sequence at a time can be trained on."""
+    one = memory_to_train(config, optimizer=optimizer, dtype=dtype, device=device)
+    held = one.total - one.activations
+    return held + max(one.activations, update_bytes(config, optimizer=optimizer, dtype=dtype))
 
 
 def training_peak(config: ModelConfig, *, micro_batch: int, optimizer: str, dtype: str, device: str) -> int:
     """Bytes at the peak: what is held, a fifth more for what comes and goes, and on a CPU the process."""
-    held = memory_to_train(config, micro_batch=micro_batch, optimizer=optimizer, dtype=dtype).total
+    memory = memory_to_train(config, micro_batch=micro_batch, optimizer=optimizer, dtype=dtype, device=device)
+    passing = max(memory.activations, update_bytes(config, optimizer=optimizer, dtype=dtype))
+    held = memory.total - memory.activations + passing
     return int(1.2 * held) + (PROCESS_BYTES if device == "cpu" else 0)
 
 
@@ -170,19 +185,22 @@ def memory_to_sample(config: ModelConfig, *, batch_size: int = 1, dtype: str = "
     )
 
 
-def _activation_bytes(c: ModelConfig, micro_batch: int, size: int) -> int:
-    """What one forward on a CPU keeps for the backward pass, without checkpointing, by our own count.
+def _activation_bytes(c: ModelConfig, micro_batch: int, size: int, device: str) -> int:
+    """What one forward pass keeps for the backward pass, without checkpointing, by our own count.
 
     Per token and layer: what each norm keeps and gives; q and k before their norms; q, k, v and
     attention's output; the MLP's wide tensors. In half precision and with dropout also attention's
-    weights (``model.kernels``); with dropout a byte for each of what may be dropped; in half precision the
-    worker's copy of all parameters but the embeddings, with its gradients.
+    weights (``model.kernels``), but not on CUDA, whose flash attention makes them twice; with dropout a byte
+    for each of what may be dropped; in half precision the worker's copy of all parameters but the embeddings,
+    with its gradients.
     """
     queries, keys = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
     normed = queries + keys if c.qk_norm else 0
     wide = (4 if c.activation == "swiglu" else 2) * c.d_ff
     per_layer = 4 * c.d_model + normed + 2 * queries + 2 * keys + wide
     weights = c.n_head * min(c.context_length, (c.context_length + 128) // 2)
+    if device == "cuda":
+        weights = 0
     if size < 4 or c.dropout:
         per_layer += weights
     tokens = micro_batch * c.context_length
@@ -194,9 +212,22 @@ def _activation_bytes(c: ModelConfig, micro_batch: int, size: int) -> int:
     return size * tokens * (c.n_layer * per_layer + 3 * c.d_model) + masks + head_gradient + copies
 
 
+def _matrix_parameters(c: ModelConfig) -> int:
+    return c.n_layer * sum(math.prod(shape) for shape in _block_shapes(c).values() if len(shape) == 2)
+
+
+def _block_shapes(c: ModelConfig) -> dict[str, Shape]:
+    norm = _norm_shapes(c)
+    return {
+        **_prefixed("norm_attention", norm),
+        **_prefixed("attention", _attention_shapes(c)),
+        **_prefixed("norm_mlp", norm),
+        **_prefixed("mlp", _mlp_shapes(c)),
+    }
+
+
 def _product_weights(c: ModelConfig) -> int:
-    shapes = parameter_shapes(c)
-    blocks = sum(math.prod(s) for name, s in shapes.items() if len(s) == 2 and name.startswith("blocks."))
+    blocks = _matrix_parameters(c)
     if not c.adaptive_cutoffs:
         return blocks + c.vocab_size * c.d_model
     # A part is computed where the token lies in it: at a share of ln(end / start) / ln V by Zipf's law.

@@ -150,8 +150,11 @@ def train(
 
     view = TrainView(quiet=quiet or json or dry_run)
     if dry_run:
-        plan, prepared = planning.plan_run(settings, init_from=init_from, listen=view)
+        plan, prepared = planning.plan_run(settings, init_from=init_from, listen=view, started=STARTED)
         render.plan(plan, prepared.manifest, json=json)
+        if not (json or quiet):
+            for text in plan.notices:
+                render.notice(text)
         return
     with view:
         if resume is not None:

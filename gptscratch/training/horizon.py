@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from gptscratch.config import TrainConfig
+from gptscratch.errors import ConfigError
 from gptscratch.training.state import TrainState
 
+UNITS = ("steps", "epochs", "tokens", "minutes")
 MOST_CLOSING = 0.5  # of a time horizon, kept for what comes after the last step
 
 
@@ -52,6 +55,13 @@ class TimeHorizon:
 
     def _seconds_to_train(self, state: TrainState) -> float:
         return self.seconds - min(state.closing_seconds, MOST_CLOSING * self.seconds)
+
+
+def require_length(given: Mapping[str, Any]) -> None:
+    """Raises ConfigError where the settings, by full name, give a training length of 0."""
+    named = [unit for unit in UNITS if f"train.{unit}" in given]
+    if named and not any(given[f"train.{unit}"] for unit in named):
+        raise ConfigError(f"{named[0]} is {given[f'train.{named[0]}']}: it must be above 0.")
 
 
 def make_horizon(config: TrainConfig, train_tokens: int, tokens_per_row: float) -> Horizon:

@@ -17,6 +17,7 @@ from gptscratch.data.sources import split_weights
 from gptscratch.errors import CheckpointError, ConfigError
 from gptscratch.run_folder import RunBusyError, held, is_unused
 from gptscratch.tokenizer import Tokenizer
+from gptscratch.training.horizon import UNITS, require_length
 
 
 @contextlib.contextmanager
@@ -125,7 +126,8 @@ def extended(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
     fixed = [key for key in changes if not key.startswith("train.") or key in kept]
     if fixed:
         raise ConfigError(f"A resumed run keeps its {', '.join(fixed)}.", "Start a new run to change it.")
-    horizons = {f"train.{unit}": 0 for unit in ("steps", "epochs", "tokens", "minutes", "max_steps")}
+    require_length(changes)
+    horizons = {f"train.{unit}": 0 for unit in (*UNITS, "max_steps")}
     longer = config.with_settings({**(horizons if horizons.keys() & changes.keys() else {}), **changes})
     checkpoint.require_planned(longer)
     return longer

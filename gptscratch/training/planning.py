@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
@@ -11,27 +11,48 @@ from typing import Any
 
 import torch
 
-from gptscratch.config import RunConfig, qualified
+from gptscratch.config import ModelConfig, RunConfig, qualified
 from gptscratch.data.documents import require_documents
 from gptscratch.data.mixture import tokens_per_padded_row
 from gptscratch.data.prepare import Prepared, ineffective, prepare
-from gptscratch.device import matmul_rate, peak_memory, pick_device, pick_dtype, set_up, slow_dtype_warning
+from gptscratch.device import (
+    free_memory,
+    is_out_of_memory,
+    matmul_rate,
+    peak_memory,
+    pick_device,
+    pick_dtype,
+    set_up,
+    slow_dtype_warning,
+)
 from gptscratch.training import rules
 from gptscratch.training.events import Listener, Notice, Planned, Working, ignore
+from gptscratch.training.horizon import require_length
 from gptscratch.training.origin import like_run
 from gptscratch.training.planner import Plan, make_plan
 from gptscratch.training.rules import Facts
 from gptscratch.training.speed import step_seconds
 
-MEASURING = 0.01  # of the time that is given goes into measuring steps ...
+MEASURING = 0.01  # of the time that is given goes into measuring steps of one plan ...
 LEAST, MOST = 0.3, 3.0  # ... or so many seconds
+MOST_PLANS = 3  # that are measured, while the measurement changes the shape
+MAKING = 0.3  # seconds from the plan to the first step
 
 
 def plan_run(
-    settings: dict[str, Any], *, init_from: str | Path | None = None, listen: Listener = ignore
+    settings: dict[str, Any],
+    *,
+    init_from: str | Path | None = None,
+    listen: Listener = ignore,
+    started: float | None = None,
 ) -> tuple[Plan, Prepared]:
-    """Read the corpus, measure the machine and make the plan, without training."""
+    """Read the corpus, measure the machine and make the plan, without training.
+
+    ``started``: ``time.perf_counter()`` when the user's time began to count; None: now.
+    """
+    started = time.perf_counter() if started is None else started
     settings = qualified(settings)
+    require_length(settings)
     if init_from is not None:
         settings = like_run(init_from, settings)
     config = RunConfig().with_settings(settings)  # checks all that was given, before any work
@@ -40,17 +61,20 @@ def plan_run(
     device = pick_device(config.train.device)
     if warning := slow_dtype_warning(pick_dtype(config.train.dtype, device), device):
         listen(Notice(warning))
-    plan, prepared = _planned(settings, config, listen)
+    plan, prepared = _planned(settings, config, listen, started)
     if _would_repeat_pieces(plan, prepared, config):
         characters = replace(config, data=replace(config.data, tokenizer="char"))
-        plan, prepared = _planned(settings, characters, listen)
+        plan, prepared = _planned(settings, characters, listen, started)
+    plan = replace(plan, notices=(*ineffective(config.data, prepared.manifest), *plan.notices))
     listen(Planned(plan, prepared.manifest))
-    for notice in (*ineffective(config.data, prepared.manifest), *plan.notices):
+    for notice in plan.notices:
         listen(Notice(notice))
     return plan, prepared
 
 
-def _planned(settings: dict[str, Any], config: RunConfig, listen: Listener) -> tuple[Plan, Prepared]:
+def _planned(
+    settings: dict[str, Any], config: RunConfig, listen: Listener, started: float
+) -> tuple[Plan, Prepared]:
     device = pick_device(config.train.device)
     dtype = pick_dtype(config.train.dtype, device)
     prepared = prepare(config.data, on_progress=lambda *facts: listen(Working(*facts)))
@@ -65,12 +89,18 @@ def _planned(settings: dict[str, Any], config: RunConfig, listen: Listener) -> t
         dtype=str(dtype).removeprefix("torch."),
         flops_per_second=matmul_rate(device, dtype),
         peak_bytes=peak_memory() if device.type == "cpu" else 0,
+        val_bytes=manifest.val.bytes,
+        memory_bytes=free_memory(device),
         tokens_per_row=tokens_per_row(prepared, config.train.documents),
     )
     data = replace(config.data, tokenizer=config.data.tokenizer or prepared.tokenizer.kind)
     plan = make_plan(settings, data, facts)
-    if plan.config.train.minutes:
-        plan = make_plan(settings, data, _measured(plan, facts, device, dtype))
+    measured: set[ModelConfig] = set()
+    while plan.config.train.minutes and len(measured) < MOST_PLANS and plan.config.model not in measured:
+        measured.add(plan.config.model)
+        facts = _measured(plan, facts, device, dtype)
+        facts = replace(facts, start_up_seconds=time.perf_counter() - started + MAKING)
+        plan = make_plan(settings, data, facts)
     return plan, prepared
 
 
@@ -98,13 +128,19 @@ def _would_repeat_pieces(plan: Plan, prepared: Prepared, config: RunConfig) -> b
 
 
 def _measured(plan: Plan, facts: Facts, device: torch.device, dtype: torch.dtype) -> Facts:
-    """The facts, corrected by what steps of a first plan take: company and caches are in no formula."""
+    """The facts, corrected by what steps of a plan take: other programs and caches are in no formula."""
     train = plan.config.train
     places = train.batch_size * plan.config.model.context_length
     expected = places / rules.tokens_per_second(plan.config.model, facts)  # seconds a step
-    seconds = min(MOST, max(LEAST, MEASURING * 60 * train.minutes))
-    rows = train.batch_size * seconds / expected / 6  # four steps of so many, and four of half of them
-    with contextlib.suppress(torch.OutOfMemoryError):
-        some = int(min(train.batch_size, max(1.0, rows)))
-        return replace(facts, speed=expected / step_seconds(plan.config, some, device, dtype))
-    return facts
+    limit = min(MOST, max(LEAST, MEASURING * 60 * train.minutes))
+    rows = int(min(train.batch_size, max(1.0, train.batch_size * limit / expected / 5)))
+    while True:
+        try:
+            seconds = step_seconds(plan.config, rows, device, dtype, limit=limit)
+            return replace(facts, speed=facts.speed * expected / seconds)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if rows == 1:
+            return facts  # training itself will say what does not fit
+        rows = (rows + 1) // 2

@@ -26,6 +26,9 @@ class Facts:
     dtype: str  # of the matrix products
     flops_per_second: float  # of large matrix products in that type
     peak_bytes: int = 0  # of memory, that preparing the corpus took
+    val_bytes: int = 0
+    memory_bytes: int = 0  # free on that device, before a model is made; 0: nobody knows
+    start_up_seconds: float = 3.0  # of the user's time, until training begins
     tokens_per_row: Callable[[int], float] = float  # of a context's length; fewer where rows are padded
     speed: float = 1.0  # of training, measured, as a multiple of what is expected from that
 
@@ -49,13 +52,47 @@ HALF_RATE_WIDTH: Mapping[tuple[str, bool], int] = MappingProxyType(
     }
 )
 
-# Layers, width and context of what is chosen from, and how many tokens each block parameter must see
-# for a larger model to end better than a smaller one.
+# Layers, width and context of what is chosen from; from 640 on the width is 64 per layer, as in GPT-3.
 SHAPES = (
     (2, 64, 64), (3, 96, 64), (3, 128, 128), (4, 128, 128), (4, 192, 256), (4, 256, 256), (6, 256, 256),
-    (6, 384, 256), (8, 512, 512), (10, 640, 512), (12, 768, 1024),
+    (6, 384, 256), (8, 512, 512), (10, 640, 512), (12, 768, 1024), (14, 896, 1024), (16, 1024, 1024),
+    (18, 1152, 1024), (20, 1280, 1024), (24, 1536, 2048), (32, 2048, 2048),
 )  # fmt: skip
-TOKENS_PER_PARAMETER = 1.4
+
+
+def tokens_per_parameter(parameters: int) -> float:
+    """How many tokens each block parameter must see for a larger model to end better than a smaller one.
+
+    1.4 up to 5 million parameters (measured), 20 from 100 million on (Hoffmann et al. 2022, "Training
+    Compute-Optimal Large Language Models"); in between a straight line of the logarithms, which is a guess.
+    """
+    share = math.log(max(1, parameters) / 5e6) / math.log(100e6 / 5e6)
+    return float(1.4 * (20 / 1.4) ** min(1.0, max(0.0, share)))
+
+
+def batch_tokens(tokens: float, width: int, device: str) -> float:
+    """Tokens of a step, for so many in the run.
+
+    On a CPU a 500th of them, between 8 and 16 per channel: so it was measured, for runs of minutes. Elsewhere
+    0.58 D^0.571, the optimum that Li et al. 2025 fitted ("Predictable Scale: Part I, Step Law"; from 2 to
+    100 thousand million tokens, but 1.5 million give 1,950, near to what was measured). At least 16 per
+    channel: with fewer, the optimizer's own work counts.
+    """
+    if device == "cpu":
+        return min(max(tokens / 500, 8 * width), 16 * width, 8192)
+    return float(max(0.58 * tokens**0.571, 16 * width))
+
+
+def batch_rate_factor(batch: float, planned: float) -> float:
+    """By how much the learning rates change where the user gives another batch than would be planned.
+
+    The square root of the ratio (Malladi et al. 2022, "On the SDEs and Scaling Rules for Adaptive Gradient
+    Algorithms"), beyond a factor of four in the batch: nearer to it the rates hold.
+    """
+    ratio = batch / planned
+    beyond = ratio / 4 if ratio > 4 else min(1.0, 4 * ratio)
+    return float(min(4.0, max(0.25, beyond**0.5)))
+
 
 VERY_SMALL_BYTES = 50_000  # a model sees too little in them for sentences
 SMALL_CHARACTERS = 4_000_000  # a corpus below is read as characters, if byte pairs would be seen
@@ -93,4 +130,13 @@ def regularisation(epochs: float, train_tokens: int) -> dict[str, float]:
     """Against learning the text by heart: the more often it is seen, the more."""
     few = train_tokens < FEW_TOKENS
     dropout = 0.2 if epochs >= (5 if few else 25) else 0.1 if epochs >= 10 else 0.0
-    return {"train.weight_decay": 0.1, "model.dropout": dropout}
+    return {"model.dropout": dropout}
+
+
+def weight_decay(rate: float, steps: int) -> float:
+    """0.1, or less in a long run, whose parameters are averages of the updates of 1 / (rate x decay) steps.
+
+    These must be a share of the run, here at least a fifth (Wang & Aitchison 2024, "How to set AdamW's weight
+    decay as you scale model and dataset size"); the runs of minutes that 0.1 comes from have that.
+    """
+    return min(0.1, 5 / (max(rate, 1e-9) * max(1, steps)))

@@ -1,49 +1,79 @@
-"""How fast this machine trains a model: a few real steps on tokens of chance."""
+"""How fast this machine trains a model: a few real steps on random tokens."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from gptscratch.config import RunConfig
 from gptscratch.model.gpt import GPT
-from gptscratch.training.optimizer import make_optimizer
+from gptscratch.training.optimizer import Optimizer, make_optimizer
 from gptscratch.training.step import Worker, take_step
 
+_STEPS = 4  # that are timed at most; the first one does not count, and one more is always made
+_LEAST_SHARE = 0.1  # of a step, that its sequences take: noise could leave nothing beside the update
 
-def step_seconds(config: RunConfig, rows: int, device: torch.device, dtype: torch.dtype) -> float:
-    """Seconds of a step of the planned batch, from steps of ``rows`` sequences and of half as many.
 
-    A step costs a fixed part (the optimizer's) and a part for each sequence, so two sizes tell both.
-    The first step of each size is not counted: memory is asked for and kernels are chosen in it.
+def step_seconds(
+    config: RunConfig, rows: int, device: torch.device, dtype: torch.dtype, *, limit: float
+) -> float:
+    """Seconds of a step of the planned batch, measured for about ``limit`` seconds.
+
+    With fewer ``rows`` than the batch has, the update is timed alone: it costs the same for any number of
+    sequences. The rest of a step grows with them.
     """
     with torch.random.fork_rng(devices=[]):
         model = GPT(config.model).to(device)
-    few = max(1, rows // 2)
-    times = {}
-    for n in dict.fromkeys((rows, few)):
-        times[n] = min(_timed_steps(model, config, n, dtype)[1:])
-    each = (times[rows] - times[few]) / max(1, rows - few)
-    fixed = max(0.0, times[rows] - rows * max(0.0, each))
-    return fixed + config.train.batch_size * (times[rows] - fixed) / rows
+    optimizer = _optimizer(model, config)
+    batch = config.train.batch_size
+    rows = min(rows, batch)
+    step = _step_of(model, optimizer, config, rows, dtype)
+    measured = timed(step, limit)
+    if rows == batch:
+        return measured
+    update = min(timed(lambda: _update(model, optimizer), limit / 4), (1 - _LEAST_SHARE) * measured)
+    return update + (measured - update) * batch / rows
 
 
-def _timed_steps(model: GPT, config: RunConfig, rows: int, dtype: torch.dtype) -> list[float]:
-    """Seconds of four steps with a rate of 0."""
-    optimizer = make_optimizer(
-        model, optimizer=config.train.optimizer, learning_rate=1e-3, adamw_learning_rate=1e-3,
-        weight_decay=0.0, betas=(0.9, 0.95), momentum=0.9,
-    )  # fmt: skip
+def timed(step: Callable[[], None], limit: float) -> float:
+    """The least seconds of a few calls, without the first, in which memory is asked for."""
+    times: list[float] = []
+    while len(times) < 2 or (len(times) < _STEPS and sum(times) < limit):
+        started = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
+
+
+def _step_of(
+    model: GPT, optimizer: Optimizer, config: RunConfig, rows: int, dtype: torch.dtype
+) -> Callable[[], None]:
     worker = Worker(model, dtype)
     ids = np.random.default_rng(0).integers(0, config.model.vocab_size, (rows, config.model.context_length))
-    times = []
-    for _ in range(4):
-        started = time.perf_counter()
+
+    def step() -> None:
         result = take_step(
             worker, optimizer, ids, ids, micro_batch=config.train.micro_batch, grad_clip=1.0, scale=0.0
         )
         result.loss.item()  # waits for the device
-        times.append(time.perf_counter() - started)
-    return times
+
+    return step
+
+
+def _update(model: GPT, optimizer: Optimizer) -> None:
+    parameters = list(model.parameters())
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.randn_like(parameter)
+    optimizer.step(0.0)
+    parameters[0].sum().item()  # waits for the device
+
+
+def _optimizer(model: GPT, config: RunConfig) -> Optimizer:
+    return make_optimizer(
+        model, optimizer=config.train.optimizer, learning_rate=1e-3, adamw_learning_rate=1e-3,
+        weight_decay=0.0, betas=(0.9, 0.95), momentum=0.9,
+    )  # fmt: skip

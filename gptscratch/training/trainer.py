@@ -79,7 +79,7 @@ def train(
     if names:
         settings["corpus"] = tuple(str(name) for name in names)
     with new_run(RunConfig().with_settings(settings), out, replace=replace_run) as run:
-        plan, prepared = plan_run(settings, init_from=init_from, listen=listen)
+        plan, prepared = plan_run(settings, init_from=init_from, listen=listen, started=started)
         model = new_model(plan.config)
         _begin(model, run, plan.config, prepared, init_from)
         record = checkpoint.RunRecord(

@@ -209,7 +209,7 @@ def test_a_corpus_shorter_than_the_context_shortens_it_with_a_notice(
     options = ("--layers", 1, "--d-model", 32, "--context-length", 64, "--steps", 3)
     ended = gptscratch("train", tmp_path / "short.txt", *options)
     assert ended.code == 0
-    assert "the context is" in ended.err
+    assert "The context length is" in ended.err
 
 
 def test_a_runs_own_config_file_starts_another_run_of_its_shape(

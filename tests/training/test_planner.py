@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import pytest
 
 from gptscratch import sizing
 from gptscratch.config import DataConfig
+from gptscratch.errors import ConfigError
 from gptscratch.training import rules
 from gptscratch.training.planner import Plan, make_plan
 from gptscratch.training.rules import Facts
 
 LAPTOP = Facts(
-    train_tokens=1_000_000, train_bytes=1_000_000, val_tokens=112_000, vocab_size=67,
+    train_tokens=1_000_000, train_bytes=1_000_000, val_tokens=112_000, val_bytes=112_000, vocab_size=67,
     device="cpu", dtype="bfloat16", flops_per_second=8e11,
 )  # fmt: skip
 SMALL = dataclasses.replace(LAPTOP, train_tokens=20_000, train_bytes=20_000, val_tokens=2_000)
+
+
+SHAPE = {"n_layer": 4, "d_model": 192, "context_length": 256}
 
 
 def plan(facts: Facts = LAPTOP, **settings: Any) -> Plan:
@@ -88,17 +93,29 @@ def test_scoring_takes_a_small_part_of_ten_minutes(val_tokens: int) -> None:
     assert scored / 1.5 < 0.035 * found.tokens  # scoring a token costs two thirds of training on it
 
 
-def test_a_run_of_so_many_steps_is_scored_on_all_that_is_held_back() -> None:
-    assert plan(steps=50).config.train.final_eval_tokens == LAPTOP.val_tokens
+@pytest.mark.parametrize("length", [{"steps": 50}, {"epochs": 0.1}, {"tokens": 100_000}])
+def test_all_that_is_held_back_of_a_small_corpus_is_scored_where_no_time_is_given(
+    length: dict[str, Any],
+) -> None:
+    assert plan(**length).config.train.final_eval_tokens == LAPTOP.val_tokens
+
+
+def test_steps_on_a_large_corpus_do_not_score_all_that_is_held_back() -> None:
+    large = dataclasses.replace(LAPTOP, train_tokens=22_500_000_000, val_tokens=2_500_000_000)
+    assert plan(large, steps=500).config.train.final_eval_tokens == 250_000
+    long = plan(large, steps=100_000)
+    assert 250_000 < long.config.train.final_eval_tokens < 0.05 * long.tokens
 
 
 def test_a_small_corpus_ends_early_and_says_so() -> None:
     found = plan(SMALL, minutes=10)
-    assert found.config.train.minutes < 5
-    assert found.seconds == pytest.approx(60 * found.config.train.minutes)
+    assert found.config.train.minutes == 10
+    assert found.config.train.max_steps == found.steps
+    assert found.seconds < 300
     assert found.epochs == pytest.approx(rules.useful_epochs(SMALL.train_tokens), rel=0.05)
-    assert any("by heart" in notice for notice in found.notices)
-    assert not any("by heart" in notice for notice in plan(minutes=10).notices)
+    assert any("memorize" in notice and f"{found.steps} steps" in notice for notice in found.notices)
+    assert not any("memorize" in notice for notice in plan(minutes=10).notices)
+    assert plan(minutes=10).config.train.max_steps == 0
 
 
 def test_epochs_that_are_asked_for_are_made() -> None:
@@ -113,3 +130,162 @@ def test_a_very_small_corpus_says_what_to_expect() -> None:
     few = dataclasses.replace(SMALL, train_tokens=4_000, train_bytes=4_000, val_tokens=400)
     assert any("4 kB" in notice and "expect" in notice for notice in plan(few).notices)
     assert not plan(minutes=1).notices
+
+
+GPU = {"train_tokens": 5_000_000_000, "train_bytes": 20_000_000_000, "val_tokens": 5_000_000,
+       "val_bytes": 20_000_000, "vocab_size": 16384, "device": "cuda"}  # fmt: skip
+MACHINES = {
+    "H200": Facts(**GPU, dtype="bfloat16", flops_per_second=7e14, memory_bytes=139 << 30),
+    "RTX 4090": Facts(**GPU, dtype="bfloat16", flops_per_second=1.5e14, memory_bytes=23 << 30),
+    "T4": Facts(**GPU, dtype="float32", flops_per_second=6e12, memory_bytes=14 << 30),
+    "Apple M2": Facts(
+        **GPU | {"device": "mps"}, dtype="float32", flops_per_second=3e12, memory_bytes=10 << 30
+    ),
+    "AVX2": Facts(**GPU | {"device": "cpu"}, dtype="float32", flops_per_second=5e10, memory_bytes=8 << 30),
+}  # fmt: skip
+on_every_machine = pytest.mark.parametrize("machine", MACHINES)
+
+
+@on_every_machine
+@pytest.mark.parametrize("minutes", [1, 10, 60, 2880])
+def test_a_plan_fits_into_the_memory_of_its_machine(machine: str, minutes: float) -> None:
+    facts = MACHINES[machine]
+    found = plan(facts, minutes=minutes)
+    assert found.memory_bytes < facts.memory_bytes
+
+
+@pytest.mark.parametrize("machine", ["H200", "RTX 4090", "T4", "Apple M2"])
+def test_more_time_on_a_gpu_gives_more_steps_and_larger_ones(machine: str) -> None:
+    found = [plan(MACHINES[machine], minutes=minutes) for minutes in (1, 10, 100, 1000)]
+    steps = [p.steps for p in found]
+    batches = [p.tokens_per_step for p in found]
+    assert steps == sorted(set(steps))
+    assert batches == sorted(set(batches))
+    assert steps[0] > 500
+    assert all(p.tokens_per_step == pytest.approx(0.58 * p.tokens**0.571, rel=0.15) for p in found[1:])
+
+
+@on_every_machine
+def test_the_tokens_of_a_number_of_steps_grow_no_faster_than_the_steps(machine: str) -> None:
+    shape = {"n_layer": 12, "d_model": 768, "context_length": 1024}
+    found = [plan(MACHINES[machine], steps=steps, **shape).tokens for steps in (1000, 5000, 20_000)]
+    assert found[1] <= 5 * found[0]
+    assert found[2] <= 4 * found[1]
+
+
+def test_a_model_grows_with_the_time_as_chinchilla_says_it_should() -> None:
+    ten, day = (plan(MACHINES["H200"], minutes=minutes) for minutes in (10, 2880))
+    assert 15e6 < blocks(ten) < 45e6
+    assert blocks(day) > 250e6
+    assert 20 <= day.tokens / blocks(day) < 60
+
+
+def test_a_small_corpus_holds_a_gpu_to_a_small_model() -> None:
+    few = dataclasses.replace(MACHINES["H200"], train_tokens=1_000_000, val_tokens=100_000)
+    assert blocks(plan(few, minutes=60)) <= 10_000_000
+
+
+@pytest.mark.parametrize(("tokens", "batch"), [(1.5e6, 1950), (1e9, 79_700), (1e11, 1_105_000)])
+def test_the_batch_rule_is_the_published_one(tokens: float, batch: float) -> None:
+    assert rules.batch_tokens(tokens, 16, "cuda") == pytest.approx(batch, rel=0.01)
+
+
+def test_tokens_for_each_parameter_rise_from_the_measured_to_the_published() -> None:
+    assert rules.tokens_per_parameter(1_000_000) == 1.4
+    assert rules.tokens_per_parameter(5_000_000) == pytest.approx(1.4)
+    assert 1.5 < rules.tokens_per_parameter(20_000_000) < 10
+    assert rules.tokens_per_parameter(400_000_000) == pytest.approx(20)
+
+
+def test_rates_know_the_batch_that_was_given() -> None:
+    planned = plan(steps=1000)
+    rows = planned.config.train.batch_size
+    rates = {
+        factor: plan(steps=1000, **SHAPE, batch_size=rows * factor).config.train for factor in (1, 2, 16)
+    }
+    assert rates[1].learning_rate == rates[2].learning_rate == planned.config.train.learning_rate
+    assert rates[16].learning_rate == pytest.approx(2 * rates[1].learning_rate)
+    assert rates[16].adamw_learning_rate == pytest.approx(2 * rates[1].adamw_learning_rate)
+
+
+def test_parameters_are_averages_of_a_fifth_of_a_long_run_at_least() -> None:
+    assert plan(minutes=1).config.train.weight_decay == 0.1
+    long = plan(steps=100_000).config.train
+    assert 1 / (long.learning_rate * long.weight_decay) == pytest.approx(20_000)
+
+
+def test_a_model_that_does_not_fit_is_refused_with_what_it_needs_and_what_there_is() -> None:
+    facts = dataclasses.replace(LAPTOP, memory_bytes=24_000_000_000)
+    with pytest.raises(ConfigError) as caught:
+        plan(facts, n_layer=100, d_model=100_000, steps=5)
+    assert re.search(r"needs about [\d,]{6,} GB to train, and 24 GB are free", caught.value.message)
+    with pytest.raises(ConfigError, match="to train"):
+        plan(facts, n_layer=1_000_000_000, d_model=64, steps=5)
+    assert plan(facts, n_layer=12, d_model=768, steps=5).steps == 5
+
+
+def test_the_optimizers_temporaries_count() -> None:
+    model = plan(steps=5, n_layer=24, d_model=2048).config.model
+    muon, adamw = (sizing.update_bytes(model, optimizer=name, dtype="bfloat16") for name in ("muon", "adamw"))
+    assert adamw == 0
+    assert muon == 22 * max(1 << 24, model.d_model * model.resolved().d_ff)
+
+
+def test_flash_attention_keeps_no_weights() -> None:
+    model = plan(steps=5, n_layer=4, d_model=256, context_length=4096).config.model
+    cpu, cuda = (
+        sizing.memory_to_train(model, dtype="bfloat16", device=device).activations
+        for device in ("cpu", "cuda")
+    )
+    weights = 2 * 4096 * 4 * model.n_head * (4096 + 128) // 2
+    assert cpu - cuda == weights
+
+
+def test_the_start_up_that_was_measured_is_part_of_the_time() -> None:
+    slow = dataclasses.replace(LAPTOP, start_up_seconds=250.0)
+    found = plan(slow, minutes=5)
+    assert found.tokens < 0.35 * plan(minutes=5).tokens
+    assert any("250 of the 300 seconds" in notice for notice in found.notices)
+    assert not any("seconds" in notice for notice in plan(minutes=5).notices)
+
+
+def test_a_small_corpus_has_its_useful_steps_also_after_a_slow_start() -> None:
+    slow = dataclasses.replace(SMALL, start_up_seconds=30.0)
+    assert plan(slow, minutes=10).config.train.max_steps == plan(SMALL, minutes=10).config.train.max_steps
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"context_length": 500_000}, "context length is 111,999 instead of 500,000: the validation text"),
+        ({"warmup": 1000, "steps": 3}, "warm-up takes 1,000 steps, and the run has 3"),
+        ({"micro_batch": 64, "batch_size": 4}, "micro-batch has 4 sequences instead of 64"),
+        ({"learning_rate": 0.0}, "learning rate is 0"),
+    ],
+)
+def test_what_was_given_and_cannot_be_had_is_told(given: dict[str, Any], said: str) -> None:
+    length = {} if "steps" in given else {"minutes": 1}
+    assert any(said in notice for notice in plan(**length, **given).notices)
+
+
+def test_a_learning_rate_of_0_is_kept_and_other_zeros_are_chosen() -> None:
+    zeros = {"learning_rate": 0.0, "batch_size": 0, "eval_interval": 0, "log_interval": 0, "warmup": -1}
+    found = plan(steps=100, **zeros).config.train
+    assert found.learning_rate == 0
+    assert min(found.batch_size, found.eval_interval, found.log_interval, found.warmup) > 0
+
+
+@pytest.mark.parametrize("unit", ["minutes", "steps", "epochs", "tokens"])
+def test_a_training_length_of_0_is_refused(unit: str) -> None:
+    with pytest.raises(ConfigError, match=f"{unit} is 0"):
+        plan(**{unit: 0})
+
+
+def test_a_validation_text_of_three_tokens_does_not_decide_the_context() -> None:
+    with pytest.raises(ConfigError, match="3 for validation"):
+        plan(dataclasses.replace(LAPTOP, val_tokens=3))
+
+
+def test_less_than_a_tenth_for_validation_is_told() -> None:
+    large = dataclasses.replace(LAPTOP, train_bytes=10**9, val_bytes=20_000_000)
+    assert any("20 MB of the 1,020 MB" in notice for notice in plan(large).notices)
