@@ -11,7 +11,7 @@ import torch
 from gptscratch.config import RunConfig
 from gptscratch.model.gpt import GPT
 from gptscratch.training.optimizer import Optimizer, make_optimizer
-from gptscratch.training.step import Worker, take_step
+from gptscratch.training.step import Worker, apply_gradients, take_step
 
 _STEPS = 4  # that are timed at most; the first one does not count, and one more is always made
 _LEAST_SHARE = 0.1  # of a step, that its sequences take: noise could leave nothing beside the update
@@ -30,11 +30,11 @@ def step_seconds(
     optimizer = _optimizer(model, config)
     batch = config.train.batch_size
     rows = min(rows, batch)
-    step = _step_of(model, optimizer, config, rows, dtype)
-    measured = timed(step, limit)
+    worker = Worker(model, dtype)
+    measured = timed(_step_of(worker, optimizer, config, rows), limit)
     if rows == batch:
         return measured
-    update = min(timed(lambda: _update(model, optimizer), limit / 4), (1 - _LEAST_SHARE) * measured)
+    update = min(timed(lambda: _update(worker, optimizer), limit / 4), (1 - _LEAST_SHARE) * measured)
     return update + (measured - update) * batch / rows
 
 
@@ -48,10 +48,7 @@ def timed(step: Callable[[], None], limit: float) -> float:
     return min(times[1:])
 
 
-def _step_of(
-    model: GPT, optimizer: Optimizer, config: RunConfig, rows: int, dtype: torch.dtype
-) -> Callable[[], None]:
-    worker = Worker(model, dtype)
+def _step_of(worker: Worker, optimizer: Optimizer, config: RunConfig, rows: int) -> Callable[[], None]:
     ids = np.random.default_rng(0).integers(0, config.model.vocab_size, (rows, config.model.context_length))
 
     def step() -> None:
@@ -63,13 +60,12 @@ def _step_of(
     return step
 
 
-def _update(model: GPT, optimizer: Optimizer) -> None:
-    parameters = list(model.parameters())
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.randn_like(parameter)
-    optimizer.step(0.0)
-    parameters[0].sum().item()  # waits for the device
+def _update(worker: Worker, optimizer: Optimizer) -> None:
+    for parameter in worker.parameters:
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    loss = torch.ones((), device=worker.device)
+    apply_gradients(worker, optimizer, loss, grad_clip=1.0, scale=0.0)
+    worker.parameters[0].sum().item()  # waits for the device
 
 
 def _optimizer(model: GPT, config: RunConfig) -> Optimizer:
