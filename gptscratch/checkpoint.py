@@ -173,8 +173,8 @@ def is_finished(run: Path, step: int) -> bool:
     return last.get("finished") is True and last.get("step") == step
 
 
-def rewind(run: Path, state: TrainState) -> None:
-    """Forget what was saved after ``state``, from which the run continues, the best included.
+def rewind(run: Path, state: TrainState, *, keep: int) -> None:
+    """Forget what was saved after ``state``, from which the run continues, the best included, and prune.
 
     last.json comes first: if this is interrupted, the next resume starts from ``state`` too.
     """
@@ -183,13 +183,13 @@ def rewind(run: Path, state: TrainState) -> None:
         for step, folder in paths.checkpoints(run):
             if step > state.step:
                 discard(folder)
-        sweep(run)
         best = paths.checkpoint_dir(run, state.best_step)
         if not paths.is_checkpoint(best):  # there was none yet, or a better one later took its place
             state.best_val_loss, state.best_step, state.evaluations_since_best = math.inf, -1, 0
             (run / "best.json").unlink(missing_ok=True)
         elif read_facts(run / "best.json").get("step") != state.best_step:
             point(run, "best", state.best_step, val_loss=state.best_val_loss)
+    prune(run, keep=keep, best_step=state.best_step)
 
 
 def prune(run: Path, *, keep: int, best_step: int) -> None:

@@ -399,6 +399,13 @@ def test_what_killed_processes_left_is_removed_by_a_resume(tale: Path) -> None:
     assert not half.exists()
 
 
+def test_a_resume_prunes_what_a_killed_process_had_no_time_to_delete(tale: Path) -> None:
+    shutil.copytree(paths.checkpoint_dir(tale, 20), paths.checkpoint_dir(tale, 16))
+    edit(tale / "last.json", lambda v: v.pop("finished"))
+    resume("tale")
+    assert [step for step, _ in paths.checkpoints(tale)] == [20, 24]
+
+
 def test_a_run_that_is_replaced_is_a_run_at_every_moment(tale: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gpt, record = load("tale"), read_run(tale)
     seen = []

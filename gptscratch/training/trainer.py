@@ -255,7 +255,7 @@ def _begin(
 def _rewind(run: Path, record: checkpoint.RunRecord, state: TrainState) -> bool:
     """Put a run's folder back to ``state``; returns whether it holds the evaluation of its step."""
     with disk_errors_in(run, f"resuming {run.name}"):
-        checkpoint.rewind(run, state)
+        checkpoint.rewind(run, state, keep=record.config.train.keep)
         write_json(run / "config.json", record.to_dict())
     counted = state.best_step == state.step or state.evaluations_since_best > 0
     return rewind_metrics(run / "metrics.jsonl", state.step) and counted
