@@ -97,9 +97,13 @@ class AdamW:
         self.first = {n: torch.zeros_like(p) for n, p in self.parameters.items()}
         self.second = {n: torch.zeros_like(p) for n, p in self.parameters.items()}
         self.count = {n: torch.zeros((), device=p.device) for n, p in self.parameters.items()}
+        # The fused kernel of Apple's GPUs ignores found_inf, without a word.
+        self.waits_for_finite = any(p.device.type not in ("cpu", "cuda") for p in self.parameters.values())
 
     @torch.no_grad()
     def step(self, scale: float, finite: Tensor) -> None:
+        if self.waits_for_finite and not finite:
+            return
         counted, skipped = finite.float(), (~finite).float()
         for decays in (True, False):
             gradients = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -69,6 +70,29 @@ def test_adamw_is_torchs_with_decay_on_matrices_only() -> None:
         return torch.optim.AdamW(groups, lr=0.05, betas=(0.8, 0.95))
 
     torch.testing.assert_close(found, run_theirs(theirs, parameters(shapes)))
+
+
+def test_where_the_fused_kernel_ignores_that_a_gradient_is_not_finite_it_is_not_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tensors = parameters(SHAPES)
+    adamw = AdamW(tensors, learning_rate=0.1)
+    assert not adamw.waits_for_finite
+    meta = {name: torch.empty(shape, device="meta") for name, shape in SHAPES.items()}
+    assert AdamW(meta, learning_rate=0.1).waits_for_finite
+    real = torch._fused_adamw_
+
+    def on_apple(*given: Any, found_inf: Tensor, **options: Any) -> None:
+        del found_inf
+        real(*given, **options)
+
+    monkeypatch.setattr(torch, "_fused_adamw_", on_apple)
+    adamw.waits_for_finite = True
+    for tensor in tensors.values():
+        tensor.grad = torch.full_like(tensor, torch.nan)
+    adamw.step(1.0, torch.tensor(False))
+    torch.testing.assert_close(tensors, parameters(SHAPES), rtol=0, atol=0)
+    assert not any(count.any() for count in adamw.count.values())
 
 
 def published_muon(gradients: list[Tensor], weight: Tensor, *, lr: float, momentum: float) -> Tensor:

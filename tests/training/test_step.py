@@ -134,10 +134,13 @@ def test_gradients_of_float16_do_not_vanish() -> None:
         assert (own - their).norm() < 0.02 * their.norm()
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("muon", "float32"), ("adamw", "float32"), ("muon", "bfloat16")])
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("muon", "float32"), ("adamw", "float32"), ("muon", "bfloat16"), ("muon", "float16")]
+)
 def test_a_tiny_batch_is_learnt_by_heart(kind: str, dtype: str) -> None:
     model = tiny()
-    worker, optimizer = Worker(model, getattr(torch, dtype)), optimizer_of(model, kind)
+    worker = Worker(model, getattr(torch, dtype))
+    optimizer = Together(optimizer_of(model, kind), *[worker.loss_scale] * (dtype == "float16"))
     losses = [
         take_step(worker, optimizer, INPUTS, TARGETS, micro_batch=4, grad_clip=1.0, scale=1.0).loss.item()
         for _ in range(80)
