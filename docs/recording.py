@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-WIDTH = 100
+WIDTH = 92
 ESCAPE = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])")
 
 
@@ -48,6 +48,8 @@ def screen(output: str) -> list[str]:
         else:
             lines[row] += output[position]
             position += 1
+    while lines and not lines[-1].strip():
+        lines.pop()
     return lines
 
 
@@ -67,9 +69,11 @@ def record(commands: list[str], home: str) -> str:
         console.print(Text.assemble(("$ ", "bold green"), (command, "bold")))
         for line in screen(done.stdout.decode().replace(home, "~/.cache/gptscratch")):
             console.print(Text.from_ansi(line), soft_wrap=True)
+        console.print()
     picture = console.export_svg(title="gptscratch")
-    # Rich refers to fonts in the network; viewers without them use the next monospace font anyway.
-    return re.sub(r"@font-face \{.*?\}\n", "", picture, flags=re.DOTALL)
+    # Rich refers to fonts on a server; the picture must not need the network.
+    picture = re.sub(r"@font-face \{.*?\}\n", "", picture, flags=re.DOTALL)
+    return picture.replace("Fira Code", "ui-monospace, Menlo, Consolas, DejaVu Sans Mono")
 
 
 def main() -> None:

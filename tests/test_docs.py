@@ -271,6 +271,22 @@ def test_outputs_of_a_page_are_rewritten_with_update(tmp_path: Path, monkeypatch
     assert page.read_text(encoding="utf-8").endswith("```text\n42\n```\n\nEnd.\n")
 
 
+def test_a_recorded_screen_shows_what_remains_after_progress_bars() -> None:
+    screen = _module(ROOT / "docs" / "recording.py").screen
+    assert screen("bar 1%\rbar 2%\r\x1b[2Kdone\r\nnext\n\n") == ["done", "next"]
+    assert screen("one\ntwo\n\x1b[1A\x1b[2Kthree") == ["one", "three"]
+
+
+def test_the_pictures_can_be_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    pictures = _module(ROOT / "docs" / "pictures.py")
+    monkeypatch.setattr(pictures, "FOLDER", tmp_path)
+    monkeypatch.setenv("GPTSCRATCH_HOME", "")  # restored afterwards
+    pictures.main()
+    made = {file.name for file in tmp_path.iterdir()}
+    assert made == {file.name for file in (ROOT / "docs" / "pictures").iterdir()}
+
+
 def test_the_generated_pages_match_the_code() -> None:
     generate = _module(ROOT / "docs" / "generate.py")
     for name, page in generate.PAGES.items():
