@@ -277,7 +277,7 @@ def test_a_recorded_screen_shows_what_remains_after_progress_bars() -> None:
     assert screen("one\ntwo\n\x1b[1A\x1b[2Kthree") == ["one", "three"]
 
 
-def test_the_pictures_can_be_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pictures_can_be_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "docs")
     pictures = _module(ROOT / "docs" / "pictures.py")
     monkeypatch.setattr(pictures, "FOLDER", tmp_path)
