@@ -12,7 +12,7 @@ from gptscratch import threads
 from gptscratch.cli import options as o
 from gptscratch.errors import ConfigError
 
-STARTED = time.perf_counter()  # the user's minutes begin to count when the program starts
+STARTED = time.perf_counter() - threads.age()  # the user's minutes begin to count when the program starts
 
 
 class TrainCommand(TyperCommand):

@@ -102,6 +102,15 @@ class Session:
             expected += guess
         self.state.closing_seconds = expected
 
+    def tokens_to_score(self) -> int | None:
+        """Of the validation split at the end, or so many that the time suffices for; None: all."""
+        along, final = self.config.eval_tokens, self.config.final_eval_tokens
+        if isinstance(self.horizon, TimeHorizon) and self.aside.get("evaluate"):
+            left = self.horizon.seconds - (time.perf_counter() - self.started)
+            fits = int(left / self.aside["evaluate"] * along)
+            return max(along, min(final or fits, fits))
+        return final or None
+
     def is_over(self) -> bool:
         """Of a run that is resumed, before any step."""
         return self.horizon.is_over(self.state) or self.out_of_patience()

@@ -15,7 +15,7 @@ from gptscratch import checkpoint, paths
 from gptscratch.config import RunConfig
 from gptscratch.data.prepare import Prepared
 from gptscratch.data.shards import token_counts
-from gptscratch.device import pick_device, pick_dtype, slow_dtype_warning
+from gptscratch.device import out_of_memory, pick_device, pick_dtype, slow_dtype_warning
 from gptscratch.errors import CheckpointError, ConfigError
 from gptscratch.metrics import rewind_metrics
 from gptscratch.model.gpt import GPT
@@ -225,7 +225,8 @@ def _score_best(session: Session, scorer: Scorer) -> Evaluated:
     state = session.state
     if state.best_step != state.step:
         checkpoint.load_parameters(session.model, paths.checkpoint_dir(session.run, state.best_step))
-    evaluation = scorer(session.config.final_eval_tokens or None)
+    with out_of_memory("while it evaluates"):
+        evaluation = scorer(session.tokens_to_score())
     record = evaluated(state.best_step, evaluation)
     if evaluation.tokens > session.config.eval_tokens:
         session.listen(record)  # on more than those along the way

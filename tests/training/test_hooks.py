@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -136,6 +137,16 @@ def test_at_most_so_many_steps_are_made_in_the_time(clock: Clock) -> None:
         progress.append(session.horizon.progress(session.state))
     assert session.state.step == 7
     assert progress == pytest.approx([n / 7 for n in range(1, 8)])
+
+
+def test_the_end_scores_as_many_tokens_as_there_is_time_for(clock: Clock) -> None:
+    session = session_of(clock, seconds=20)
+    session.config = dataclasses.replace(session.config, final_eval_tokens=50_000)
+    assert session.tokens_to_score() == 50_000  # nothing was measured
+    session.aside["evaluate"] = 1.0  # for 5,000 tokens
+    for now, tokens in ((5.0, 50_000), (16.0, 20_000), (19.9, 5_000), (30.0, 5_000)):
+        clock.now = now
+        assert session.tokens_to_score() == tokens
 
 
 def test_suspended_time_does_not_count(clock: Clock) -> None:
