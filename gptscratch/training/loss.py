@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -87,7 +88,11 @@ def linear_cross_entropy(
     Returns:
         A scalar in float32.
     """
-    rows = rows or max(_ROWS, slice_rows(len(weight), weight.dtype, weight.device))
+    if rows is None:
+        rows = max(_ROWS, slice_rows(len(weight), weight.dtype, weight.device))
+        if len(hidden) <= rows and hidden.device.type == "cpu":  # torch's own form needs no more memory
+            logits = linear(hidden, weight, bias).float()
+            return F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum") * factor
     loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, bias, factor, rows)  # type: ignore[no-untyped-call]
     return loss
 
@@ -111,17 +116,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, len(hidden), rows):
             h, t = hidden[start : start + rows], targets[start : start + rows]
             logits = linear(h, weight, bias)  # (rows, V)
-            likely = logits.softmax(-1, dtype=torch.float32)  # near 1, half precision would lose p - 1
+            log_p = logits.log_softmax(-1, dtype=torch.float32)  # near 1, half precision would lose p - 1
             counts = (t != IGNORE) * factor  # (rows,)
             column = t.clamp(min=0)[:, None]
-            # by the most likely token, whose probability never vanishes
-            behind = logits.amax(-1).float() - logits.gather(1, column).squeeze(1).float()  # (rows,)
-            loss += ((behind - likely.amax(-1).log()) * counts).sum()
+            loss -= (log_p.gather(1, column).squeeze(1) * counts).sum()
             if hidden_grad is None:
                 continue
             # d loss / d logits = softmax - one-hot, and 0 in the rows that do not count
-            slope = likely.scatter_add_(1, column, likely.new_full((1, 1), -1.0).expand_as(column))
-            slope = slope.mul_(counts[:, None])
+            slope = log_p.exp_()
+            slope.scatter_add_(1, column, slope.new_full((1, 1), -1.0).expand_as(column))
+            slope.mul_(counts[:, None])
             if bias_grad is not None:
                 bias_grad += slope.sum(0)
             slope = slope.to(weight.dtype)

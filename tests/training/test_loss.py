@@ -36,9 +36,10 @@ def test_value_and_gradients_equal_the_plain_form(slice_rows: int) -> None:
     torch.testing.assert_close(ours, theirs)
 
 
-def test_half_precision_stays_near_the_full_one() -> None:
+@pytest.mark.parametrize("rows", [None, 8])
+def test_half_precision_stays_near_the_full_one(rows: int | None) -> None:
     hidden, weight, targets = inputs(rows=500, dtype=torch.bfloat16)
-    found = linear_cross_entropy(hidden, weight, targets)
+    found = linear_cross_entropy(hidden, weight, targets, rows=rows)
     wanted = naive(hidden.float(), weight.float(), targets)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, wanted, rtol=2e-3, atol=0)
@@ -49,17 +50,18 @@ def test_half_precision_stays_near_the_full_one() -> None:
         assert (own.float() - their).norm() < 0.01 * their.float().norm()
 
 
-def test_a_token_that_is_nearly_certain_still_has_its_small_gradient() -> None:
+@pytest.mark.parametrize("rows", [None, 8])
+def test_a_token_that_is_nearly_certain_still_has_its_small_gradient(rows: int | None) -> None:
     hidden = torch.tensor([[1.0]], dtype=torch.bfloat16, requires_grad=True)
     weight = torch.tensor([[4.0], [-4.0]], dtype=torch.bfloat16)  # p = 1 / (1 + exp(-8)) = 0.99966
-    linear_cross_entropy(hidden, weight, torch.tensor([0])).backward()
+    linear_cross_entropy(hidden, weight, torch.tensor([0]), rows=rows).backward()
     assert hidden.grad is not None
     assert hidden.grad.item() == pytest.approx(-8 / (1 + math.exp(8)), rel=0.02)
 
 
 def test_rows_that_do_not_count_have_no_gradient() -> None:
     hidden, weight, targets = inputs()
-    linear_cross_entropy(hidden, weight, targets).backward()
+    linear_cross_entropy(hidden, weight, targets, rows=8).backward()
     assert hidden.grad is not None
     assert not hidden.grad[targets == IGNORE].any()
     assert hidden.grad[targets != IGNORE].any(dim=1).all()
@@ -76,13 +78,15 @@ def test_without_gradients_it_is_the_same_number() -> None:
 def test_large_logits_do_not_overflow() -> None:
     hidden, weight, targets = inputs()
     hidden, weight = 1e3 * hidden.detach(), 1e3 * weight.detach()
-    torch.testing.assert_close(linear_cross_entropy(hidden, weight, targets), naive(hidden, weight, targets))
+    for rows in (None, 8):
+        found = linear_cross_entropy(hidden, weight, targets, rows=rows)
+        torch.testing.assert_close(found, naive(hidden, weight, targets))
 
 
 def test_a_bias_is_part_of_the_logits_and_has_its_gradient() -> None:
     hidden, weight, targets = inputs()
     bias = torch.randn(29, requires_grad=True)
-    found = linear_cross_entropy(hidden, weight, targets, bias)
+    found = linear_cross_entropy(hidden, weight, targets, bias, rows=8)
     wanted = F.cross_entropy(F.linear(hidden, weight, bias), targets, ignore_index=IGNORE, reduction="sum")
     torch.testing.assert_close(found, wanted)
     ours = torch.autograd.grad(found, (hidden, weight, bias))
