@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gptscratch import threads
 from gptscratch.cli import loading
 from gptscratch.cli import options as o
 from gptscratch.config import SampleConfig
@@ -94,6 +95,7 @@ def sample(
     _refuse_contradictions(
         prompts=prompts, out=out, interactive=interactive, stdin="-" in (prompt, prompt_file)
     )
+    threads.sleep_while_waiting_on_busy_machines()
     given = prompt is not None or prompt_file is not None
     text = loading.read_prompt(prompt, prompt_file) if given or not (interactive or prompts) else ""
     from gptscratch.cli import chat, render_sample

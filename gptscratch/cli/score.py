@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from gptscratch import threads
 from gptscratch.cli import options as o
 from gptscratch.errors import ConfigError
 
@@ -24,6 +25,7 @@ def score(
     dtype: o.Dtype = None,
 ) -> None:
     """Score a text: bits per byte (comparable over models and tokenizers) and perplexity."""
+    threads.sleep_while_waiting_on_busy_machines()
     from gptscratch.cli import loading, render, render_sample
     from gptscratch.score import score as score_
     from gptscratch.score import surprises

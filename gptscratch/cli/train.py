@@ -143,7 +143,7 @@ def train(
             "the corpus": corpus, "--name": name, "--out": out, "--init-from": init_from,
             "--preset": preset, "--force": force, "--dry-run": dry_run,
         })  # fmt: skip
-    threads.wait_politely_in_company()
+    threads.sleep_while_waiting_on_busy_machines()
     from gptscratch.cli import render
     from gptscratch.cli.progress import TrainView
     from gptscratch.training import planning, trainer
