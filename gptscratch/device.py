@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import itertools
 import math
 import os
@@ -88,6 +89,13 @@ def slow_dtype_warning(dtype: torch.dtype, device: torch.device) -> str | None:
     if dtype != torch.bfloat16 or device.type != "cpu" or has_fast_bfloat16(device):
         return None
     return "This processor has no fast bfloat16 products: --dtype float32 is several times faster here."
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile has what it needs for this GPU: Triton, and Volta or newer."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (7, 0)
 
 
 def on_device(array: NDArray[np.int64], device: torch.device) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from gptscratch import device
 from gptscratch.config import TrainConfig
 from gptscratch.device import (
+    can_compile,
     fast_dtype,
     has_fast_bfloat16,
     on_device,
@@ -129,3 +131,16 @@ def test_on_a_cpu_a_tensor_shares_the_arrays_memory() -> None:
     tensor = on_device(array, CPU)
     array[1] = 7
     assert tensor.tolist() == [0, 7, 2]
+
+
+@pytest.mark.parametrize(("triton", "capability", "wanted"), [
+    (True, (7, 0), True), (True, (9, 0), True), (True, (6, 1), False), (False, (9, 0), False),
+])  # fmt: skip
+def test_compiling_takes_triton_and_a_gpu_that_it_knows(
+    monkeypatch: pytest.MonkeyPatch, triton: bool, capability: tuple[int, int], wanted: bool
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object() if triton else None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert can_compile(CUDA) is wanted
+    assert not can_compile(CPU)
+    assert not can_compile(MPS)

@@ -95,6 +95,8 @@ def make_plan(settings: Mapping[str, Any], data: DataConfig, facts: Facts) -> Pl
     if config.train.minutes:
         seconds = seconds if config.train.max_steps else 60 * config.train.minutes
         notices += late_start(config.train.minutes, facts)
+    compiles = rules.compiling_pays(facts, config.train.documents, seconds)
+    config = config.with_settings(_open(given, {"train.compile": compiles}))
     notices += expectation(facts) + held_back(config, facts)
     config = config.with_settings(_open(given, _rate_settings(config, steps, facts)))
     config = config.with_settings(_open(given, _interval_settings(config, steps, facts)))

@@ -16,6 +16,7 @@ from gptscratch.data.documents import require_documents
 from gptscratch.data.mixture import tokens_per_padded_row
 from gptscratch.data.prepare import Prepared, ineffective, prepare
 from gptscratch.device import (
+    can_compile,
     free_memory,
     is_out_of_memory,
     matmul_rate,
@@ -91,6 +92,7 @@ def _planned(
         peak_bytes=peak_memory() if device.type == "cpu" else 0,
         val_bytes=manifest.val.bytes,
         memory_bytes=free_memory(device),
+        can_compile=can_compile(device),
         tokens_per_row=tokens_per_row(prepared, config.train.documents),
     )
     data = replace(config.data, tokenizer=config.data.tokenizer or prepared.tokenizer.kind)

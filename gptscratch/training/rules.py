@@ -30,6 +30,7 @@ class Facts:
     memory_bytes: int = 0  # free on that device, before a model is made; 0: nobody knows
     start_up_seconds: float = 3.0  # of the user's time, until training begins
     tokens_per_row: Callable[[int], float] = float  # of a context's length; fewer where rows are padded
+    can_compile: bool = False  # whether torch.compile has what it needs on that device
     speed: float = 1.0  # of training, measured, as a multiple of what is expected from that
 
 
@@ -108,6 +109,14 @@ def heads(width: int) -> int:
         key=lambda n: (abs(math.log(width / n / wanted)), n),
         default=1,
     )
+
+
+def compiling_pays(facts: Facts, documents: str, seconds: float) -> bool:
+    """Whether torch.compile is chosen: it takes about a minute, and on a GPU joins the many small operations.
+
+    Not for padded documents, where nearly every micro-batch has another length.
+    """
+    return facts.can_compile and facts.device == "cuda" and documents != "padded" and seconds >= 180
 
 
 def rates(optimizer: str, width: int, steps: int) -> dict[str, float]:

@@ -289,3 +289,17 @@ def test_a_validation_text_of_three_tokens_does_not_decide_the_context() -> None
 def test_less_than_a_tenth_for_validation_is_told() -> None:
     large = dataclasses.replace(LAPTOP, train_bytes=10**9, val_bytes=20_000_000)
     assert any("20 MB of the 1,020 MB" in notice for notice in plan(large).notices)
+
+
+def test_a_gpu_compiles_from_a_few_minutes_on_and_a_cpu_only_when_asked() -> None:
+    gpu = dataclasses.replace(
+        LAPTOP, device="cuda", flops_per_second=3e13, train_tokens=10**9, train_bytes=10**9, can_compile=True
+    )
+    assert plan(gpu).config.train.compile is True
+    assert plan(gpu, minutes=2).config.train.compile is False
+    assert plan(gpu, minutes=10, compile=False).config.train.compile is False
+    assert plan(gpu, minutes=10, documents="padded").config.train.compile is False
+    assert plan(gpu, steps=20).config.train.compile is False
+    assert plan(dataclasses.replace(gpu, can_compile=False)).config.train.compile is False
+    assert plan(minutes=60).config.train.compile is False
+    assert plan(minutes=60, compile=True).config.train.compile is True
