@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gptscratch.device import pick_dtype
 from gptscratch.model.head import build_head
 from gptscratch.training.loss import head_cross_entropy
 
@@ -53,10 +54,11 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=38_700)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=4096, help="positions at once")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    given.dtype = str(pick_dtype(given.dtype, torch.device("cpu"))).removeprefix("torch.")
     if given.way:
         sizes = {"vocab": given.vocab, "width": given.width, "tokens": given.tokens}
         print(json.dumps(measure(given.way, dtype=getattr(torch, given.dtype), **sizes)))
@@ -64,7 +66,7 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(given.rounds):
         for way in WAYS:
-            call = [sys.executable, *sys.argv, "--way", way]
+            call = [sys.executable, *sys.argv, "--dtype", given.dtype, "--way", way]
             found[way].append(json.loads(subprocess.run(call, check=True, capture_output=True).stdout))
     first = statistics.median(r["microseconds"] for r in found[WAYS[0]])
     print(f"{given.vocab:,} entries, {given.width} wide, {given.tokens:,} tokens at once, {given.dtype}")

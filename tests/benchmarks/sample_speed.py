@@ -23,6 +23,7 @@ from torch import Tensor
 from gptscratch.config import ModelConfig
 from gptscratch.decode import decode
 from gptscratch.decoder import Decoder
+from gptscratch.device import has_fast_bfloat16
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
 from gptscratch.packing import PackedLinear, can_pack, join, pack
@@ -101,11 +102,15 @@ def bandwidth(threads: int) -> float:
 
 def contestants(config: ModelConfig, asked: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Run]]]:
     rows, threads = asked.rows, asked.threads
-    for kind in ("plain float32", "float32", "bfloat16", "float16", "int8", "int4"):
+    fast = has_fast_bfloat16(torch.device("cpu"))
+    if not fast:
+        print("This processor has no fast bfloat16 products: they are left out.", file=sys.stderr)
+    narrow = ("bfloat16",) if fast else ()
+    for kind in ("plain float32", "float32", *narrow, "float16", "int8", "int4"):
         yield f"gptscratch {kind}", partial(ours, config, kind, rows)
     if not is_here("transformers"):
         return
-    for kind in ("float32", "bfloat16"):
+    for kind in ("float32", *narrow):
         yield f"transformers {kind}", lambda kind=kind: peers.transformers(GPT(config), kind, PROMPT, rows)
     if asked.shape != "gpt2":
         return

@@ -27,7 +27,7 @@ import torch
 
 from gptscratch.config import ModelConfig
 from gptscratch.data.batches import windows
-from gptscratch.device import set_up
+from gptscratch.device import has_fast_bfloat16, set_up
 from gptscratch.model.gpt import GPT
 from gptscratch.training.optimizer import make_optimizer
 from gptscratch.training.step import Worker, take_step
@@ -130,15 +130,20 @@ def throughput(nanogpt: Path, rounds: int) -> None:
     gpt2 = ModelConfig(
         **SAME, position="learned", norm="layernorm", activation="gelu", qk_norm=False, tie_embeddings=True
     )
-    contestants = {
-        "nanoGPT, float32": peer_step(nanogpt, inputs, targets, torch.float32),
-        "gptscratch, float32": our_step(gpt2, "adamw", inputs, targets, torch.float32),
-        "nanoGPT, bfloat16 autocast": peer_step(nanogpt, inputs, targets, torch.bfloat16),
-        "gptscratch, bfloat16": our_step(gpt2, "adamw", inputs, targets, torch.bfloat16),
-        "gptscratch modern, Muon, bfloat16": our_step(
-            ModelConfig(**SAME), "muon", inputs, targets, torch.bfloat16
-        ),
-    }
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if not has_fast_bfloat16(torch.device("cpu")):
+        print("This processor has no fast bfloat16 products: they are left out.")
+        dtypes.pop("bfloat16")
+    contestants: dict[str, Callable[[], None]] = {}
+    for name, dtype in dtypes.items():
+        peers = name if dtype == torch.float32 else f"{name} autocast"
+        contestants |= {
+            f"nanoGPT, {peers}": peer_step(nanogpt, inputs, targets, dtype),
+            f"gptscratch, {name}": our_step(gpt2, "adamw", inputs, targets, dtype),
+            f"gptscratch's default family, Muon, {name}": our_step(
+                ModelConfig(**SAME), "muon", inputs, targets, dtype
+            ),
+        }
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for step in contestants.values():
         step()
