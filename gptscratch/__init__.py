@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from gptscratch.checkpoint import load as load
     from gptscratch.config import DataConfig as DataConfig
     from gptscratch.config import ModelConfig as ModelConfig
     from gptscratch.config import RunConfig as RunConfig
     from gptscratch.config import SampleConfig as SampleConfig
     from gptscratch.config import TrainConfig as TrainConfig
     from gptscratch.errors import UserError as UserError
-    from gptscratch.generation import generate as generate
+    from gptscratch.generation.generator import generate as generate
     from gptscratch.model.gpt import GPT as GPT
     from gptscratch.presets import PRESETS as PRESETS
+    from gptscratch.runs.checkpoint import load as load
     from gptscratch.tokenizer import Tokenizer as Tokenizer
     from gptscratch.training.trainer import train as train
 
@@ -44,9 +44,9 @@ _HOMES = {
     "PRESETS": "presets",
     "Tokenizer": "tokenizer",
     "UserError": "errors",
-    "load": "checkpoint",
+    "load": "runs.checkpoint",
     "train": "training.trainer",
-    "generate": "generation",
+    "generate": "generation.generator",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

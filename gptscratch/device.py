@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gptscratch.accelerate.linear import linear
 from gptscratch.errors import ConfigError, RunError
-from gptscratch.linear import linear
 
 _GROUP = ("max", "current", "stat")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gptscratch.config import ModelConfig
-from gptscratch.generation import TrainedGPT
+from gptscratch.generation.generator import TrainedGPT
 from gptscratch.model.gpt import GPT
 from gptscratch.tokenizer import Tokenizer, build_tokenizer
 from gptscratch.training.trainer import TrainResult, train

@@ -9,10 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gptscratch.config import ACTIVATIONS, NORMS, POSITIONS, ModelConfig
-from gptscratch.describe import architecture, describe_model
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
 from gptscratch.presets import PRESETS
+from gptscratch.runs.summary import architecture, describe_model
 from gptscratch.sizing import (
     count_parameters,
     forward_flops_per_token,

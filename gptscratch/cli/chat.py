@@ -12,9 +12,9 @@ from typing import Any, get_type_hints
 from gptscratch import paths
 from gptscratch.cli import loading, render, render_sample
 from gptscratch.config import SampleConfig
-from gptscratch.copying import copied
 from gptscratch.errors import ConfigError, UserError, did_you_mean
-from gptscratch.generation import TrainedGPT
+from gptscratch.generation.copying import copied
+from gptscratch.generation.generator import TrainedGPT
 
 QUOTES = '"""'
 HELP = """\

@@ -25,7 +25,7 @@ def info(
 
     Presets: nano, tiny, mini, small, medium, large, gpt2, gpt2-medium, gpt2-large, gpt2-xl.
     """
-    from gptscratch import describe
+    from gptscratch.runs import summary as describe
 
     if preset is not None:
         if what is not None:

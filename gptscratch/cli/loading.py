@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from gptscratch.config import ModelConfig
-    from gptscratch.generation import TrainedGPT
+    from gptscratch.generation.generator import TrainedGPT
 
 _SMALL = 4_000_000  # parameters in blocks
 
@@ -33,11 +33,11 @@ def load(
     """
     import torch
 
-    from gptscratch import checkpoint as checkpoints
     from gptscratch import paths
+    from gptscratch.accelerate.quantization import slower_notice
     from gptscratch.cli import render
     from gptscratch.device import pick_device, slow_dtype_warning
-    from gptscratch.quantize import slower_notice
+    from gptscratch.runs import checkpoint as checkpoints
 
     if quantize and device is None:
         device = "cpu"  # the only one that has such kernels
@@ -75,8 +75,8 @@ def sampling_dtype(device: torch.device) -> str:
 
 def with_copies(gpt: TrainedGPT) -> TrainedGPT:
     """With the index of its training tokens, which is made at the first time."""
-    from gptscratch import copying
     from gptscratch.cli import render
+    from gptscratch.generation import copying
 
     with render.err.status("looking at the training tokens ..."):
         return copying.with_copies(gpt)

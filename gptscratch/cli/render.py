@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gptscratch.config import TrainConfig
     from gptscratch.data.shards import Manifest
     from gptscratch.tokenizer import Tokenizer
-    from gptscratch.training.planner import Plan
+    from gptscratch.training.planning.planner import Plan
     from gptscratch.training.trainer import TrainResult
 
 

@@ -17,7 +17,7 @@ from gptscratch.cli.units import count, duration, size, some, when
 if TYPE_CHECKING:
     from gptscratch.data.prepare import Prepared
     from gptscratch.data.shards import Manifest
-    from gptscratch.describe import ModelDescription, Part, RunDescription, RunSummary
+    from gptscratch.runs.summary import ModelDescription, Part, RunDescription, RunSummary
 
 
 def prepared(prepared: Prepared, *, json: bool) -> None:

@@ -19,13 +19,13 @@ from rich.text import Text
 from gptscratch.cli import render
 from gptscratch.cli.units import some
 from gptscratch.errors import RunError
-from gptscratch.trace import merged
+from gptscratch.generation.logprobs import merged
 
 if TYPE_CHECKING:
     from gptscratch.config import SampleConfig
-    from gptscratch.copying import CopiedText
-    from gptscratch.generation import TrainedGPT
-    from gptscratch.trace import TracedToken
+    from gptscratch.generation.copying import CopiedText
+    from gptscratch.generation.generator import TrainedGPT
+    from gptscratch.generation.logprobs import TracedToken
 
 _AROUND = 40  # characters shown on each side of a copied span
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gptscratch import threads
+from gptscratch.accelerate import process as threads
 from gptscratch.cli import loading
 from gptscratch.cli import options as o
 from gptscratch.config import SampleConfig
 from gptscratch.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gptscratch.generation import TrainedGPT
+    from gptscratch.generation.generator import TrainedGPT
 
 
 def sample(
@@ -134,7 +134,7 @@ def _continue_each(
     gpt: TrainedGPT, file: str, knobs: SampleConfig, out: Path, *, n_best: int | None, novelty: bool
 ) -> None:
     from gptscratch.cli import render_sample
-    from gptscratch.prompts import complete_file
+    from gptscratch.generation.batch_file import complete_file
 
     prompts = loading.read_lines(file)
     render_sample.progress(
@@ -144,7 +144,7 @@ def _continue_each(
 
 def _as_json(gpt: TrainedGPT, prompt: str, knobs: SampleConfig, *, n_best: int | None, novelty: bool) -> None:
     from gptscratch.cli import render_sample
-    from gptscratch.copying import copied
+    from gptscratch.generation.copying import copied
 
     render_sample.warn_of_unknown(gpt, prompt)
     tokens = None
@@ -165,7 +165,7 @@ def _as_text(
     gpt: TrainedGPT, prompt: str, knobs: SampleConfig, *, at_once: bool, color: bool, novelty: bool
 ) -> None:
     from gptscratch.cli import render_sample
-    from gptscratch.copying import copied
+    from gptscratch.generation.copying import copied
 
     render_sample.warn_of_unknown(gpt, prompt)
     colors = render_sample.colors() if color else None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gptscratch import threads
+from gptscratch.accelerate import process as threads
 from gptscratch.cli import options as o
 from gptscratch.errors import ConfigError
 
@@ -27,8 +27,8 @@ def score(
     """Score a text: bits per byte (comparable over models and tokenizers) and perplexity."""
     threads.sleep_while_waiting_on_busy_machines()
     from gptscratch.cli import loading, render, render_sample
-    from gptscratch.score import score as score_
-    from gptscratch.score import surprises
+    from gptscratch.generation.scoring import score as score_
+    from gptscratch.generation.scoring import surprises
 
     with render_sample.whoever_reads():
         text = loading.read_prompt(None, file)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from gptscratch import threads
+from gptscratch.accelerate import process as threads
 from gptscratch.cli import options as o
 from gptscratch.errors import ConfigError
 
@@ -146,7 +146,8 @@ def train(
     threads.sleep_while_waiting_on_busy_machines()
     from gptscratch.cli import render
     from gptscratch.cli.progress import TrainView
-    from gptscratch.training import planning, trainer
+    from gptscratch.training import trainer
+    from gptscratch.training.planning import plan_run as planning
 
     view = TrainView(quiet=quiet or json or dry_run)
     if dry_run:

@@ -24,7 +24,7 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from gptscratch import threads
+from gptscratch.accelerate import process as threads
 from gptscratch.data.shards import TokenArray
 from gptscratch.data.split import Side
 from gptscratch.errors import RunError

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gptscratch.accelerate import attention as kernels
+from gptscratch.accelerate.linear import Linear
 from gptscratch.device import has_fast_bfloat16
-from gptscratch.linear import Linear
-from gptscratch.model import kernels
 from gptscratch.model.documents import same_document
 from gptscratch.model.dropout import Dropout
 

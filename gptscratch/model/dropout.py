@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from gptscratch.model import kernels
+from gptscratch.accelerate import attention as kernels
 
 
 class Dropout(nn.Dropout):

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from gptscratch.accelerate.linear import Linear
 from gptscratch.config import NARROWING
-from gptscratch.linear import Linear
 
 
 class AdaptiveHead(nn.AdaptiveLogSoftmaxWithLoss):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptscratch.linear import Linear
+from gptscratch.accelerate.linear import Linear
 from gptscratch.model.dropout import Dropout
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptscratch.model import kernels
+from gptscratch.accelerate import attention as kernels
 
 
 class RMSNorm(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 
 from gptscratch.config import RunConfig, TrainConfig, qualified
 from gptscratch.errors import ConfigError
-from gptscratch.training.horizon import TimeHorizon, horizon_steps, make_horizon
+from gptscratch.training.budget import TimeHorizon, horizon_steps, make_horizon
 from gptscratch.training.schedule import schedule_of
 from gptscratch.training.state import TrainState
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gptscratch.config import RunConfig
 from gptscratch.data.shards import Manifest
-from gptscratch.training.planner import Plan
+from gptscratch.training.planning.planner import Plan
 
 
 @dataclass(frozen=True)

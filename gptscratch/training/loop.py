@@ -14,8 +14,8 @@ import numpy as np
 from gptscratch.data.batches import Batches
 from gptscratch.data.mixture import MixedBatches
 from gptscratch.device import is_out_of_memory, out_of_memory, seed_step
+from gptscratch.training.callbacks import HOOKS, Session
 from gptscratch.training.events import Notice
-from gptscratch.training.hooks import HOOKS, Session
 from gptscratch.training.schedule import Schedule
 from gptscratch.training.step import StepResult, Worker, apply_gradients, make_gradients
 

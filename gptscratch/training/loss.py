@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from gptscratch.linear import linear
+from gptscratch.accelerate.linear import linear
 
 IGNORE = -100  # a target that counts for nothing: padding
 

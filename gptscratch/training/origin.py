@@ -9,15 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gptscratch import checkpoint, paths
+from gptscratch import paths
 from gptscratch.config import RunConfig, flattened, qualified
 from gptscratch.data.prepare import Prepared, prepare
 from gptscratch.data.shards import Manifest, open_tokens
 from gptscratch.data.sources import split_weights
 from gptscratch.errors import CheckpointError, ConfigError
-from gptscratch.run_folder import RunBusyError, held, is_unused
+from gptscratch.runs import checkpoint
+from gptscratch.runs.run_folder import RunBusyError, held, is_unused
 from gptscratch.tokenizer import Tokenizer
-from gptscratch.training.horizon import UNITS, require_length
+from gptscratch.training.budget import UNITS, require_length
 
 
 @contextlib.contextmanager

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import torch
 
-from gptscratch.checkpoint import RunRecord
 from gptscratch.config import RunConfig, TrainConfig
 from gptscratch.data.batches import Batches
 from gptscratch.data.mixture import MixedBatches, make_batches
 from gptscratch.data.prepare import Prepared
 from gptscratch.device import pick_device, pick_dtype, set_up
-from gptscratch.generation import TrainedGPT
-from gptscratch.metrics import MetricsFile
+from gptscratch.generation.generator import TrainedGPT
 from gptscratch.model.gpt import GPT
+from gptscratch.runs.checkpoint import RunRecord
+from gptscratch.runs.metrics import MetricsFile
+from gptscratch.training.budget import make_horizon
+from gptscratch.training.callbacks import Session
 from gptscratch.training.evaluate import Scorer
 from gptscratch.training.events import Event, Listener, Notice
-from gptscratch.training.hooks import Session
-from gptscratch.training.horizon import make_horizon
 from gptscratch.training.optimizer import Optimizer, Together, make_optimizer
 from gptscratch.training.state import TrainState
 from gptscratch.training.step import Worker

@@ -11,25 +11,26 @@ from typing import Any
 
 import torch
 
-from gptscratch import checkpoint, paths
+from gptscratch import paths
 from gptscratch.config import RunConfig
 from gptscratch.data.prepare import Prepared
 from gptscratch.data.shards import token_counts
 from gptscratch.device import out_of_memory, pick_device, pick_dtype, slow_dtype_warning
 from gptscratch.errors import CheckpointError, ConfigError
-from gptscratch.metrics import rewind_metrics
 from gptscratch.model.gpt import GPT
 from gptscratch.model.head import start_from_frequencies
-from gptscratch.run_folder import disk_errors_in, held
-from gptscratch.storage import load_tensors, write_json
+from gptscratch.runs import checkpoint
+from gptscratch.runs.files import load_tensors, write_json
+from gptscratch.runs.metrics import rewind_metrics
+from gptscratch.runs.run_folder import disk_errors_in, held
 from gptscratch.training.anneal import annealed
+from gptscratch.training.budget import make_horizon
+from gptscratch.training.callbacks import BEST_FACTS, Session, best_facts, evaluated, score
 from gptscratch.training.evaluate import Scorer
 from gptscratch.training.events import Evaluated, Listener, Notice, Started, ignore
-from gptscratch.training.hooks import BEST_FACTS, Session, best_facts, evaluated, score
-from gptscratch.training.horizon import make_horizon
 from gptscratch.training.loop import run_loop
 from gptscratch.training.origin import extended, new_run, same_tokens, split_of
-from gptscratch.training.planning import plan_run, tokens_per_row
+from gptscratch.training.planning.plan_run import plan_run, tokens_per_row
 from gptscratch.training.schedule import schedule_of
 from gptscratch.training.setup import Setup, make_setup, new_model
 from gptscratch.training.state import TrainState

@@ -26,15 +26,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptscratch import linear as linear_module
+from gptscratch.accelerate import attention as kernels
+from gptscratch.accelerate import linear as linear_module
+from gptscratch.accelerate.decode_step import Decoder
+from gptscratch.accelerate.quantization import QUANTIZERS, quantize
+from gptscratch.accelerate.weight_packing import PackedLinear, can_pack, join
 from gptscratch.config import ModelConfig
-from gptscratch.decoder import Decoder
 from gptscratch.device import has_fast_bfloat16, set_up
-from gptscratch.model import attention, kernels
+from gptscratch.model import attention
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
-from gptscratch.packing import PackedLinear, can_pack, join
-from gptscratch.quantize import QUANTIZERS, quantize
 from gptscratch.training.loss import head_cross_entropy
 from gptscratch.training.optimizer import make_optimizer
 from gptscratch.training.step import Worker, take_step

@@ -62,8 +62,9 @@ def run_point(corpus: Path, minutes: float, settings: dict[str, Any], score_toke
     """Train once in this process, by the processor's clock, and score the best checkpoint."""
     time.perf_counter = time.process_time  # before anything asks for it
     from gptscratch import load
-    from gptscratch.training import planning, trainer
+    from gptscratch.training import trainer
     from gptscratch.training.evaluate import Scorer
+    from gptscratch.training.planning import plan_run as planning
 
     plan, prepared = planning.plan_run({**settings, "corpus": str(corpus), "minutes": minutes})
     folder = Path(tempfile.mkdtemp())

@@ -20,16 +20,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gptscratch.accelerate.decode_step import Decoder
+from gptscratch.accelerate.quantization import quantize
+from gptscratch.accelerate.weight_packing import PackedLinear, can_pack, join, pack
 from gptscratch.config import ModelConfig
-from gptscratch.decode import decode
-from gptscratch.decoder import Decoder
 from gptscratch.device import has_fast_bfloat16
+from gptscratch.generation.generate import decode
+from gptscratch.generation.sampling import make_sampler
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
-from gptscratch.packing import PackedLinear, can_pack, join, pack
 from gptscratch.presets import PRESETS
-from gptscratch.quantize import quantize
-from gptscratch.sampling import make_sampler
 
 sys.path.insert(0, str(Path(__file__).parent))
 import sampling_peers as peers

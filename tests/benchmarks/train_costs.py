@@ -34,10 +34,11 @@ import numpy as np
 
 from gptscratch.data.shards import Manifest, SplitCounts
 from gptscratch.data.writer import ShardWriter
-from gptscratch.metrics import read_metrics
+from gptscratch.runs.metrics import read_metrics
 from gptscratch.tokenizer import Tokenizer, build_tokenizer
-from gptscratch.training import loop, planning, trainer
-from gptscratch.training.hooks import HOOKS, Hook, Session
+from gptscratch.training import loop, trainer
+from gptscratch.training.callbacks import HOOKS, Hook, Session
+from gptscratch.training.planning import plan_run as planning
 
 STEPS = 8  # of the plan, in ``share``
 SMALL = {"n_layer": 4, "d_model": 128, "context_length": 128, "batch_size": 16}

@@ -1,4 +1,4 @@
-"""Where a training step's time goes: torch's own kernels before, ours (gptscratch/model/kernels.py) after.
+"""Where a training step spends its time: with the kernels of PyTorch, then with those of accelerate/.
 
     python tests/benchmarks/train_profile.py --layers 6 --d-model 384 --context-length 256 --rows 16
 
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from gptscratch.accelerate import attention as kernels
 from gptscratch.config import ModelConfig
 from gptscratch.device import pick_dtype, set_up
-from gptscratch.model import kernels
 from gptscratch.model.gpt import GPT
 from gptscratch.training.optimizer import make_optimizer
 from gptscratch.training.step import Worker, take_step

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from gptscratch.checkpoint import load
 from gptscratch.cli import chat, render_sample
 from gptscratch.cli.chat import Chat, changed
 from gptscratch.config import SampleConfig
-from gptscratch.copying import with_copies
 from gptscratch.errors import ConfigError
-from gptscratch.generation import TrainedGPT
+from gptscratch.generation.copying import with_copies
+from gptscratch.generation.generator import TrainedGPT
+from gptscratch.runs.checkpoint import load
 
 Reciter = Callable[..., TrainedGPT]
 KNOBS = SampleConfig(temperature=0, max_tokens=3)

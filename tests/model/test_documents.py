@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gptscratch.accelerate import attention as kernels
 from gptscratch.config import POSITIONS, ModelConfig
-from gptscratch.model import kernels
 from gptscratch.model.attention import Attention, attention
 from gptscratch.model.documents import document_numbers, document_positions, same_document
 from gptscratch.model.gpt import GPT

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from gptscratch.accelerate.quantization import quantize
 from gptscratch.config import ModelConfig
 from gptscratch.errors import ConfigError
 from gptscratch.interop.hf_config import config_to_hf
 from gptscratch.model.gpt import GPT
 from gptscratch.model.head import AdaptiveHead, build_head, start_from_frequencies
-from gptscratch.quantize import quantize
 
 
 def adaptive(**changes: object) -> GPT:

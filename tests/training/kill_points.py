@@ -25,10 +25,11 @@ from typing import Any
 
 import torch
 
-from gptscratch import paths, storage
+from gptscratch import paths
 from gptscratch.errors import CheckpointError
-from gptscratch.metrics import read_metrics
-from gptscratch.storage import load_tensors
+from gptscratch.runs import files as storage
+from gptscratch.runs.files import load_tensors
+from gptscratch.runs.metrics import read_metrics
 from gptscratch.training.trainer import resume, train
 
 SETTINGS: dict[str, Any] = {

@@ -11,11 +11,12 @@ import pytest
 
 from gptscratch.config import RunConfig, TrainConfig
 from gptscratch.errors import ConfigError
-from gptscratch.metrics import read_metrics
-from gptscratch.training import hooks, loop
+from gptscratch.runs.metrics import read_metrics
+from gptscratch.training import callbacks as hooks
+from gptscratch.training import loop
 from gptscratch.training.anneal import annealed
-from gptscratch.training.hooks import Session
-from gptscratch.training.horizon import make_horizon
+from gptscratch.training.budget import make_horizon
+from gptscratch.training.callbacks import Session
 from gptscratch.training.schedule import schedule_of
 from gptscratch.training.state import TrainState
 from gptscratch.training.trainer import TrainResult, resume

@@ -20,12 +20,13 @@ from gptscratch.config import ModelConfig
 from gptscratch.data.batches import Batch, Batches, windows
 from gptscratch.data.documents import DocumentRows, padded_windows
 from gptscratch.errors import ConfigError
-from gptscratch.metrics import read_metrics
 from gptscratch.model.gpt import GPT
-from gptscratch.storage import load_tensors
-from gptscratch.training import hooks, loop
+from gptscratch.runs.files import load_tensors
+from gptscratch.runs.metrics import read_metrics
+from gptscratch.training import callbacks as hooks
+from gptscratch.training import loop
+from gptscratch.training.callbacks import Session
 from gptscratch.training.evaluate import evaluate
-from gptscratch.training.hooks import Session
 from gptscratch.training.step import Worker, take_step
 from gptscratch.training.trainer import TrainResult, plan_run, resume, train
 

@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptscratch import checkpoint, paths
+from gptscratch import paths
 from gptscratch.config import ModelConfig, TrainConfig
 from gptscratch.errors import CheckpointError, RunError
 from gptscratch.model.gpt import GPT
-from gptscratch.storage import load_tensors
-from gptscratch.training import hooks, loop
+from gptscratch.runs import checkpoint
+from gptscratch.runs.files import load_tensors
+from gptscratch.training import callbacks as hooks
+from gptscratch.training import loop
 from gptscratch.training.events import Event, Logged, Notice, Started
 from gptscratch.training.optimizer import Muon
 from gptscratch.training.setup import clock_start, compiled_shapes

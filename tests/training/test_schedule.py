@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gptscratch.config import SCHEDULES, TrainConfig
-from gptscratch.training.horizon import StepHorizon, TimeHorizon, make_horizon
+from gptscratch.training.budget import StepHorizon, TimeHorizon, make_horizon
 from gptscratch.training.schedule import CURVES, Schedule, make_schedule
 from gptscratch.training.state import TrainState
 

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from gptscratch import paths, storage
-from gptscratch.checkpoint import load
+from gptscratch import paths
 from gptscratch.errors import CheckpointError, ConfigError, RunError, UserError
-from gptscratch.metrics import read_metrics
-from gptscratch.storage import load_tensors
+from gptscratch.runs import files as storage
+from gptscratch.runs.checkpoint import load
+from gptscratch.runs.files import load_tensors
+from gptscratch.runs.metrics import read_metrics
 from gptscratch.training.events import (
     Evaluated,
     Event,

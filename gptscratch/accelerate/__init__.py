@@ -1,0 +1,1 @@
+"""Faster kernels and weight layouts, applied to a finished model from outside."""

@@ -1,0 +1,168 @@
+"""Smaller weights for a finished model: each linear layer is replaced from outside, in place.
+
+Only what is read for every token shrinks; embeddings, norms and the arithmetic between stay as they are.
+docs/decisions/decoding-kernels.md has the kernels that were tried.
+
+Shapes: B rows, N outputs, K inputs, G groups of a row.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gptscratch.accelerate.weight_packing import join, replace
+from gptscratch.errors import ConfigError
+
+_GROUP = 32  # weights that share a scale and an offset in int4
+_TILE = 16  # int4 packs this many outputs together
+_FEW = 2_000_000  # weights of linear layers: so many stay in a processor's cache, where reading them is cheap
+
+
+def quantize(model: nn.Module, how: str) -> None:
+    """Replace the linear layers of a model on a CPU; ``how`` is a name in ``QUANTIZERS``.
+
+    Raises:
+        ConfigError: the name is unknown, the model is elsewhere, or this torch has no such kernel.
+    """
+    if how not in QUANTIZERS:
+        raise ConfigError(f"quantize is {how!r}: it must be one of {', '.join(QUANTIZERS)}.")
+    if any(parameter.device.type != "cpu" for parameter in model.parameters()):
+        raise ConfigError("Quantized weights are for a CPU.", "Choose the device cpu, or do not quantize.")
+    join(model)
+    for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
+        # The last matrix turns small errors into other tokens: never below eight bits.
+        make = QUANTIZERS["int8" if how == "int4" and name.startswith("lm_head") else how]
+        replace(model, name, make(layer))
+
+
+def slower_notice(model: nn.Module, how: str, *, reads_text: bool) -> str | None:
+    """What to tell somebody whose model, not yet quantized, is faster without.
+
+    ``reads_text``: many tokens at once, as for a score; else one after the other.
+    """
+    if reads_text:
+        return f"{how} weights make scoring slower, not faster." if how == "int4" else None
+    weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
+    return f"{how} weights make a model this small slower, not faster." if weights < _FEW else None
+
+
+class Float16Linear(nn.Module):
+    """Weights of 16 bits, products and sums of 32 (fbgemm)."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        bias = None if linear.bias is None else linear.bias.detach().float()
+        self.packed = torch.ops.quantized.linear_prepack_fp16(linear.weight.detach().float(), bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.quantized.linear_dynamic_fp16(x.float(), self.packed)
+        return y.to(x.dtype)
+
+
+class WeightFloat16Linear(nn.Module):
+    """Weights of 16 bits, products too: less than half as fast, and of every torch."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(linear.weight.detach().half(), requires_grad=False)
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.numel() > 8 * x.size(-1):  # float16 products of matrices are slow, those of a row are not
+            return F.linear(x, self.weight.to(x.dtype), self.bias)
+        y = F.linear(x.half(), self.weight).to(x.dtype)
+        return y if self.bias is None else y + self.bias
+
+
+class Int8Linear(nn.Module):
+    """int8 weights with a scale per output; inputs are rounded to 8 bits as they come (fbgemm, qnnpack)."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight, scales = linear.weight.detach().float(), _row_scales(linear)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch means to drop this: see _int8
+            zeros = torch.zeros(len(scales), dtype=torch.long)
+            whole = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
+        bias = None if linear.bias is None else linear.bias.detach().float()
+        self.packed = torch.ops.quantized.linear_prepack(whole, bias)
+        # Without VNNI the sums of two products are of 16 bits: 8 by 8 bits would saturate them.
+        self.narrow = not torch.cpu._is_vnni_supported()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.quantized.linear_dynamic(x.float(), self.packed, self.narrow)
+        return y.to(x.dtype)
+
+
+class WeightInt8Linear(nn.Module):
+    """int8 weights with a scale per output and products in bfloat16: half as fast, and of every torch."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        scales = _row_scales(linear)  # (N,)
+        self.whole = (linear.weight.detach().float() / scales[:, None]).round().to(torch.int8)
+        self.scales = scales.bfloat16()
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.size(-1)).bfloat16()  # (B, K)
+        y = torch._weight_int8pack_mm(rows, self.whole, self.scales).to(x.dtype).view(*x.shape[:-1], -1)
+        return y if self.bias is None else y + self.bias
+
+
+class Int4Linear(nn.Module):
+    """int4 weights, a bfloat16 scale and offset for each 32 of them; products in bfloat16."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach().float()
+        self.n_out = weight.size(0)
+        groups = F.pad(weight, (0, 0, 0, -self.n_out % _TILE)).view(
+            -1, weight.size(1) // _GROUP, _GROUP
+        )  # (N, G, 32)
+        low, high = groups.amin(-1), groups.amax(-1)  # (N, G)
+        scale = ((high - low) / 15).clamp(min=1e-8).bfloat16().float()
+        middle = (low + 8 * scale).bfloat16().float()  # the kernel reads (q - 8) scale + middle
+        whole = ((groups - middle[..., None]) / scale[..., None]).round().add(8).clamp(0, 15)
+        self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(whole.flatten(1).int(), 1)
+        self.scales = torch.stack((scale.T, middle.T), dim=-1).bfloat16().contiguous()  # (G, N, 2)
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.size(-1)).bfloat16().contiguous()  # (B, K)
+        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.packed, _GROUP, self.scales)
+        y = y[:, : self.n_out].to(x.dtype).view(*x.shape[:-1], self.n_out)
+        return y if self.bias is None else y + self.bias
+
+
+def _float16(linear: nn.Linear) -> nn.Module:
+    try:
+        return Float16Linear(linear)
+    except (AttributeError, RuntimeError):
+        return WeightFloat16Linear(linear)
+
+
+def _int8(linear: nn.Linear) -> nn.Module:
+    try:
+        return Int8Linear(linear)
+    except (AttributeError, RuntimeError):  # a torch without quantized tensors, or without their kernels
+        return WeightInt8Linear(linear)
+
+
+def _int4(linear: nn.Linear) -> nn.Module:
+    return Int4Linear(linear) if linear.in_features % _GROUP == 0 else _int8(linear)
+
+
+def _row_scales(linear: nn.Linear) -> Tensor:
+    return linear.weight.detach().float().abs().amax(1).clamp(min=1e-8) / 127  # (N,)
+
+
+QUANTIZERS: Mapping[str, Callable[[nn.Linear], nn.Module]] = MappingProxyType(
+    {"float16": _float16, "int8": _int8, "int4": _int4}
+)

@@ -1,0 +1,123 @@
+"""A finished model made faster on a CPU, from outside: fewer products, and weights laid out for them.
+
+Queries, keys and values become one product, gate and up another; large matrices are laid out in the blocks
+that oneDNN reads. The numbers stay the model's own, up to rounding. Such a model is not trained any more.
+
+Shapes: ... any leading dimensions, N outputs, K inputs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gptscratch.accelerate.linear import Linear
+from gptscratch.model.attention import Attention
+from gptscratch.model.gpt import GPT
+from gptscratch.model.mlp import GatedMLP
+
+LARGE = 1 << 18  # numbers in a matrix, from which on oneDNN's setting up (10 us) is worth it
+_ROWS = 32  # what the layout is chosen for: it served a single row best as well
+
+
+def packed(model: GPT) -> GPT:
+    """A twin that shares what needs no other layout; the model itself, if it was packed before."""
+    if any(isinstance(part, JoinedAttention) for part in model.modules()):
+        return model
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, shared)
+    join(twin)
+    pack(twin)
+    return twin
+
+
+@torch.no_grad()
+def join(model: nn.Module) -> None:
+    """In place: one product for each set of plain linear layers that read the same input."""
+    for parent in list(model.modules()):
+        for name, part in list(parent.named_children()):
+            if type(part) is Attention and _are_plain(part.q, part.k, part.v):
+                replace(parent, name, JoinedAttention(part))
+            elif type(part) is GatedMLP and _are_plain(part.gate, part.up):
+                replace(parent, name, JoinedGatedMLP(part))
+
+
+def pack(model: nn.Module) -> None:
+    """In place: the large linear layers laid out for oneDNN, where it can take their type."""
+    for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
+        if layer.weight.numel() >= LARGE and can_pack(layer.weight.dtype):
+            replace(model, name, PackedLinear(layer))
+
+
+def replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of another, in the mode (training or evaluation) of the one it replaces.
+
+    A new module is always in training mode: without this, dropout would be active in a model that samples.
+    """
+    parent, _, own = name.rpartition(".")
+    setattr(model.get_submodule(parent), own, module.train(model.get_submodule(name).training))
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    if dtype == torch.bfloat16:
+        return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32 and torch._C._has_mkldnn
+
+
+class PackedLinear(nn.Module):
+    """The same weights in oneDNN's blocks: a row times a matrix reads them twice as fast."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _ROWS)
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        return y
+
+
+class JoinedAttention(Attention):
+    """Attention whose queries, keys and values are one product."""
+
+    def __init__(self, parts: Attention) -> None:
+        nn.Module.__init__(self)
+        self.head_dim = parts.head_dim
+        self.qkv = _joined((parts.q, parts.k, parts.v))
+        self.widths = [parts.q.out_features, parts.k.out_features, parts.v.out_features]
+        self.norm_q, self.norm_k, self.out = parts.norm_q, parts.norm_k, parts.out
+        self.dropout, self.attend = parts.dropout, parts.attend
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = self.qkv(x).split(self.widths, dim=-1)
+        return q, k, v
+
+
+class JoinedGatedMLP(GatedMLP):
+    """A gated MLP whose gate and up are one product."""
+
+    def __init__(self, parts: GatedMLP) -> None:
+        nn.Module.__init__(self)
+        self.gate_up = _joined((parts.gate, parts.up))
+        self.down, self.dropout = parts.down, parts.dropout
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return gate, up
+
+
+def _are_plain(*layers: nn.Module) -> bool:
+    return all(isinstance(layer, nn.Linear) for layer in layers)
+
+
+def _joined(layers: Sequence[nn.Linear]) -> nn.Linear:
+    """(N1 + N2 + ..., K): the outputs of all, one behind the other."""
+    outputs, has_bias = sum(layer.out_features for layer in layers), layers[0].bias is not None
+    whole = Linear(layers[0].in_features, outputs, bias=has_bias, device="meta")
+    whole.weight = nn.Parameter(torch.cat([layer.weight for layer in layers]))
+    if has_bias:
+        whole.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]))
+    return whole

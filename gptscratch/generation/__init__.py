@@ -1,0 +1,1 @@
+"""From a prompt to text: the decoding loop, sampling, scoring and memorization."""

@@ -1,0 +1,121 @@
+"""How well a model predicts a text: the job behind ``gptscratch score``.
+
+Windows overlap, so that every token but the first few has at least half a context before it. They are those
+of EleutherAI's evaluation harness (``rolling loglikelihood``), with a stride between them.
+
+Shapes: B windows, T tokens of a window, V vocab.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gptscratch.errors import ConfigError, RunError
+from gptscratch.generation.generator import TrainedGPT
+from gptscratch.generation.logprobs import merged
+
+_LOGITS = 1 << 25  # numbers at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Of one text under one model."""
+
+    tokens: int  # scored: those that the model knows
+    bytes: int  # of their text in UTF-8
+    unknown: int  # tokens that the model never saw: left out
+    nats_per_token: float
+    perplexity: float  # e to the power of it
+    bits_per_byte: float  # comparable over tokenizers, where each of them is lossless
+    lossless: bool  # whether the tokenizer keeps the whole text, its case and its spaces too
+    bits: tuple[float, ...]  # the surprise at each token
+    token_ids: tuple[int, ...]
+
+
+def score(gpt: TrainedGPT, text: str, *, stride: int = 0) -> Score:
+    """Score a text. ``stride``: tokens between windows, up to the context; 0: half a context.
+
+    Raises:
+        ConfigError: the text is empty or nothing of it is known, or the stride is out of range.
+        RunError: the model's logits are not numbers.
+    """
+    context = gpt.model.config.context_length
+    stride = stride or max(1, context // 2)
+    if not 1 <= stride <= context:
+        raise ConfigError(f"stride is {stride}: it must be from 1 to the context's {context}.")
+    if not text:
+        raise ConfigError("The text is empty: there is nothing to score.")
+    every = gpt.tokenizer.encode(text)
+    known = gpt.known(every)
+    if not known:
+        raise ConfigError("There is nothing to score: the model knows no token of this text.")
+    size = len(text.encode()) - (gpt.tokenizer.unknown_bytes(text) if len(known) < len(every) else 0)
+    nats = token_nats(gpt, [*gpt.prompt_ids("")[-1:], *known], stride)
+    mean = math.fsum(nats) / len(nats)
+    if not math.isfinite(mean):
+        raise RunError(
+            "The model's loss on this text is not a finite number.",
+            "Take another checkpoint, or another dtype such as float32.",
+        )
+    bits = tuple(n / math.log(2) for n in nats)
+    return Score(
+        tokens=len(known),
+        bytes=size,
+        unknown=len(every) - len(known),
+        nats_per_token=mean,
+        perplexity=math.exp(min(mean, 700.0)),
+        bits_per_byte=math.fsum(bits) / max(1, size),
+        lossless=gpt.tokenizer.lossless,
+        bits=bits,
+        token_ids=tuple(known),
+    )
+
+
+@torch.inference_mode()
+def token_nats(gpt: TrainedGPT, token_ids: Sequence[int], stride: int) -> list[float]:
+    """-log p of each id but the first, which only begins the text."""
+    model, nats = gpt.model, torch.empty(len(token_ids) - 1)
+    ids = torch.tensor(token_ids, device=model.token_embedding.weight.device)
+    length = min(model.config.context_length, len(token_ids) - 1)
+    starts = list(_window_starts(len(nats), length, stride))
+    done = 0
+    batch = max(1, _LOGITS // (length * model.config.vocab_size))
+    for first in range(0, len(starts), batch):
+        some = starts[first : first + batch]
+        windows = torch.stack([ids[start : start + length + 1] for start in some])  # (B, T + 1)
+        found = _nats(model(windows[:, :-1]), windows[:, 1:]).cpu()  # (B, T)
+        for start, row in zip(some, found, strict=True):
+            nats[done : start + length] = row[done - start :]  # the others had more context one window before
+            done = start + length
+    return [float(n) for n in nats]
+
+
+def _nats(logits: Tensor, targets: Tensor) -> Tensor:
+    chosen = logits.gather(-1, targets[..., None]).squeeze(-1).float()  # (B, T)
+    return logits.float().logsumexp(-1) - chosen
+
+
+def _window_starts(count: int, length: int, stride: int) -> Iterator[int]:
+    """Where windows begin, so that each next one adds at most ``stride`` targets; the last ends the text."""
+    start = 0
+    while start + length < count:
+        yield start
+        start += stride
+    yield count - length
+
+
+def surprises(gpt: TrainedGPT, scored: Score) -> Iterator[tuple[str, float]]:
+    """(piece, bits) of the scored text, whole characters only."""
+
+    def pieces() -> Iterator[tuple[str, float]]:
+        stream = gpt.tokenizer.stream()
+        for token_id, bits in zip(scored.token_ids, scored.bits, strict=True):
+            yield stream.feed(token_id), bits
+        yield stream.finish(), 0.0
+
+    return merged(pieces())

@@ -1,0 +1,1 @@
+"""Everything about a run folder: create, save, load, find, list."""

@@ -1,0 +1,64 @@
+"""Where measurements go: metrics.jsonl, one flat object a line, always on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gptscratch.runs.run_folder import disk_errors_in
+from gptscratch.training.events import Evaluated, Event, Logged
+
+
+class MetricsFile:
+    """A listener that appends each ``Logged`` and ``Evaluated`` record to a file, and flushes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Logged | Evaluated):
+            record = {name: value for name, value in asdict(event).items() if name != "progress"}
+            line = json.dumps(record, allow_nan=False) + "\n"
+            with (
+                disk_errors_in(self.path.parent, f"writing {self.path.name}"),
+                self.path.open("a", encoding="utf-8") as file,
+            ):
+                file.write(line)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl; lines that are damaged or were cut short by a crash are left out."""
+    records = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if isinstance(record, dict) and type(record.get("step")) is int:
+                records.append(record)
+    return records
+
+
+def rewind_metrics(path: Path, step: int) -> bool:
+    """Forget what a resumed run will report again: all after ``step``, and the evaluation at the end.
+
+    That one is the second of its step.
+
+    Returns whether this step itself was evaluated.
+    """
+    records = read_metrics(path)
+    seen: set[tuple[int, bool]] = set()
+    kept = []
+    for record in records:
+        kind = (record["step"], "val_loss" in record)
+        if record["step"] <= step and kind not in seen:
+            kept.append(record)
+        seen.add(kind)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors_in(path.parent, f"writing {path.name}"):
+        temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
+        temporary.replace(path)
+    return any(r["step"] == step and "val_loss" in r for r in records)

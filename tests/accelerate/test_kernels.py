@@ -1,0 +1,133 @@
+"""The CPU's training kernels against their equations, in value and in every gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from gptscratch.accelerate import attention as kernels
+from gptscratch.model import attention, norm
+from gptscratch.model.dropout import Dropout
+
+
+def _random(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, dtype=dtype).requires_grad_()
+
+
+def test_rms_norm_kernel_equals_its_equation() -> None:
+    torch.manual_seed(0)
+    x, weight = _random(3, 5, 16), _random(16)
+    torch.testing.assert_close(kernels.rms_norm(x, weight, 1e-6), norm.rms_norm(x, weight, 1e-6))
+
+
+def test_rms_norm_kernel_has_the_right_gradient() -> None:
+    torch.manual_seed(0)
+    x, weight = _random(2, 3, 8), _random(8)
+    assert torch.autograd.gradcheck(lambda x, w: kernels.rms_norm(x, w, 1e-6), (x, weight))
+
+
+def test_causal_attention_kernel_equals_its_equation_over_several_blocks() -> None:
+    torch.manual_seed(0)
+    q, k, v = (_random(2, 3, 2 * kernels._BLOCK + 5, 4) for _ in range(3))
+    torch.testing.assert_close(kernels.causal_attention(q, k, v), attention.attention(q, k, v)[0])
+
+
+def test_causal_attention_kernel_has_the_gradients_of_its_equation() -> None:
+    torch.manual_seed(0)
+    q, k, v = (_random(1, 2, kernels._BLOCK + 3, 4) for _ in range(3))
+    grad = torch.randn_like(q)
+    found = torch.autograd.grad(kernels.causal_attention(q, k, v), (q, k, v), grad)
+    expected = torch.autograd.grad(attention.attention(q, k, v)[0], (q, k, v), grad)
+    torch.testing.assert_close(found, expected)
+
+
+def kernel_of(out: Tensor) -> str:
+    return type(out.grad_fn).__name__
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_attention_in_bfloat16_is_torchs_where_such_products_are_slow(
+    dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q = _random(1, 2, 8, 4, dtype=torch.bfloat16)
+    for is_fast in (True, False):
+        monkeypatch.setattr(attention, "has_fast_bfloat16", lambda _, is_fast=is_fast: is_fast)
+        found = attention._fused_attention(q, q, q, None, dropout)
+        assert (kernel_of(found) == "_CausalAttentionBackward") == is_fast
+
+
+def test_attention_in_bfloat16_is_near_to_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "has_fast_bfloat16", lambda _: True)
+    torch.manual_seed(0)
+    q, k, v = (_random(2, 2, 40, 16, dtype=torch.float32) for _ in range(3))
+    narrow = (x.detach().bfloat16().requires_grad_() for x in (q, k, v))
+    found = attention._fused_attention(*narrow, None, 0.0)
+    assert type(found.grad_fn).__name__ == "_CausalAttentionBackward"
+    torch.testing.assert_close(found.float(), attention.attention(q, k, v)[0], atol=0.03, rtol=0.03)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.999999])
+def test_dropout_keeps_its_share_and_the_mean(p: float) -> None:
+    torch.manual_seed(0)
+    keep, scale = kernels.keep_mask(torch.Size((1000, 1001)), p)
+    assert keep.double().mean().item() == pytest.approx(1 - p, abs=2e-3)
+    assert scale == pytest.approx(1 / (1 - min(p, 1 - 2**-16)), rel=1e-4)
+
+
+def test_neighbours_of_one_draw_are_dropped_independently() -> None:
+    torch.manual_seed(0)
+    keep = kernels.keep_mask(torch.Size((100_000, 4)), 0.3)[0].double()
+    assert (torch.corrcoef(keep.T) - torch.eye(4)).abs().max() < 0.02
+    assert not torch.equal(keep, kernels.keep_mask(torch.Size((100_000, 4)), 0.3)[0].double())
+
+
+def test_dropout_of_one_seed_is_always_the_same_and_its_gradient_goes_the_same_way() -> None:
+    x = _random(7, 9)
+    torch.manual_seed(3)
+    first = kernels.dropout(x, 0.4)
+    torch.manual_seed(3)
+    keep, scale = kernels.keep_mask(x.shape, 0.4)
+    torch.testing.assert_close(first, x * keep * scale)
+    torch.testing.assert_close(torch.autograd.grad(first.sum(), x)[0], keep * scale * torch.ones_like(x))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_with_dropout_equals_its_equation_in_value_and_gradients(masked: bool) -> None:
+    torch.manual_seed(0)
+    length, p, block = kernels._BLOCK + 3, 0.25, kernels._BLOCK
+    q, k, v = (_random(2, 2, length, 4) for _ in range(3))
+    visible = torch.ones(length, length, dtype=torch.bool).tril()
+    if masked:
+        documents = (torch.rand(2, length) < 0.05).cumsum(1)[:, None]
+        visible = visible & (documents[..., None] == documents[..., None, :])
+    torch.manual_seed(1)
+    found = kernels.causal_attention(q, k, v, visible if masked else None, p)
+    torch.manual_seed(1)
+    keep = torch.zeros(2, 2, length, length, dtype=torch.float64)
+    for start, end in ((0, block), (block, length)):  # in the order in which the kernel draws
+        kept, scale = kernels.keep_mask(torch.Size((4, end - start, end)), p)
+        keep[:, :, start:end, :end] = kept.view(2, 2, end - start, end) * scale
+    weights = attention.attention(q, k, v, visible)[1]
+    wanted = (weights * keep) @ v
+    torch.testing.assert_close(found, wanted)
+    grad = torch.randn_like(q)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, (q, k, v), grad), torch.autograd.grad(wanted, (q, k, v), grad)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_with_dropout_is_trained_by_the_kernels(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "has_fast_bfloat16", lambda _: True)
+    q, k, v = (_random(1, 2, 8, 4, dtype=dtype) for _ in range(3))
+    found = attention._fused_attention(q, k, v, None, 0.1)
+    assert type(found.grad_fn).__name__ == "_CausalAttentionBackward"
+    drop = Dropout(0.5)
+    torch.manual_seed(0)
+    found = drop(q)
+    torch.manual_seed(0)
+    assert torch.equal(found, kernels.dropout(q, 0.5))
+    assert torch.equal(drop.eval()(q), q)

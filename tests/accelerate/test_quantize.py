@@ -1,0 +1,77 @@
+"""Quantized weights: near the originals, in every shape, and refused where there is no kernel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from gptscratch.accelerate.quantization import QUANTIZERS, WeightInt8Linear, quantize, slower_notice
+from gptscratch.config import ModelConfig
+from gptscratch.errors import ConfigError
+from gptscratch.generation.generator import TrainedGPT
+from gptscratch.model.gpt import GPT
+
+WORST = {"float16": 1e-3, "int8": 0.02, "int4": 0.12}  # relative error of a product of normal numbers
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("how", QUANTIZERS)
+@pytest.mark.parametrize("shape", [(64, 48), (96, 67), (352, 128), (40, 16)])
+def test_products_stay_near(how: str, shape: tuple[int, int], bias: bool) -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(*shape, bias=bias)
+    x = torch.randn(5, 3, shape[0])
+    with torch.inference_mode():
+        found, wanted = QUANTIZERS[how](linear)(x), linear(x)
+    assert found.shape == wanted.shape
+    assert found.dtype == wanted.dtype
+    assert ((found - wanted).norm() / wanted.norm()).item() < WORST[how]
+
+
+@pytest.mark.parametrize("how", QUANTIZERS)
+@pytest.mark.parametrize("tie", [True, False])
+def test_every_linear_layer_of_a_model_is_replaced_and_logits_stay_near(how: str, tie: bool) -> None:
+    torch.manual_seed(0)
+    model = GPT(
+        ModelConfig(vocab_size=67, d_model=64, tie_embeddings=tie, activation="gelu", bias=True)
+    ).eval()
+    token_ids = torch.randint(67, (2, 20))
+    with torch.inference_mode():
+        wanted = model(token_ids)
+        quantize(model, how)
+        assert not [m for m in model.modules() if isinstance(m, nn.Linear)]
+        found = model(token_ids)
+    assert ((found - wanted).norm() / wanted.norm()).item() < 2 * WORST[how]
+
+
+@pytest.mark.parametrize("how", QUANTIZERS)
+def test_a_quantized_model_recites_as_before_alone_and_in_a_batch(how: str, reciter: object) -> None:
+    gpt: TrainedGPT = reciter("abcdefgh")  # type: ignore[operator]
+    plain = gpt.generate("a", max_tokens=40, temperature=0)
+    assert gpt.for_sampling(quantize=how).generate("a", max_tokens=40, temperature=0) == plain
+
+
+def test_int8_works_without_quantized_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch, "quantize_per_channel")
+    torch.manual_seed(0)
+    linear, x = nn.Linear(96, 67), torch.randn(3, 2, 96)
+    layer = QUANTIZERS["int8"](linear)
+    assert isinstance(layer, WeightInt8Linear)
+    with torch.inference_mode():
+        assert ((layer(x) - linear(x)).norm() / linear(x).norm()).item() < WORST["int8"]
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="float16, int8, int4"):
+        quantize(nn.Linear(4, 4), "int2")
+
+
+@pytest.mark.parametrize("how", QUANTIZERS)
+def test_a_model_that_is_faster_without_smaller_weights_is_told(how: str) -> None:
+    small = GPT(ModelConfig(vocab_size=67, n_layer=2, n_head=2, d_model=64))
+    with torch.device("meta"):
+        large = GPT(ModelConfig(vocab_size=4096, n_layer=6, n_head=6, d_model=384))
+    assert slower_notice(small, how, reads_text=False) is not None
+    assert slower_notice(large, how, reads_text=False) is None
+    assert (slower_notice(large, how, reads_text=True) is None) == (how != "int4")

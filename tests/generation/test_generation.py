@@ -1,0 +1,424 @@
+"""Generation: the cache, windows, batches and stop rules change no text; half a character never shows."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from gptscratch.config import POSITIONS, ModelConfig, SampleConfig, SampleOptions
+from gptscratch.errors import ConfigError, RunError
+from gptscratch.generation.context import Context
+from gptscratch.generation.generate import _Chance, decode
+from gptscratch.generation.generator import TrainedGPT, generate
+from gptscratch.generation.sampling import make_sampler
+from gptscratch.generation.stop import Reply
+from gptscratch.interop.hf import to_hf
+from gptscratch.model.gpt import GPT
+from gptscratch.tokenizer.cluster import whole
+
+Reciter = Callable[..., TrainedGPT]
+GREEDY = make_sampler(temperature=0.0)
+PROMPT = [3, 14, 15, 9, 2]
+
+
+def lively(position: str = "rope", **changes: object) -> GPT:
+    torch.manual_seed(0)
+    shape = {"vocab_size": 31, "context_length": 16, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "d_model": 32}
+    model = GPT(ModelConfig(position=position, **shape | changes))  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@torch.no_grad()
+def naive(model: GPT, prompt: list[int], max_tokens: int) -> list[int]:
+    """Greedy without a cache: all that counts is read again for each token."""
+    context = model.config.context_length
+    if model.rotary is not None:
+        ids = prompt[-context:]
+        for _ in range(max_tokens):
+            ids = [*ids, int(banded(model, ids)[-1].argmax())]
+        return ids[-max_tokens:]
+    window, new = prompt[-context:], []
+    for _ in range(max_tokens):
+        if len(window) > context:
+            window = window[-max(1, context // 2) :]
+        new.append(int(model(torch.tensor([window]))[0, -1].argmax()))
+        window = [*window, new[-1]]
+    return new
+
+
+def banded(model: GPT, ids: list[int]) -> torch.Tensor:
+    """Logits (T, V) of a text of any length, in each layer of which a token sees one context back."""
+    assert model.rotary is not None
+    positions = torch.arange(len(ids))
+    distance = positions[:, None] - positions
+    visible = (distance >= 0) & (distance < model.config.context_length)  # (T, T)
+    x = model.token_embedding(torch.tensor([ids]))
+    rotary = model.rotary(positions[None], x.dtype)
+    for block in model.blocks:
+        x = block(x, rotary, visible[None, None], None)
+    logits: torch.Tensor = model.lm_head(model.final_norm(x))[0]
+    return logits
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_greedy_equals_recomputing_everything_also_past_the_context(position: str) -> None:
+    model = lively(position)
+    for length in (1, 5, 16, 40):
+        prompt = [(7 * i + 3) % 31 for i in range(length)]
+        assert list(generate(model, prompt, max_tokens=40, temperature=0)) == naive(model, prompt, 40)
+
+
+def test_a_context_of_one_token_is_enough_to_go_on() -> None:
+    model = lively(context_length=1)
+    assert list(generate(model, PROMPT, max_tokens=9, temperature=0)) == naive(model, PROMPT, 9)
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.8])
+@pytest.mark.parametrize("family", ["modern", "gpt2"])
+def test_greedy_equals_transformers_generate(family: str, penalty: float) -> None:
+    transformers = pytest.importorskip("transformers")
+    gpt2 = {"norm": "layernorm", "activation": "gelu-tanh", "qk_norm": False, "bias": True, "n_kv_head": 0}
+    model = lively("learned", **gpt2) if family == "gpt2" else lively()
+    values, state = to_hf(model)
+    kind = getattr(transformers, values["architectures"][0])
+    twin = kind(kind.config_class(**values)).eval()
+    twin.load_state_dict(state | {"lm_head.weight": model.lm_head.weight})
+    prompt = torch.tensor([PROMPT])
+    wanted = twin.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        do_sample=False,
+        max_new_tokens=11,
+        pad_token_id=0,
+        repetition_penalty=penalty,
+    )
+    found = list(generate(model, PROMPT, max_tokens=11, temperature=0, repetition_penalty=penalty))
+    assert found == wanted[0, 5:].tolist()
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_prompts_of_different_length_go_on_side_by_side_as_each_alone(position: str) -> None:
+    model = lively(position)
+    prompts = [[1], PROMPT, [4] * 8]
+    together = [list(row) for row in zip(*decode(model, prompts, GREEDY, max_tokens=8), strict=True)]
+    assert together == [naive(model, prompt, 8) for prompt in prompts]
+
+
+def test_prompts_of_different_length_go_on_past_the_context() -> None:
+    rows = list(decode(lively(), [[1], PROMPT, [4] * 16], GREEDY, max_tokens=50))
+    assert len(rows) == 50
+    assert all(0 <= token_id < 31 for row in rows for token_id in row if token_id is not None)
+
+
+def test_a_row_that_has_ended_yields_none_while_the_others_go_on() -> None:
+    model = lively()
+    first, second = naive(model, PROMPT, 8), naive(model, [1], 8)
+    end = next(i for i in first if i not in second)
+    rows = list(decode(model, [PROMPT, [1]], GREEDY, max_tokens=8, stop_ids=frozenset((end,))))
+    cut = first.index(end)
+    assert [row[0] for row in rows] == first[:cut] + [None] * (8 - cut)
+    assert [row[1] for row in rows] == second
+
+
+def test_decoding_ends_with_its_last_row() -> None:
+    model = lively()
+    text = naive(model, PROMPT, 8)
+    assert (
+        list(generate(model, PROMPT, max_tokens=8, temperature=0, stop_ids=[text[3]]))
+        == text[: text.index(text[3])]
+    )
+
+
+def test_nothing_repeats_where_it_may_not_and_a_row_is_never_left_without_a_token() -> None:
+    model = lively()
+    found = PROMPT + list(generate(model, PROMPT, max_tokens=60, temperature=0, no_repeat=2))
+    pairs = list(itertools.pairwise(found))
+    assert len(set(pairs)) == len(pairs)
+    assert len(list(generate(model, PROMPT, max_tokens=60, temperature=0, no_repeat=1))) == 60
+
+
+def test_penalties_count_what_was_drawn() -> None:
+    model = lively()
+    found = list(generate(model, PROMPT, max_tokens=20, temperature=0, presence_penalty=1e4))
+    assert len(set(found)) == 20
+    found = list(generate(model, PROMPT, max_tokens=62, temperature=0, frequency_penalty=1e4))
+    assert sorted(found) == sorted(2 * list(range(31)))
+
+
+def test_a_banned_token_is_never_drawn() -> None:
+    model = lively()
+    likeliest = naive(model, PROMPT, 12)[0]
+    found = list(generate(model, PROMPT, max_tokens=200, temperature=2.0, seed=0, banned_ids=[likeliest, 5]))
+    assert not {likeliest, 5} & set(found)
+
+
+def test_the_same_seed_gives_the_same_tokens_and_none_gives_fresh_ones() -> None:
+    model = lively()
+    texts = [
+        tuple(generate(model, PROMPT, max_tokens=20, temperature=2.0, seed=s)) for s in (1, 1, 2, None, None)
+    ]
+    assert texts[0] == texts[1]
+    assert len(set(texts)) == 4
+
+
+def test_a_seed_gives_one_text_alone_in_a_batch_and_as_a_stream(reciter: Reciter) -> None:
+    gpt = reciter("abcdefgh", kind="char")
+    knobs = {"max_tokens": 40, "temperature": 2.0, "seed": 5}
+    alone = gpt.generate("ab", **knobs)
+    assert "".join(gpt.stream("ab", SampleConfig(**knobs))) == alone
+    assert gpt.samples("ab", SampleConfig(**knobs)) == [alone]
+    several = gpt.samples("ab", SampleConfig(num_samples=3, **knobs))
+    assert several[0] == alone
+    assert len(set(several)) == 3
+
+
+def test_a_recited_text_comes_out_as_it_is(reciter: Reciter) -> None:
+    assert reciter("hear, my loud dinosaurs!"[:8]).generate("h", max_tokens=7, temperature=0) == "ear, my"
+
+
+@pytest.mark.parametrize("max_tokens", range(1, 12))
+def test_half_a_character_never_comes_out(reciter: Reciter, max_tokens: int) -> None:
+    text = "a🦊bç漢"  # 1, 4, 1, 2 and 3 bytes
+    gpt = reciter(text)
+    pieces = list(gpt.stream("a", SampleConfig(max_tokens=max_tokens, temperature=0)))
+    whole = text.encode()[1 : 1 + max_tokens].decode(errors="ignore") + ("a" if max_tokens == 11 else "")
+    assert "".join(pieces) == whole
+    assert all(pieces)
+    assert gpt.samples("a", SampleConfig(max_tokens=max_tokens, temperature=0)) == [whole]
+
+
+@pytest.mark.parametrize(
+    ("stop", "wanted"),
+    [
+        (("def",), "bc"),
+        (("d",), "bc"),
+        (("xyz", "efg", "gh"), "bcd"),
+        (("hab", "gha"), "bcdef"),
+        (("bcd",), ""),
+        (("defx", "fgx"), "bcdefghabcdefghabcde"),
+        (("deg", "habcdefgha"), "bcdefg"),
+    ],
+)
+def test_a_text_ends_before_the_first_stop_text(reciter: Reciter, stop: tuple[str, ...], wanted: str) -> None:
+    gpt = reciter("abcdefgh")
+    knobs = SampleConfig(max_tokens=20, temperature=0, stop=stop)
+    pieces = list(gpt.stream("a", knobs))
+    assert "".join(pieces) == wanted
+    assert gpt.samples("a", knobs) == [wanted]
+
+
+def test_what_may_begin_a_stop_text_waits_and_is_shown_if_it_does_not(reciter: Reciter) -> None:
+    knobs = SampleConfig(max_tokens=6, temperature=0, stop=("cdX", "fg?"))
+    assert list(reciter("abcdefgh").stream("a", knobs)) == ["b", "cde", "fg"]
+
+
+def test_a_stop_text_may_hold_characters_of_several_tokens(reciter: Reciter) -> None:
+    assert reciter("a🦊bç漢").generate("a", max_tokens=20, temperature=0, stop=("🦊b",)) == ""
+    assert reciter("a🦊bç漢").generate("a", max_tokens=20, temperature=0, stop=("ç漢a",)) == "🦊b"
+
+
+FAMILY, FLAG, WAVE, KEYCAP, HEART = "👨‍👩‍👧", "🇩🇪", "👋🏽", "#️⃣", "❤️"
+
+
+@pytest.mark.parametrize("cluster", [FAMILY, FLAG, WAVE, KEYCAP, HEART, "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "🦊"])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_an_emoji_of_several_characters_comes_whole(cluster: str, size: int) -> None:
+    class Pieces:
+        """Some characters a token."""
+
+        def __init__(self, text: str) -> None:
+            self.parts = [text[i : i + size] for i in range(0, len(text), size)]
+
+        def feed(self, token_id: int) -> str:
+            return self.parts[token_id]
+
+        def finish(self) -> str:
+            return ""
+
+    text = f"a{cluster}{cluster}b {cluster}"
+    pieces = Pieces(text)
+    reply = Reply(pieces, ())  # type: ignore[arg-type]
+    shown = [reply.feed(i) for i in range(len(pieces.parts))] + [reply.finish()]
+    assert "".join(shown) == text
+    seen = ""
+    for piece in shown:
+        seen += piece
+        if cluster != KEYCAP:  # its first character is a plain letter, and letters do not wait
+            assert seen.replace(cluster, "") in ("", "a", "ab", "ab ")
+
+
+def test_plain_text_waits_for_nothing() -> None:
+    for text in ("a", "naïve", "nai\u0308ve", "漢字", "3", ".", "e" + "\u0301" * 40, "👩" + "\u200d👩" * 30):
+        assert whole(text) == len(text)
+
+
+def test_the_end_of_a_document_ends_the_text(reciter: Reciter) -> None:
+    gpt = reciter("abcd", then_end=True)
+    assert gpt.generate("a", max_tokens=50, temperature=0) == "bcd"
+    assert gpt.samples("a", SampleConfig(max_tokens=50, temperature=0, num_samples=2)) == ["bcd", "bcd"]
+
+
+def test_an_empty_prompt_begins_a_document(reciter: Reciter) -> None:
+    assert reciter("abcd", then_end=True).generate("", max_tokens=50, temperature=0) == "abcd"
+
+
+@pytest.mark.parametrize("text", ["abcdefg", "\nabcdef"])
+def test_an_empty_prompt_needs_neither_documents_nor_lines(reciter: Reciter, text: str) -> None:
+    gpt = reciter(text, kind="char")
+    (first,) = gpt.prompt_ids("")
+    assert gpt.tokenizer.decode([first]) == text[0]
+    assert gpt.generate("", max_tokens=6, temperature=0) == text[1:]
+
+
+WORDS = "this movie (was) written by one, two"
+
+
+@pytest.mark.parametrize("place", range(len(WORDS)))
+def test_a_reply_joins_its_prompt_as_inside_one_text(reciter: Reciter, place: int) -> None:
+    gpt = reciter(WORDS, kind="word")
+    prompt, rest = WORDS[:place], WORDS[place:]
+    if not rest.startswith((" ", "(", ")", ",")) and not prompt.endswith((" ", "(")):
+        return  # half a word is another word
+    knobs = SampleConfig(max_tokens=len(gpt.tokenizer.encode(rest)), temperature=0)
+    assert gpt.generate(prompt, **vars(knobs)) == rest
+    assert gpt.complete([prompt, "this"], knobs)[0] == rest
+    assert "".join(token.text for token in gpt.tokens(prompt, knobs)) == rest
+    (traced,) = gpt.traced([prompt], knobs)
+    assert "".join(token.text for token in traced) == rest
+
+
+def test_a_reply_to_a_prompt_that_ends_with_an_unknown_word_stands_behind_it(reciter: Reciter) -> None:
+    gpt = reciter(WORDS, kind="word")
+    assert gpt.generate("this movie xyzzy", max_tokens=2, temperature=0) == " (was"
+    assert gpt.generate("written xyzzy", max_tokens=2, temperature=0) == " by one"
+
+
+def test_a_reply_to_nothing_begins_with_no_space(reciter: Reciter) -> None:
+    for gpt in (
+        reciter("\nthis movie was", kind="word"),
+        reciter("this movie was", kind="word", then_end=True),
+    ):
+        assert gpt.generate("", max_tokens=3, temperature=0) == "this movie was"
+
+
+def test_characters_that_the_model_never_saw_are_left_out_of_the_prompt(reciter: Reciter) -> None:
+    gpt = reciter("abcdefg", kind="char")
+    assert gpt.prompt_ids("☃a☃") == gpt.tokenizer.encode("a")
+    assert gpt.generate("☃a☃", max_tokens=3, temperature=0) == "bcd"
+
+
+def test_the_unknown_token_never_comes_out(reciter: Reciter) -> None:
+    gpt = reciter("abcdefg", kind="char")
+    with torch.no_grad():
+        gpt.model.lm_head.weight[[gpt.tokenizer.unk_id, gpt.tokenizer.eot_id]] = 9.0
+    assert gpt.generate("a", max_tokens=3, temperature=0) == "bcd"
+
+
+def test_an_excerpt_is_always_the_same_and_leaves_the_model_in_its_mode(reciter: Reciter) -> None:
+    gpt = reciter("abcdefg", dropout=0.5)
+    gpt.model.train()
+    assert gpt.excerpt(30) == gpt.excerpt(30)
+    assert gpt.model.training
+
+
+def test_generation_leaves_the_model_in_its_mode_also_when_left_early() -> None:
+    model = lively().train()
+    tokens = generate(model, PROMPT, max_tokens=5)
+    next(tokens)
+    assert not model.training
+    tokens.close()
+    assert model.training
+
+
+@pytest.mark.parametrize("knobs", [{"top_k": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"max_tokens": 0}])
+def test_a_knob_out_of_range_is_refused(knobs: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(knobs))):
+        next(generate(lively(), PROMPT, **knobs))  # type: ignore[arg-type]
+
+
+def test_an_empty_prompt_of_ids_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        next(generate(lively(), []))
+
+
+def test_the_options_of_python_are_the_fields_of_the_config() -> None:
+    fields = {field.name: field.type for field in dataclasses.fields(SampleConfig)}
+    assert SampleOptions.__annotations__.keys() == fields.keys()
+
+
+@pytest.mark.parametrize("method", ["generate", "stream", "samples"])
+def test_a_misspelt_option_is_refused_with_the_nearest_name(reciter: Reciter, method: str) -> None:
+    with pytest.raises(ConfigError, match=r"no sampling option 'max_token'. Did you mean max_tokens\?"):
+        getattr(reciter("abc"), method)("a", max_token=5)
+    with pytest.raises(ConfigError, match="Did you mean temperature"):
+        generate(lively(), PROMPT, temprature=5)  # type: ignore[call-arg]
+
+
+def test_several_samples_are_refused_where_one_text_is_given(reciter: Reciter) -> None:
+    gpt = reciter("abcdefgh")
+    for call in (gpt.generate, gpt.stream):
+        with pytest.raises(ConfigError, match=r"num_samples is 3.*samples\(\)"):
+            call("a", num_samples=3)
+    with pytest.raises(ConfigError, match="num_samples"):
+        generate(lively(), PROMPT, num_samples=3)
+    assert gpt.samples("a", num_samples=3, max_tokens=2, temperature=0) == ["bc"] * 3
+    with pytest.raises(ConfigError, match=r'load\("my-run"\)'):
+        generate(lively(), PROMPT, stop="x")
+
+
+def test_options_change_a_config_and_a_stop_text_may_be_given_alone(reciter: Reciter) -> None:
+    gpt, knobs = reciter("abcdefgh"), SampleConfig(max_tokens=6, temperature=0)
+    assert "".join(gpt.stream("a", knobs, max_tokens=2)) == "bc"
+    assert gpt.generate("a", knobs, stop="ef") == "bcd"
+    assert gpt.generate("a", knobs, stop=["x", "ef"]) == "bcd"
+
+
+def test_many_samples_are_decoded_in_groups_that_change_no_text(
+    reciter: Reciter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpt, knobs = reciter("abcdefgh"), SampleConfig(max_tokens=9, temperature=3.0, seed=2, num_samples=5)
+    at_once = gpt.samples("a", knobs)
+    assert list(gpt.batches("a", knobs)) == [range(5)]
+    assert len(list(gpt.batches("a", dataclasses.replace(knobs, num_samples=1000)))) == 4
+    monkeypatch.setattr("gptscratch.generation.generator._BATCH_BYTES", 100_000)
+    groups = list(gpt.batches("a", knobs))
+    assert len(groups) > 1
+    assert [number for group in groups for number in group] == list(range(5))
+    assert gpt.samples("a", knobs) == at_once
+
+
+def test_logits_that_are_not_numbers_are_refused(reciter: Reciter) -> None:
+    gpt = reciter("abc")
+    with torch.no_grad():
+        gpt.model.lm_head.weight.fill_(torch.nan)
+    with pytest.raises(RunError, match="not numbers"):
+        gpt.generate("a")
+
+
+@torch.inference_mode()
+def test_past_the_context_a_sliding_cache_keeps_no_more_than_before() -> None:
+    model = lively()
+    context = Context(model, [PROMPT], 100, None)
+    seen: list[torch.Tensor] = []
+    model.rotary.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))  # type: ignore
+    for _ in range(100):
+        context.read()
+        context.append(torch.tensor([3]), [3])
+    assert [len(row) for row in context.window.rows] == [len(PROMPT)]
+    assert {tuple(positions.shape) for positions in seen[1:]} == {(1, 1)}
+    assert [int(positions) for positions in seen[1:3]] == [5, 6]
+
+
+def test_random_numbers_made_together_are_those_made_one_by_one() -> None:
+    chance = _Chance(7, [0, 3], torch.device("cpu"))
+    rows = [np.random.default_rng([7, stream]) for stream in (0, 3)]
+    for _ in range(150):
+        assert chance.draw().tolist() == [row.random(dtype=np.float32) for row in rows]

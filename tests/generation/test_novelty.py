@@ -1,0 +1,89 @@
+"""Spans copied from the training tokens: found as by plain search, and never sampled if forbidden."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gptscratch.errors import ConfigError
+from gptscratch.generation.memorization import CopyIndex, NoCopy, _pair_keys
+
+CHANCE = np.random.default_rng(0)
+
+
+def longest_naive(tokens: list[int], ids: list[int]) -> int:
+    spans = {
+        tuple(tokens[i:j]) for i in range(len(tokens)) for j in range(i + 1, min(len(tokens), i + 90) + 1)
+    }
+    lengths = (j - i for i in range(len(ids)) for j in range(i + 1, len(ids) + 1) if tuple(ids[i:j]) in spans)
+    return max(lengths, default=0)
+
+
+@pytest.mark.parametrize("vocab", [2, 5, 200])
+@pytest.mark.parametrize("length", [0, 1, 2, 30, 120])
+def test_spans_are_found_as_by_plain_search(vocab: int, length: int) -> None:
+    tokens = CHANCE.integers(vocab, size=length).astype(np.uint16)
+    index, plain = CopyIndex.build(tokens), tokens.tolist()
+    for size in (1, 2, 3, 8):
+        span = CHANCE.integers(vocab, size=size).tolist()
+        wanted = {plain[i + size] for i in range(length - size) if plain[i : i + size] == span}
+        assert set(index.following(span)) == wanted
+    ids = CHANCE.integers(vocab, size=12).tolist() + plain[3:80] + [vocab + 1]
+    found = index.longest(ids)
+    assert found.length == longest_naive(plain, ids)
+    here, there = (
+        slice(found.start, found.start + found.length),
+        slice(found.place, found.place + found.length),
+    )
+    assert ids[here] == plain[there]
+
+
+def test_a_span_longer_than_the_order_heeds_is_found_whole() -> None:
+    repeated = [1, 2] * 60
+    tokens = np.array([*repeated, 3, *repeated, 4, 5, 6], np.uint16)
+    assert CopyIndex.build(tokens).longest([*repeated, 4, 5, 7]).length == 122
+
+
+def test_the_index_is_made_once_and_mapped(tmp_path: Path) -> None:
+    tokens = CHANCE.integers(9, size=500).astype(np.uint16)
+    first = CopyIndex.open(tmp_path, tokens)
+    changed = (tmp_path / "train.suffixes").stat().st_mtime_ns
+    again = CopyIndex.open(tmp_path, tokens)
+    assert (tmp_path / "train.suffixes").stat().st_mtime_ns == changed
+    assert np.array_equal(first.order, again.order)
+    assert np.array_equal(first.order, CopyIndex.build(tokens).order)
+    CopyIndex.open(tmp_path, tokens[:400])  # of other tokens: made anew
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_index_of_token_files_that_were_written_again_is_made_anew(tmp_path: Path) -> None:
+    tokens = CHANCE.integers(9, size=500).astype(np.uint16)
+    CopyIndex.open(tmp_path, tokens)
+    tokens.tofile(tmp_path / "train.bin")
+    os.utime(tmp_path / "train.suffixes", (1, 1))
+    assert np.array_equal(CopyIndex.open(tmp_path, tokens[::-1]).order, CopyIndex.build(tokens[::-1]).order)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_what_would_copy_is_forbidden(n: int) -> None:
+    tokens = np.array([1, 2, 3, 4, 1, 2, 3, 5], np.uint16)
+    rule = NoCopy(n, CopyIndex.build(tokens), [1, 2])
+    rule.take(3)
+    assert sorted(rule.forbidden()) == {1: [1, 2, 3, 4, 5], 2: [4, 5], 4: [4, 5]}[n]
+    rule.take(9)
+    assert sorted(rule.forbidden()) == ([1, 2, 3, 4, 5] if n == 1 else [])
+
+
+def test_pairs_of_ranks_keep_their_order_up_to_four_thousand_million_tokens() -> None:
+    ranks = [0, 1, 2**31, 3_100_000_000, 2**32 - 1]
+    pairs = [(first, second) for first in ranks for second in ranks]
+    keys = _pair_keys(*(np.array(part, np.int64) for part in zip(*pairs, strict=True)))
+    assert [pairs[i] for i in np.argsort(keys)] == sorted(pairs)
+
+
+def test_more_tokens_than_the_index_can_number_are_refused() -> None:
+    with pytest.raises(ConfigError, match="4,294,967,295 at most"):
+        CopyIndex.build(np.broadcast_to(np.uint16(1), 2**32))

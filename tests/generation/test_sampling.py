@@ -1,0 +1,121 @@
+"""From logits to tokens: the distributions are Hugging Face's, and the draws follow them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gptscratch.generation.logits_processors import NoRepeat
+from gptscratch.generation.sampling import drawn, make_sampler
+
+V = 23
+GRID = 4096
+KNOBS: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.3},
+    {"temperature": 1.7},
+    {"top_k": 1},
+    {"top_k": 5},
+    {"top_k": 1000},
+    {"top_p": 0.05},
+    {"top_p": 0.6},
+    {"top_p": 1.0},
+    {"min_p": 0.2},
+    {"min_p": 1.0},
+    {"repetition_penalty": 1.5},
+    {"repetition_penalty": 0.7},
+    {"temperature": 0.7, "top_k": 9, "top_p": 0.8},
+    {"temperature": 1.4, "top_p": 0.7, "min_p": 0.15},
+    {"temperature": 1.5, "top_k": 12, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.3},
+]
+
+
+def frequencies(logits: Tensor, seen: Tensor, **knobs: Any) -> Tensor:
+    """The distribution that a sampler draws from, read off an even grid of its random numbers: (V,)."""
+    grid = (torch.arange(GRID) + 0.5) / GRID
+    rows = logits.expand(GRID, V)
+    token_ids = make_sampler(**knobs)(rows, grid, seen.expand(GRID, V))
+    return torch.bincount(token_ids, minlength=V) / GRID
+
+
+def theirs(logits: Tensor, token_ids: Tensor, **knobs: Any) -> Tensor:
+    transformers = pytest.importorskip("transformers")
+    makers = {
+        "repetition_penalty": transformers.RepetitionPenaltyLogitsProcessor,
+        "temperature": transformers.TemperatureLogitsWarper,
+        "top_k": transformers.TopKLogitsWarper,
+        "top_p": transformers.TopPLogitsWarper,
+        "min_p": transformers.MinPLogitsWarper,
+    }
+    scores = logits[None]
+    for name, maker in makers.items():  # in the order of transformers' generate
+        if name in knobs:
+            scores = maker(knobs[name])(token_ids[None], scores)
+    return scores.softmax(-1)[0]
+
+
+@pytest.mark.parametrize("knobs", KNOBS, ids=str)
+def test_the_draws_have_the_distribution_of_transformers(knobs: dict[str, Any]) -> None:
+    chance = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        logits = 3 * torch.randn(V, generator=chance)
+        token_ids = torch.randint(V, (6,), generator=chance)
+        seen = torch.zeros(V, dtype=torch.bool).index_fill_(0, token_ids, True)
+        difference = frequencies(logits, seen, **knobs) - theirs(logits, token_ids, **knobs)
+        assert difference.abs().max() <= 1.01 / GRID
+
+
+def test_temperature_zero_takes_the_likeliest_whatever_the_random_number() -> None:
+    logits = torch.randn(50, V)
+    token_ids = make_sampler(temperature=0.0)(logits, torch.rand(50), None)
+    assert torch.equal(token_ids, logits.argmax(-1))
+
+
+def test_greedy_heeds_the_repetition_penalty() -> None:
+    logits = torch.tensor([[2.0, 1.9, -5.0]])
+    seen = torch.tensor([[True, False, False]])
+    assert make_sampler(temperature=0.0, repetition_penalty=1.2)(logits, torch.zeros(1), seen).item() == 1
+
+
+def test_a_row_gets_the_same_token_in_a_batch_of_any_size() -> None:
+    logits, uniform = 4 * torch.randn(16, 500), torch.rand(16)
+    sampler = make_sampler(temperature=0.9, top_k=100, top_p=0.95, min_p=0.01)
+    together = sampler(logits, uniform, None)
+    alone = [sampler(logits[i : i + 1], uniform[i : i + 1], None) for i in range(16)]
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_a_token_without_probability_is_never_drawn() -> None:
+    probabilities = torch.tensor([0.0, 0.25, 0.0, 0.75, 0.0]).expand(4, 5)
+    uniform = torch.tensor([0.0, 0.25 - 1e-7, 0.25, 1 - 2**-24])
+    assert drawn(probabilities, uniform).tolist() == [1, 1, 3, 3]
+
+
+def test_half_precision_logits_are_filtered_in_full_precision() -> None:
+    logits = torch.randn(8, V).bfloat16()
+    uniform = torch.rand(8)
+    sampler = make_sampler(top_p=0.8)
+    assert torch.equal(sampler(logits, uniform, None), sampler(logits.float(), uniform, None))
+
+
+def test_frequency_and_presence_penalties_follow_their_definition() -> None:
+    logits = torch.randn(4, V)
+    counts = torch.randint(4, (4, V)).float()
+    lowered = logits - 0.7 * counts - 0.4 * (counts > 0)
+    sampler = make_sampler(frequency_penalty=0.7, presence_penalty=0.4)
+    uniform = torch.rand(4)
+    assert torch.equal(sampler(logits, uniform, None, counts), make_sampler()(lowered, uniform, None))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_what_may_not_repeat_is_what_transformers_forbids(n: int) -> None:
+    transformers = pytest.importorskip("transformers")
+    theirs_ = transformers.NoRepeatNGramLogitsProcessor(n)
+    chance = torch.Generator().manual_seed(0)
+    for length in (1, 2, 7, 40):
+        token_ids = torch.randint(4, (1, length), generator=chance)
+        wanted = theirs_(token_ids, torch.zeros(1, V))[0].isinf().nonzero()[:, 0].tolist()
+        assert sorted(NoRepeat(n, token_ids[0].tolist()).forbidden()) == wanted

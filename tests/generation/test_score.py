@@ -1,0 +1,186 @@
+"""Scores: equal to plain arithmetic, with context for every token, and comparable over tokenizers."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from gptscratch.cli.app import app
+from gptscratch.config import ModelConfig
+from gptscratch.errors import ConfigError, RunError
+from gptscratch.generation.generator import TrainedGPT
+from gptscratch.generation.scoring import score, surprises, token_nats
+from gptscratch.interop.hf import export_hf
+from gptscratch.model.gpt import GPT
+from gptscratch.runs.checkpoint import load
+from gptscratch.tokenizer import Tokenizer, build_tokenizer
+from gptscratch.training.trainer import TrainResult
+
+TEXT = "the fox runs home.\na dog sings far.\n" * 3
+
+
+def naive(gpt: TrainedGPT, ids: list[int], stride: int) -> list[float]:
+    """Window after window, one token at a time."""
+    context, found = gpt.model.config.context_length, []
+    for target in range(1, len(ids)):
+        extra = max(0, target - context)
+        start = min(-(-extra // stride) * stride, max(0, len(ids) - 1 - context))
+        logits = gpt.model(torch.tensor([ids[start:target]]))[0, -1]
+        found.append(-logits.log_softmax(-1)[ids[target]].item())
+    return found
+
+
+@pytest.mark.parametrize("stride", [1, 5, 8, 16])
+def test_every_token_is_scored_once_with_its_context(tale: Path, stride: int) -> None:
+    gpt = load(tale, device="cpu")
+    for length in (1, 2, 15, 16, 17, 18, 40, 65):
+        ids = gpt.tokenizer.encode(TEXT)[: length + 1]
+        with torch.inference_mode():
+            wanted = naive(gpt, ids, stride)
+        assert token_nats(gpt, ids, stride) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_the_numbers_are_those_of_the_definition(tale: Path) -> None:
+    found = score(load(tale, device="cpu"), TEXT)
+    assert (found.tokens, found.bytes, found.unknown) == (len(TEXT), len(TEXT), 0)
+    assert found.perplexity == pytest.approx(math.exp(found.nats_per_token))
+    assert found.bits_per_byte == pytest.approx(found.nats_per_token / math.log(2))  # a byte a token here
+    assert found.bits_per_byte < score(load(tale, device="cpu"), TEXT[::-1]).bits_per_byte
+
+
+def test_what_the_model_never_saw_is_left_out_with_its_bytes(tale: Path) -> None:
+    gpt = load(tale, device="cpu")
+    known, mixed = score(gpt, TEXT), score(gpt, TEXT.replace("\n", "☃\n"))
+    assert (mixed.unknown, mixed.bytes, mixed.bits_per_byte) == (6, known.bytes, known.bits_per_byte)
+    with pytest.raises(ConfigError, match="knows no token"):
+        score(gpt, "☃")
+    with pytest.raises(ConfigError, match="is empty"):
+        score(gpt, "")
+    with pytest.raises(ConfigError, match="stride"):
+        score(gpt, TEXT, stride=17)
+
+
+def test_surprise_comes_in_whole_characters(reciter: Callable[..., TrainedGPT]) -> None:
+    gpt = reciter("a🦊bç漢")
+    found = score(gpt, "a🦊bç漢a")
+    pieces = list(surprises(gpt, found))
+    assert [piece for piece, _ in pieces] == list("a🦊bç漢a")
+    assert sum(bits for _, bits in pieces) == pytest.approx(sum(found.bits))
+
+
+def test_the_command_prints_lines_json_or_colors(
+    tale: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    run = ("score", str(tmp_path / "text.txt"), "--with", tale.name)
+    assert "bits a byte" in CliRunner().invoke(app, run).stdout
+    values = json.loads(CliRunner().invoke(app, (*run, "--json")).stdout)
+    assert values["bits_per_byte"] == pytest.approx(score(load(tale), TEXT).bits_per_byte, abs=1e-5)
+    plain = CliRunner().invoke(app, (*run, "--color"))
+    assert "no effect" in plain.stderr
+    assert plain.stdout.startswith(TEXT)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[" in CliRunner().invoke(app, (*run, "--color")).stdout
+    assert CliRunner().invoke(app, ("score", "-", "--with", tale.name), input=TEXT).exit_code == 0
+
+
+@pytest.mark.parametrize("quantize", [None, "float16"])
+def test_a_run_with_dropout_is_scored_and_sampled_without_it(fit: Callable, quantize: str | None) -> None:
+    run = fit(dropout=0.5, name="dropped").run
+    plain = score(load(run, device="cpu"), TEXT).bits_per_byte
+    ready = load(run, device="cpu").for_sampling(quantize=quantize)
+    for _ in range(2):
+        assert score(ready, TEXT).bits_per_byte == pytest.approx(plain, rel=1e-3 if quantize else 1e-6)
+    assert ready.generate("the", temperature=0) == load(run, device="cpu").generate("the", temperature=0)
+
+
+def test_a_tokenizer_that_loses_text_is_told(
+    fit: Callable[..., TrainResult], tale: Path, tmp_path: Path
+) -> None:
+    assert score(load(tale, device="cpu"), TEXT).lossless
+    assert score(load(tale, device="cpu"), TEXT.replace("\n", "☃\n")).lossless
+    run = fit(name="words", tokenizer="word").run
+    assert not score(load(run, device="cpu"), TEXT).lossless
+    (tmp_path / "text.txt").write_text(TEXT)
+    done = CliRunner().invoke(app, ("score", str(tmp_path / "text.txt"), "--with", "words", "--json"))
+    assert "loses part of the text" in done.stderr
+    assert json.loads(done.stdout)["lossless"] is False
+
+
+def test_weights_that_are_not_finite_are_refused(tale: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    for file in tale.glob("checkpoints/*/model.safetensors"):
+        tensors = load_file(file)
+        tensors["lm_head.weight"][3, 1] = torch.nan
+        save_file(tensors, file)
+    for command in (
+        ("sample", tale.name, "-p", "a"),
+        ("score", str(tmp_path / "text.txt"), "--with", tale.name, "--json"),
+    ):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code != 0
+        assert done.stdout == ""
+        assert "numbers that are not finite (lm_head.weight" in str(done.exception)
+
+
+def test_a_loss_that_is_not_finite_is_refused(tale: Path) -> None:
+    gpt = load(tale, device="cpu")
+    with torch.no_grad():
+        gpt.model.lm_head.weight.fill_(3e38)  # finite, unlike the products with it
+    with pytest.raises(RunError, match="not a finite number"):
+        score(gpt, TEXT)
+
+
+def test_an_empty_or_missing_file_is_named(tale: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    for file, why in (("empty.txt", "empty.txt is empty"), ("none.txt", "none.txt does not exist")):
+        done = CliRunner().invoke(app, ("score", str(tmp_path / file), "--with", tale.name))
+        assert why in str(done.exception)
+
+
+@pytest.mark.parametrize("family", ["modern", "gpt2"])
+@pytest.mark.parametrize("stride", [1, 6, 8, 16])
+def test_a_long_text_scores_as_by_transformers_with_a_sliding_window(
+    family: str, stride: int, tmp_path: Path
+) -> None:
+    """https://huggingface.co/docs/transformers/perplexity, with windows of a context and one target more."""
+    transformers = pytest.importorskip("transformers")
+    text = "".join(random.Random(1).choices("abc, ☃\n", k=16 + 48 * 5))  # windows of each stride end with it
+    tokenizer = Tokenizer(build_tokenizer("char", lambda: [text], alphabet=text, n_characters=len(text)))
+    shape = {"vocab_size": tokenizer.vocab_size, "context_length": 16, "n_layer": 2, "n_head": 4}
+    gpt2 = {"position": "learned", "norm": "layernorm", "activation": "gelu-tanh", "qk_norm": False}
+    torch.manual_seed(0)
+    model = GPT(ModelConfig(d_model=32, dropout=0.2, **shape, **(gpt2 if family == "gpt2" else {}))).eval()  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    gpt = TrainedGPT(model, tokenizer, tokenizer.eot_id, tmp_path)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    export_hf(model, tmp_path / "tokenizer.json", tmp_path / "exported")
+
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported").eval()
+    encode = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")
+    ids = torch.tensor([[encode.eos_token_id, *encode(text).input_ids]])
+    max_length, previous_end, nats = 16 + 1, 0, 0.0
+    for begin in range(0, ids.size(1), stride):
+        end = min(begin + max_length, ids.size(1))
+        targets = ids[:, begin:end].clone()
+        targets[:, : previous_end - begin] = -100
+        with torch.no_grad():
+            logits = theirs(ids[:, begin : end - 1]).logits
+        nats += F.cross_entropy(logits[0], targets[0, 1:], reduction="sum").item()
+        previous_end = end
+        if end == ids.size(1):
+            break
+    found = score(gpt, text, stride=stride)
+    assert found.tokens == len(text)
+    assert found.bits_per_byte == pytest.approx(nats / math.log(2) / len(text.encode()), abs=1e-5)

@@ -1,0 +1,305 @@
+"""The plan as arithmetic: what it chooses for a corpus, a machine and a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import pytest
+
+from gptscratch import sizing
+from gptscratch.config import DataConfig
+from gptscratch.errors import ConfigError
+from gptscratch.training.planning import heuristics as rules
+from gptscratch.training.planning.heuristics import Facts
+from gptscratch.training.planning.planner import Plan, make_plan
+
+LAPTOP = Facts(
+    train_tokens=1_000_000, train_bytes=1_000_000, val_tokens=112_000, val_bytes=112_000, vocab_size=67,
+    device="cpu", dtype="bfloat16", flops_per_second=8e11,
+)  # fmt: skip
+SMALL = dataclasses.replace(LAPTOP, train_tokens=20_000, train_bytes=20_000, val_tokens=2_000)
+
+
+SHAPE = {"n_layer": 4, "d_model": 192, "context_length": 256}
+
+
+def plan(facts: Facts = LAPTOP, **settings: Any) -> Plan:
+    return make_plan(settings, DataConfig(corpus=("a.txt",)), facts)
+
+
+def blocks(found: Plan) -> int:
+    return sizing.count_parameters(found.config.model).non_embedding
+
+
+def test_without_a_horizon_five_minutes_are_planned() -> None:
+    assert plan().config.train.minutes == 5
+    assert plan().seconds == 300
+
+
+def test_more_time_never_gives_a_smaller_model_and_much_more_a_larger() -> None:
+    sizes = [blocks(plan(minutes=minutes)) for minutes in (0.1, 1, 3, 10, 60)]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] > 20 * sizes[0]
+
+
+def test_what_is_given_is_kept_and_the_rest_planned_around_it() -> None:
+    given = {"n_layer": 3, "learning_rate": 0.007, "batch_size": 6, "dropout": 0.3, "eval_interval": 17}
+    found = plan(minutes=2, **given).config
+    kept = {**dataclasses.asdict(found.model), **dataclasses.asdict(found.train)}
+    assert {name: kept[name] for name in given} == given
+    assert found.model.d_model > 0
+    assert found.train.adamw_learning_rate > 0
+
+
+def test_the_tokens_to_come_fit_into_the_time() -> None:
+    found = plan(minutes=10)
+    seconds = found.tokens / rules.tokens_per_second(found.config.model, LAPTOP)
+    assert 0.85 * 600 < seconds < 600
+
+
+def test_a_step_that_does_not_fit_into_memory_is_made_in_even_passes() -> None:
+    wide = {"n_layer": 12, "d_model": 768, "n_head": 12, "context_length": 1024, "steps": 100}
+    found = plan(dataclasses.replace(LAPTOP, vocab_size=50_000), batch_size=23, **wide)
+    at_once = found.config.train.micro_batch
+    assert 1 < at_once < 23
+    activations = [
+        sizing.memory_to_train(found.config.model, micro_batch=n, dtype="bfloat16").activations
+        for n in (0, at_once)
+    ]
+    assert activations[1] - activations[0] < 2.1 * 2**30
+    passes = -(-23 // at_once)
+    assert at_once * passes - 23 < passes
+
+
+def test_memory_is_at_least_what_preparing_the_corpus_took() -> None:
+    least = plan(minutes=1).memory_bytes
+    assert plan(dataclasses.replace(LAPTOP, peak_bytes=10), minutes=1).memory_bytes == least
+    assert plan(dataclasses.replace(LAPTOP, peak_bytes=3 * least), minutes=1).memory_bytes == 3 * least
+
+
+def test_a_machine_that_is_measured_as_slower_is_given_less_to_do() -> None:
+    slower = plan(dataclasses.replace(LAPTOP, speed=0.1), minutes=10)
+    assert blocks(slower) < blocks(plan(minutes=10))
+    assert slower.tokens < plan(minutes=10).tokens
+
+
+@pytest.mark.parametrize("val_tokens", [112_000, 5_000_000])
+def test_scoring_takes_a_small_part_of_ten_minutes(val_tokens: int) -> None:
+    found = plan(dataclasses.replace(LAPTOP, val_tokens=val_tokens), minutes=10)
+    train = found.config.train
+    scored = found.steps / train.eval_interval * train.eval_tokens + train.final_eval_tokens
+    assert scored / 1.5 < 0.035 * found.tokens  # scoring a token costs two thirds of training on it
+
+
+@pytest.mark.parametrize("length", [{"steps": 50}, {"epochs": 0.1}, {"tokens": 100_000}])
+def test_all_that_is_held_back_of_a_small_corpus_is_scored_where_no_time_is_given(
+    length: dict[str, Any],
+) -> None:
+    assert plan(**length).config.train.final_eval_tokens == LAPTOP.val_tokens
+
+
+def test_steps_on_a_large_corpus_do_not_score_all_that_is_held_back() -> None:
+    large = dataclasses.replace(LAPTOP, train_tokens=22_500_000_000, val_tokens=2_500_000_000)
+    assert plan(large, steps=500).config.train.final_eval_tokens == 250_000
+    long = plan(large, steps=100_000)
+    assert 250_000 < long.config.train.final_eval_tokens < 0.05 * long.tokens
+
+
+def test_a_small_corpus_ends_early_and_says_so() -> None:
+    found = plan(SMALL, minutes=10)
+    assert found.config.train.minutes == 10
+    assert found.config.train.max_steps == found.steps
+    assert found.seconds < 300
+    assert found.epochs == pytest.approx(rules.useful_epochs(SMALL.train_tokens), rel=0.05)
+    assert any("memorize" in notice and f"{found.steps} steps" in notice for notice in found.notices)
+    assert not any("memorize" in notice for notice in plan(minutes=10).notices)
+    assert plan(minutes=10).config.train.max_steps == 0
+
+
+def test_epochs_that_are_asked_for_are_made() -> None:
+    assert plan(SMALL, epochs=200).epochs == pytest.approx(200, rel=0.05)
+
+
+def test_a_small_corpus_gets_a_smaller_model() -> None:
+    assert blocks(plan(SMALL, minutes=10)) < 0.2 * blocks(plan(minutes=10))
+
+
+def test_a_very_small_corpus_says_what_to_expect() -> None:
+    few = dataclasses.replace(SMALL, train_tokens=4_000, train_bytes=4_000, val_tokens=400)
+    assert any("4 kB" in notice and "expect" in notice for notice in plan(few).notices)
+    assert not plan(minutes=1).notices
+
+
+GPU = {"train_tokens": 5_000_000_000, "train_bytes": 20_000_000_000, "val_tokens": 5_000_000,
+       "val_bytes": 20_000_000, "vocab_size": 16384, "device": "cuda"}  # fmt: skip
+MACHINES = {
+    "H200": Facts(**GPU, dtype="bfloat16", flops_per_second=7e14, memory_bytes=139 << 30),
+    "RTX 4090": Facts(**GPU, dtype="bfloat16", flops_per_second=1.5e14, memory_bytes=23 << 30),
+    "T4": Facts(**GPU, dtype="float32", flops_per_second=6e12, memory_bytes=14 << 30),
+    "Apple M2": Facts(
+        **GPU | {"device": "mps"}, dtype="float32", flops_per_second=3e12, memory_bytes=10 << 30
+    ),
+    "AVX2": Facts(**GPU | {"device": "cpu"}, dtype="float32", flops_per_second=5e10, memory_bytes=8 << 30),
+}  # fmt: skip
+on_every_machine = pytest.mark.parametrize("machine", MACHINES)
+
+
+@on_every_machine
+@pytest.mark.parametrize("minutes", [1, 10, 60, 2880])
+def test_a_plan_fits_into_the_memory_of_its_machine(machine: str, minutes: float) -> None:
+    facts = MACHINES[machine]
+    found = plan(facts, minutes=minutes)
+    assert found.memory_bytes < facts.memory_bytes
+
+
+@pytest.mark.parametrize("machine", ["H200", "RTX 4090", "T4", "Apple M2"])
+def test_more_time_on_a_gpu_gives_more_steps_and_larger_ones(machine: str) -> None:
+    found = [plan(MACHINES[machine], minutes=minutes) for minutes in (1, 10, 100, 1000)]
+    steps = [p.steps for p in found]
+    batches = [p.tokens_per_step for p in found]
+    assert steps == sorted(set(steps))
+    assert batches == sorted(set(batches))
+    assert steps[0] > 500
+    assert all(p.tokens_per_step == pytest.approx(0.58 * p.tokens**0.571, rel=0.15) for p in found[1:])
+
+
+@on_every_machine
+def test_the_tokens_of_a_number_of_steps_grow_no_faster_than_the_steps(machine: str) -> None:
+    shape = {"n_layer": 12, "d_model": 768, "context_length": 1024}
+    found = [plan(MACHINES[machine], steps=steps, **shape).tokens for steps in (1000, 5000, 20_000)]
+    assert found[1] <= 5 * found[0]
+    assert found[2] <= 4 * found[1]
+
+
+def test_a_model_grows_with_the_time_as_chinchilla_says_it_should() -> None:
+    ten, day = (plan(MACHINES["H200"], minutes=minutes) for minutes in (10, 2880))
+    assert 15e6 < blocks(ten) < 45e6
+    assert blocks(day) > 250e6
+    assert 20 <= day.tokens / blocks(day) < 60
+
+
+def test_a_small_corpus_holds_a_gpu_to_a_small_model() -> None:
+    few = dataclasses.replace(MACHINES["H200"], train_tokens=1_000_000, val_tokens=100_000)
+    assert blocks(plan(few, minutes=60)) <= 10_000_000
+
+
+@pytest.mark.parametrize(("tokens", "batch"), [(1.5e6, 1950), (1e9, 79_700), (1e11, 1_105_000)])
+def test_the_batch_rule_is_the_published_one(tokens: float, batch: float) -> None:
+    assert rules.batch_tokens(tokens, 16, "cuda") == pytest.approx(batch, rel=0.01)
+
+
+def test_tokens_for_each_parameter_rise_from_the_measured_to_the_published() -> None:
+    assert rules.tokens_per_parameter(1_000_000) == 1.4
+    assert rules.tokens_per_parameter(5_000_000) == pytest.approx(1.4)
+    assert 1.5 < rules.tokens_per_parameter(20_000_000) < 10
+    assert rules.tokens_per_parameter(400_000_000) == pytest.approx(20)
+
+
+def test_rates_know_the_batch_that_was_given() -> None:
+    planned = plan(steps=1000)
+    rows = planned.config.train.batch_size
+    rates = {
+        factor: plan(steps=1000, **SHAPE, batch_size=rows * factor).config.train for factor in (1, 2, 16)
+    }
+    assert rates[1].learning_rate == rates[2].learning_rate == planned.config.train.learning_rate
+    assert rates[16].learning_rate == pytest.approx(2 * rates[1].learning_rate)
+    assert rates[16].adamw_learning_rate == pytest.approx(2 * rates[1].adamw_learning_rate)
+
+
+def test_parameters_are_averages_of_a_fifth_of_a_long_run_at_least() -> None:
+    assert plan(minutes=1).config.train.weight_decay == 0.1
+    long = plan(steps=100_000).config.train
+    assert 1 / (long.learning_rate * long.weight_decay) == pytest.approx(20_000)
+
+
+def test_a_model_that_does_not_fit_is_refused_with_what_it_needs_and_what_there_is() -> None:
+    facts = dataclasses.replace(LAPTOP, memory_bytes=24_000_000_000)
+    with pytest.raises(ConfigError) as caught:
+        plan(facts, n_layer=100, d_model=100_000, steps=5)
+    assert re.search(r"needs about [\d,]{6,} GB to train, and 24 GB are free", caught.value.message)
+    with pytest.raises(ConfigError, match="to train"):
+        plan(facts, n_layer=10_000, d_model=1024, steps=5)
+    assert plan(facts, n_layer=12, d_model=768, steps=5).steps == 5
+
+
+def test_the_optimizers_temporaries_count() -> None:
+    model = plan(steps=5, n_layer=24, d_model=2048).config.model
+    muon, adamw = (sizing.update_bytes(model, optimizer=name, dtype="bfloat16") for name in ("muon", "adamw"))
+    assert adamw == 0
+    assert muon == 22 * max(1 << 24, model.d_model * model.resolved().d_ff)
+
+
+def test_flash_attention_keeps_no_weights() -> None:
+    model = plan(steps=5, n_layer=4, d_model=256, context_length=4096).config.model
+    cpu, cuda = (
+        sizing.memory_to_train(model, dtype="bfloat16", device=device).activations
+        for device in ("cpu", "cuda")
+    )
+    weights = 2 * 4096 * 4 * model.n_head * (4096 + 128) // 2
+    assert cpu - cuda == weights
+
+
+def test_the_start_up_that_was_measured_is_part_of_the_time() -> None:
+    slow = dataclasses.replace(LAPTOP, start_up_seconds=250.0)
+    found = plan(slow, minutes=5)
+    assert found.tokens < 0.35 * plan(minutes=5).tokens
+    assert any("250 of the 300 seconds" in notice for notice in found.notices)
+    assert not any("seconds" in notice for notice in plan(minutes=5).notices)
+
+
+def test_a_small_corpus_has_its_useful_steps_also_after_a_slow_start() -> None:
+    slow = dataclasses.replace(SMALL, start_up_seconds=30.0)
+    assert plan(slow, minutes=10).config.train.max_steps == plan(SMALL, minutes=10).config.train.max_steps
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"context_length": 500_000}, "context length is 111,999 instead of 500,000: the validation text"),
+        ({"warmup": 1000, "steps": 3}, "warm-up takes 1,000 steps, and the run has 3"),
+        ({"micro_batch": 64, "batch_size": 4}, "micro-batch has 4 sequences instead of 64"),
+        ({"learning_rate": 0.0}, "learning rate is 0"),
+    ],
+)
+def test_what_was_given_and_cannot_be_had_is_told(given: dict[str, Any], said: str) -> None:
+    length = {} if "steps" in given else {"minutes": 1}
+    assert any(said in notice for notice in plan(**length, **given).notices)
+
+
+def test_a_learning_rate_of_0_is_kept_and_other_zeros_are_chosen() -> None:
+    zeros = {"learning_rate": 0.0, "batch_size": 0, "eval_interval": 0, "log_interval": 0, "warmup": -1}
+    found = plan(steps=100, **zeros).config.train
+    assert found.learning_rate == 0
+    assert min(found.batch_size, found.eval_interval, found.log_interval, found.warmup) > 0
+
+
+@pytest.mark.parametrize("unit", ["minutes", "steps", "epochs", "tokens"])
+def test_a_training_length_of_0_is_refused(unit: str) -> None:
+    with pytest.raises(ConfigError, match=f"{unit} is 0"):
+        plan(**{unit: 0})
+
+
+def test_a_validation_text_of_three_tokens_does_not_decide_the_context() -> None:
+    with pytest.raises(ConfigError, match="3 for validation"):
+        plan(dataclasses.replace(LAPTOP, val_tokens=3))
+
+
+def test_less_than_a_tenth_for_validation_is_told() -> None:
+    large = dataclasses.replace(LAPTOP, train_bytes=10**9, val_bytes=20_000_000)
+    assert any("20 MB of the 1,020 MB" in notice for notice in plan(large).notices)
+
+
+def test_a_gpu_compiles_from_a_few_minutes_on_and_a_cpu_only_when_asked() -> None:
+    gpu = dataclasses.replace(
+        LAPTOP, device="cuda", flops_per_second=3e13, train_tokens=10**9, train_bytes=10**9, can_compile=True
+    )
+    assert plan(gpu).config.train.compile is True
+    assert plan(gpu, minutes=2).config.train.compile is False
+    assert plan(gpu, minutes=10, compile=False).config.train.compile is False
+    assert plan(gpu, minutes=10, documents="padded").config.train.compile is False
+    assert plan(gpu, steps=20).config.train.compile is False
+    assert plan(dataclasses.replace(gpu, can_compile=False)).config.train.compile is False
+    assert plan(minutes=60).config.train.compile is False
+    assert plan(minutes=60, compile=True).config.train.compile is True

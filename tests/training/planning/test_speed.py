@@ -1,0 +1,99 @@
+"""How long a step takes, measured: what the plan of a run by time is made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gptscratch.config import RunConfig
+from gptscratch.device import _free_group_memory, free_memory
+from gptscratch.training.planning import benchmark as speed
+from gptscratch.training.planning import heuristics as rules
+from gptscratch.training.planning import plan_run as planning
+from gptscratch.training.planning.benchmark import step_seconds, timed
+
+CPU = torch.device("cpu")
+BATCH = RunConfig().with_settings(
+    {
+        "n_layer": 2, "d_model": 64, "n_head": 2, "context_length": 64, "model.vocab_size": 67,
+        "batch_size": 32, "micro_batch": 16, "steps": 1,
+    }
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_one_sequence_tells_how_long_a_whole_batch_takes(optimizer: str) -> None:
+    config = BATCH.with_settings({"optimizer": optimizer})
+    whole = step_seconds(config, 32, CPU, torch.float32, limit=0.3)
+    one = step_seconds(config, 1, CPU, torch.float32, limit=0.3)
+    assert 0.4 < one / whole < 8  # one at a time is less efficient, but it is not a whole batch
+
+
+def test_noise_leaves_a_part_of_a_step_to_its_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = iter([0.30, 0.35])  # a step of two sequences, and then an update that took longer
+    monkeypatch.setattr(speed, "timed", lambda _step, _limit: next(found))
+    assert step_seconds(BATCH, 2, CPU, torch.float32, limit=1.0) == pytest.approx(0.27 + 0.03 * 16)
+
+
+def test_the_first_call_does_not_count_and_the_limit_ends_the_rest() -> None:
+    calls: list[int] = []
+
+    def step() -> None:
+        calls.append(1)
+
+    assert 0 <= timed(step, limit=0.0) < 0.1
+    assert len(calls) == 2
+    timed(step, limit=60.0)
+    assert len(calls) == 6
+
+
+def test_a_measurement_that_changes_the_shape_is_made_again(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = tmp_path / "large.txt"
+    large.write_text(100 * corpus.read_text(encoding="utf-8"), encoding="utf-8")
+    measured: list[int] = []
+
+    def slower_if_wide(config: RunConfig, *_: object, **__: object) -> float:
+        measured.append(config.model.d_model)
+        return 0.02 * (config.model.d_model / 64) ** 2
+
+    monkeypatch.setattr(planning, "step_seconds", slower_if_wide)
+    monkeypatch.setattr(planning, "matmul_rate", lambda *_: 1e13)  # a first plan that is much too large
+    monkeypatch.setattr(rules, "useful_epochs", lambda _tokens: 1e9)
+    settings = {"corpus": str(large), "minutes": 5.0, "tokenizer": "char", "device": "cpu"}
+    plan, _ = planning.plan_run(settings)
+    assert len(measured) > 1
+    assert plan.config.model.d_model == measured[-1]
+    seconds = 0.02 * (plan.config.model.d_model / 64) ** 2
+    assert plan.steps * seconds == pytest.approx(285, rel=0.1)
+
+
+def test_memory_that_runs_out_while_measuring_is_tried_with_fewer_sequences(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def small(_config: RunConfig, rows: int, *_: object, **__: object) -> float:
+        tried.append(rows)
+        if rows > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return 0.01
+
+    monkeypatch.setattr(planning, "step_seconds", small)
+    settings = {"corpus": str(corpus), "minutes": 1.0, "tokenizer": "char", "batch_size": 8, "n_layer": 1}
+    assert planning.plan_run(settings)[0].steps > 0
+    assert tried == [8, 4, 2]
+
+
+def test_free_memory_is_asked_for_and_a_containers_limit_holds(tmp_path: Path) -> None:
+    assert 10**8 < free_memory(CPU) < 10**14
+    files = {"max": "1000\n", "current": "600\n", "stat": "anon 300\ninactive_file 250\n"}
+    for name, text in files.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert _free_group_memory(tmp_path) == 650
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _free_group_memory(tmp_path) == 0
+    assert _free_group_memory(tmp_path / "nowhere") == 0

@@ -1,0 +1,270 @@
+"""Between the steps: when a run by time ends, what is saved and when, what is reported."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gptscratch import paths
+from gptscratch.config import TrainConfig
+from gptscratch.errors import RunError
+from gptscratch.runs.metrics import read_metrics
+from gptscratch.training import callbacks as hooks
+from gptscratch.training import loop
+from gptscratch.training.budget import TimeHorizon
+from gptscratch.training.callbacks import Session
+from gptscratch.training.evaluate import Evaluation
+from gptscratch.training.events import Evaluated, Event, Logged, Notice, Progress, Saved, ignore
+from gptscratch.training.state import TrainState
+from gptscratch.training.step import StepResult
+from gptscratch.training.trainer import TrainResult, resume
+
+Fit = Callable[..., TrainResult]
+
+
+class Clock:
+    """Stands for ``time.perf_counter``: it moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "perf_counter", clock)
+    return clock
+
+
+def session_of(clock: Clock, *, seconds: float, final_tokens: int = 50_000, **state: Any) -> Session:
+    """A session of a run by time whose steps have 1,024 tokens and take as long as the test says."""
+    found = TrainState(**state)
+    return Session(
+        run=Path("nowhere"),
+        config=TrainConfig(minutes=seconds / 60, eval_tokens=5_000, eval_interval=100, log_interval=100),
+        model=None,  # type: ignore[arg-type]
+        optimizer=None,  # type: ignore[arg-type]
+        horizon=TimeHorizon(seconds),
+        state=found,
+        listen=ignore,
+        evaluate=lambda: Evaluation(loss=1.0, accuracy=0.0, bits_per_byte=1.0, tokens=5_000),
+        sample=str,
+        final_tokens=final_tokens,
+        started=clock() - found.seconds,
+    )
+
+
+def step(session: Session, clock: Clock, seconds: float) -> None:
+    clock.now += seconds
+    session.count(StepResult(torch.ones(()), torch.ones(()), 1024), 1024, seconds)
+
+
+def test_a_first_step_that_compiles_for_a_minute_does_not_end_five_minutes(clock: Clock) -> None:
+    session = session_of(clock, seconds=300)
+    step(session, clock, 60.0)
+    assert not session.over
+    for _ in range(50):
+        step(session, clock, 0.1)
+    assert not session.over
+    assert session.state.closing_seconds == pytest.approx(0.6 * 60_000 / 1024 * 0.1, rel=0.01)
+
+
+def test_steps_whose_micro_batch_was_halved_are_not_typical(clock: Clock) -> None:
+    session = session_of(clock, seconds=300)
+    for micro_batch, seconds in ((8, 1.0), (8, 0.1), (4, 30.0), (4, 0.1)):
+        session.micro_batch = micro_batch
+        step(session, clock, seconds)
+    assert session.pace.step_seconds == pytest.approx(0.1)
+
+
+def test_a_guess_of_the_end_keeps_at_most_a_tenth_of_the_time(clock: Clock) -> None:
+    session = session_of(clock, seconds=300, final_tokens=10**9)
+    step(session, clock, 1.0)
+    step(session, clock, 1.0)
+    assert session.state.closing_seconds == pytest.approx(30)
+    assert not session.over
+
+
+@pytest.mark.parametrize("start_up", [0.0, 20.0, 26.0, 33.0])
+def test_the_time_after_a_slow_start_up_is_used(clock: Clock, start_up: float) -> None:
+    session = session_of(clock, seconds=36, final_tokens=5_000)
+    clock.now += start_up
+    while not session.over:
+        step(session, clock, 0.05)
+    closing = session.state.closing_seconds
+    assert session.state.seconds + closing == pytest.approx(36, abs=0.2)
+    assert session.state.step == pytest.approx((36 - start_up - closing) / 0.05, abs=2)
+
+
+def test_a_resumed_run_does_not_count_its_start_up_as_a_step(clock: Clock) -> None:
+    session = session_of(clock, seconds=36, final_tokens=5_000, step=3)
+    session.state.seconds = 27.0  # of them 26 seconds of start-up
+    session.started = clock() - 27.0
+    assert not session.is_over()
+    step(session, clock, 0.05)
+    step(session, clock, 0.05)
+    assert not session.over
+
+
+def test_a_run_by_time_that_is_over_is_over_when_it_is_resumed(clock: Clock) -> None:
+    session = session_of(clock, seconds=20, final_tokens=5_000)
+    while not session.over:
+        step(session, clock, 0.7)
+    state = TrainState.from_dict(json.loads(json.dumps(session.state.to_dict())))
+    assert TimeHorizon(20).is_over(state)
+    assert not TimeHorizon(60).is_over(state)
+
+
+def test_at_most_so_many_steps_are_made_in_the_time(clock: Clock) -> None:
+    session = session_of(clock, seconds=300)
+    session.horizon = TimeHorizon(300, max_steps=7)
+    progress = []
+    while not session.over:
+        step(session, clock, 0.1)
+        progress.append(session.horizon.progress(session.state))
+    assert session.state.step == 7
+    assert progress == pytest.approx([n / 7 for n in range(1, 8)])
+
+
+def test_the_end_scores_as_many_tokens_as_there_is_time_for(clock: Clock) -> None:
+    session = session_of(clock, seconds=20)
+    session.config = dataclasses.replace(session.config, final_eval_tokens=50_000)
+    assert session.tokens_to_score() == 50_000  # nothing was measured
+    session.aside["evaluate"] = 1.0  # for 5,000 tokens
+    for now, tokens in ((5.0, 50_000), (16.0, 20_000), (19.9, 5_000), (30.0, 5_000)):
+        clock.now = now
+        assert session.tokens_to_score() == tokens
+
+
+def test_suspended_time_does_not_count(clock: Clock) -> None:
+    session = session_of(clock, seconds=300)
+    for _ in range(10):
+        step(session, clock, 1.0)
+    session.continued.set()
+    step(session, clock, 3600.0)
+    assert session.state.seconds == pytest.approx(11)
+    assert not session.over
+    session.continued.set()
+    with session.timed("save"):
+        clock.now += 2.0  # nothing to compare it with yet
+    assert session.aside["save"] == 2.0
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGCONT"), reason="processes are not suspended here")
+def test_a_process_that_continues_is_noticed() -> None:
+    event = threading.Event()
+    with loop.noticing_continuation(event):
+        assert not event.is_set()
+        os.kill(os.getpid(), signal.SIGCONT)
+        assert event.wait(5)
+    assert signal.getsignal(signal.SIGCONT) == signal.SIG_DFL
+
+
+def test_progress_is_reported_by_the_clock_and_not_written(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter(range(10**6))
+    monkeypatch.setattr(time, "perf_counter", lambda: 0.25 * next(readings))
+    events: list[Event] = []
+    result = fit(name="a", log_interval=12, listen=events.append)
+    shown = [e for e in events if isinstance(e, Progress)]
+    assert len(shown) > 5
+    assert all(math.isfinite(e.train_loss) and 0 < e.progress < 1 for e in shown)
+    written = read_metrics(result.run / "metrics.jsonl")
+    assert [r["step"] for r in written if "train_loss" in r] == [12, 24]
+
+
+def test_reporting_progress_changes_no_logged_loss(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = []
+    for pause in (0.0, 10.0):
+        monkeypatch.setattr(hooks, "_PROGRESS_SECONDS", pause)
+        records = read_metrics(fit(name=f"a{pause}", log_interval=7).run / "metrics.jsonl")
+        losses.append([r["train_loss"] for r in records if "train_loss" in r])
+    assert losses[0] == losses[1]
+
+
+def test_a_checkpoint_is_saved_when_ten_minutes_have_passed(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = iter(range(10**6))
+    monkeypatch.setattr(time, "perf_counter", lambda: 30.0 * next(readings))  # so much with each look
+    saved: list[Event] = []
+    result = fit(name="a", save_interval=1000, eval_interval=1000, listen=saved.append)
+    steps = [e.step for e in saved if isinstance(e, Saved)]
+    assert len(steps) > 3
+    assert steps[-1] == result.step
+
+
+def test_an_evaluation_saves_only_where_it_is_the_best(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses: Iterator[float] = iter([3.0, 2.0, 4.0, 1.5, 9.0, 9.0, 9.0, 9.0])
+
+    def evaluate(session: Session) -> None:
+        session.evaluate = lambda: Evaluation(next(losses), 0.5, 1.0, 64)
+        hooks.evaluate(session)
+
+    monkeypatch.setattr(loop, "HOOKS", (hooks.log, evaluate, hooks.save))
+    events: list[Event] = []
+    result = fit(name="a", eval_interval=4, save_interval=1000, steps=24, keep=9, listen=events.append)
+    assert [e.step for e in events if isinstance(e, Saved)] == [4, 8, 16, 24]
+    assert result.best_step == 16
+    assert json.loads((result.run / "best.json").read_text())["step"] == 16
+    assert [step for step, _ in paths.checkpoints(result.run)] == [4, 8, 16, 24]
+
+
+def test_a_run_that_patience_ended_is_over_and_more_patience_continues_it(fit: Fit) -> None:
+    rising = {"schedule": "constant", "learning_rate": 0.3, "adamw_learning_rate": 0.6}
+    ended = fit(name="a", steps=400, eval_interval=4, patience=2, **rising)
+    assert ended.step < 400
+    events: list[Event] = []
+    assert resume("a", listen=events.append).step == ended.step
+    assert not [e for e in events if isinstance(e, Logged)]
+    assert resume("a", patience=6, steps=ended.step + 4).step == ended.step + 4
+
+
+def test_out_of_patience_says_which_step_was_the_best(fit: Fit) -> None:
+    events: list[Event] = []
+    result = fit(
+        name="a", listen=events.append, steps=400, eval_interval=4, patience=2,
+        schedule="constant", learning_rate=0.3, adamw_learning_rate=0.6,
+    )  # fmt: skip
+    said = [e.text for e in events if isinstance(e, Notice) and "patience" in e.text]
+    assert len(said) == 1
+    assert f"step {result.best_step}" in said[0]
+
+
+def test_divergence_says_what_is_left_and_how_to_continue(fit: Fit) -> None:
+    with pytest.raises(RunError) as caught:
+        fit(name="a", optimizer="adamw", learning_rate=1e38, warmup=0, schedule="constant")
+    assert "diverged" in caught.value.message
+    assert "No checkpoint was saved yet" in caught.value.hint
+
+
+def test_memory_that_runs_out_in_an_evaluation_is_one_clear_line(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Evaluation:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("gptscratch.training.evaluate.evaluate", full)
+    with pytest.raises(RunError, match="Out of memory while it evaluates"):
+        fit(name="a")
+
+
+def test_the_evaluation_at_the_end_is_not_written_again_by_a_resume(tale: Path) -> None:
+    before = (tale / "metrics.jsonl").read_text()
+    events: list[Event] = []
+    resume("tale", listen=events.append)
+    assert (tale / "metrics.jsonl").read_text() == before
+    assert len([e for e in events if isinstance(e, Evaluated)]) <= 1
