@@ -13,7 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-from gptscratch.data.clean import strip_html
+from gptscratch.data.cleaning import strip_html
 
 
 def side_of(review: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gptscratch import load
-from gptscratch.data.shards import TokenArray, open_tokens
+from gptscratch.data.token_files import TokenArray, open_tokens
 from gptscratch.runs.checkpoint import read_run
 from gptscratch.training.evaluate import evaluate
 from gptscratch.training.loss import IGNORE

@@ -19,7 +19,7 @@ __all__ = ["err", "error", "facts", "notice", "out", "pieces", "plan", "plan_lin
 
 if TYPE_CHECKING:
     from gptscratch.config import TrainConfig
-    from gptscratch.data.shards import Manifest
+    from gptscratch.data.token_files import Manifest
     from gptscratch.tokenizer import Tokenizer
     from gptscratch.training.planning.planner import Plan
     from gptscratch.training.trainer import TrainResult

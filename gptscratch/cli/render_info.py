@@ -16,7 +16,7 @@ from gptscratch.cli.units import count, duration, size, some, when
 
 if TYPE_CHECKING:
     from gptscratch.data.prepare import Prepared
-    from gptscratch.data.shards import Manifest
+    from gptscratch.data.token_files import Manifest
     from gptscratch.runs.summary import ModelDescription, Part, RunDescription, RunSummary
 
 

@@ -11,8 +11,8 @@ from gptscratch.cli.render import facts, out, print_json
 from gptscratch.cli.units import size, some
 
 if TYPE_CHECKING:
-    from gptscratch.data.shards import Removed
-    from gptscratch.data.stats import CorpusStats
+    from gptscratch.data.statistics import CorpusStats
+    from gptscratch.data.token_files import Removed
 
 _ODD = 8  # kinds of odd characters shown
 _SCRIPTS = 6

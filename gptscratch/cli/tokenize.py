@@ -70,7 +70,7 @@ def tokenize(
 
     data = RunConfig().with_settings(settings).data
     if stats:
-        from gptscratch.data.stats import corpus_stats
+        from gptscratch.data.statistics import corpus_stats
 
         with WorkView() as view:
             found = corpus_stats(data, on_progress=view)

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from gptscratch.data.documents import Batch, DocumentRows
-from gptscratch.data.shards import TokenArray
+from gptscratch.data.document_batches import Batch, DocumentRows
+from gptscratch.data.token_files import TokenArray
 from gptscratch.errors import ConfigError, CorpusError
 
 _Words = NDArray[np.uint64]

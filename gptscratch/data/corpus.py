@@ -16,11 +16,10 @@ from pathlib import Path
 
 from gptscratch.config import DataConfig
 from gptscratch.data.characters import Alphabet
-from gptscratch.data.clean import clean
+from gptscratch.data.cleaning import clean
 from gptscratch.data.digest import Digest
-from gptscratch.data.encodings import NotTextError
-from gptscratch.data.reading import Piece, Tally, read_pieces
-from gptscratch.data.shards import Removed
+from gptscratch.data.encoding import NotTextError
+from gptscratch.data.readers import Piece, Tally, read_pieces
 from gptscratch.data.sources import (
     Progress,
     Source,
@@ -38,6 +37,7 @@ from gptscratch.data.split import (
     by_tail,
     chosen_fraction,
 )
+from gptscratch.data.token_files import Removed
 from gptscratch.errors import CorpusError
 
 _KEPT = 16_000_000  # characters that are kept in memory between the passes

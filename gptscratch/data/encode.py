@@ -25,8 +25,8 @@ import tokenizers
 from numpy.typing import NDArray
 
 from gptscratch.accelerate import process as threads
-from gptscratch.data.shards import TokenArray
 from gptscratch.data.split import Side
+from gptscratch.data.token_files import TokenArray
 from gptscratch.errors import RunError
 from gptscratch.tokenizer import Tokenizer
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from gptscratch import paths
 from gptscratch.config import DataConfig
 from gptscratch.data.corpus import Scan
-from gptscratch.data.shards import Manifest, Tokens, open_tokens, read_manifest
+from gptscratch.data.token_files import Manifest, Tokens, open_tokens, read_manifest
 from gptscratch.data.writer import PART, UNFINISHED, is_ours, read_unfinished
 from gptscratch.errors import CorpusError, UserError
 from gptscratch.tokenizer import Tokenizer

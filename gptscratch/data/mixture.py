@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptscratch.data.batches import Batches, rank_rows, rows_of
-from gptscratch.data.documents import Batch
-from gptscratch.data.shards import Tokens
+from gptscratch.data.document_batches import Batch
+from gptscratch.data.token_files import Tokens
 
 CYCLE = 1000  # rows, after which the order of the corpora repeats; ten times as many for small weights
 _LEAST = 10  # rows of a cycle that each corpus has at least, so that its weight is kept

@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from gptscratch.config import DataConfig
-from gptscratch.data.encodings import counting_errors, n_replaced
+from gptscratch.data.encoding import counting_errors, n_replaced
 from gptscratch.data.sources import Source
 from gptscratch.errors import CorpusError, MissingExtraError
 
 if TYPE_CHECKING:
-    from gptscratch.data.reading import Tally
+    from gptscratch.data.readers import Tally
 
 MOST_CHARACTERS = 1 << 26  # of a line, or of a field of a table: each is in memory several times
 _BATCH_BYTES = 1 << 24  # of text that is taken at once

@@ -24,8 +24,8 @@ from gptscratch.data.existing import (
 )
 from gptscratch.data.lock import one_at_a_time
 from gptscratch.data.remember import is_settled, is_stamped, remember_scan, remembered_scan
-from gptscratch.data.shards import FORMAT, Manifest, open_tokens
 from gptscratch.data.sources import Progress, split_weights, until_none_vanishes
+from gptscratch.data.token_files import FORMAT, Manifest, open_tokens
 from gptscratch.data.tokens import write_tokens
 from gptscratch.data.writer import LOCK, discard_stale
 from gptscratch.tokenizer import KINDS, MIN_FREQUENCY, Tokenizer, build_tokenizer, choose_tokenizer

@@ -12,8 +12,8 @@ from pathlib import Path
 import gptscratch
 from gptscratch import paths
 from gptscratch.data.corpus import Corpus, Scan
-from gptscratch.data.shards import Removed
 from gptscratch.data.split import Section
+from gptscratch.data.token_files import Removed
 from gptscratch.data.writer import write_whole
 
 _STAMPED = 8 << 20  # bytes, from which on a corpus is known again by its files' sizes and times

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gptscratch.data.reading import Piece
+from gptscratch.data.readers import Piece
 
 Side = Literal["train", "val"]
 

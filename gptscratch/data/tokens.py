@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from gptscratch.data.corpus import Corpus, Scan
 from gptscratch.data.encode import Batch, Encoded, Encoder, worker_count
-from gptscratch.data.reading import Piece
-from gptscratch.data.shards import SPLITS, Manifest, Share, SplitCounts
+from gptscratch.data.readers import Piece
 from gptscratch.data.sources import Progress
 from gptscratch.data.split import Section, Side
+from gptscratch.data.token_files import SPLITS, Manifest, Share, SplitCounts
 from gptscratch.data.writer import Done, ShardWriter
 from gptscratch.errors import CorpusError
 from gptscratch.tokenizer import Tokenizer

@@ -22,7 +22,7 @@ import numpy as np
 
 import gptscratch
 from gptscratch.data.lock import is_taken
-from gptscratch.data.shards import SPLITS, Manifest, TokenArray, manifest_json
+from gptscratch.data.token_files import SPLITS, Manifest, TokenArray, manifest_json
 from gptscratch.errors import CorpusError, RunError
 
 UNFINISHED = "unfinished.json"

@@ -11,7 +11,7 @@ from typing import Any
 
 from gptscratch import paths, sizing
 from gptscratch.config import FORMAT, ModelConfig, RunConfig, read_json, read_versioned
-from gptscratch.data.shards import Manifest, read_manifest
+from gptscratch.data.token_files import Manifest, read_manifest
 from gptscratch.errors import CheckpointError, ConfigError, UserError, did_you_mean
 from gptscratch.presets import PRESETS, preset_settings
 

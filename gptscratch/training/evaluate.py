@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gptscratch.data.batches import windows
-from gptscratch.data.documents import DocumentRows, padded_windows
-from gptscratch.data.shards import TokenArray, Tokens, token_counts
+from gptscratch.data.document_batches import DocumentRows, padded_windows
+from gptscratch.data.token_files import TokenArray, Tokens, token_counts
 from gptscratch.device import on_device
 from gptscratch.errors import CorpusError
 from gptscratch.model.documents import document_numbers

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptscratch.config import RunConfig
-from gptscratch.data.shards import Manifest
+from gptscratch.data.token_files import Manifest
 from gptscratch.training.planning.planner import Plan
 
 

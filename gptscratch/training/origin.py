@@ -12,8 +12,8 @@ from typing import Any
 from gptscratch import paths
 from gptscratch.config import RunConfig, flattened, qualified
 from gptscratch.data.prepare import Prepared, prepare
-from gptscratch.data.shards import Manifest, open_tokens
 from gptscratch.data.sources import split_weights
+from gptscratch.data.token_files import Manifest, open_tokens
 from gptscratch.errors import CheckpointError, ConfigError
 from gptscratch.runs import checkpoint
 from gptscratch.runs.run_folder import RunBusyError, held, is_unused

@@ -14,7 +14,7 @@ import torch
 from gptscratch import paths
 from gptscratch.config import RunConfig
 from gptscratch.data.prepare import Prepared
-from gptscratch.data.shards import token_counts
+from gptscratch.data.token_files import token_counts
 from gptscratch.device import out_of_memory, pick_device, pick_dtype, slow_dtype_warning
 from gptscratch.errors import CheckpointError, ConfigError
 from gptscratch.model.gpt import GPT

@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from gptscratch.data.shards import Manifest, SplitCounts
+from gptscratch.data.token_files import Manifest, SplitCounts
 from gptscratch.data.writer import ShardWriter
 from gptscratch.runs.metrics import read_metrics
 from gptscratch.tokenizer import Tokenizer, build_tokenizer

@@ -106,7 +106,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(
     """Interrupted while the state is saved, after the first batch."""
     with monkeypatch.context() as patch:
         patch.setattr("gptscratch.data.tokens._BATCH", 1000)
-        patch.setattr("gptscratch.data.reading.PIECE", 500)
+        patch.setattr("gptscratch.data.readers.PIECE", 500)
         patch.setattr(ShardWriter, "save", interrupt_once(ShardWriter.save))
         ended = gptscratch("tokenize", corpus, "--tokenizer", "byte")
         assert ended.code == 130

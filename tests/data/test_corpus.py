@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from gptscratch.config import DataConfig
-from gptscratch.data import reading
+from gptscratch.data import readers
 from gptscratch.data.corpus import Corpus, Scan
 from gptscratch.data.parquet import rows_at_once
 from gptscratch.data.split import chosen_fraction
@@ -77,7 +77,7 @@ def test_separators_split_and_take_one_line_end_along(tmp_path: Path) -> None:
 def test_chunk_borders_change_nothing(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "a\r\n\r\rb é😀\n\r<|endoftext|>\r\nc <|endoftext|d\r"
     file = written(tmp_path / "a.txt", text)
-    monkeypatch.setattr(reading, "_CHUNK", chunk)
+    monkeypatch.setattr(readers, "_CHUNK", chunk)
     assert documents(file) == ["a\n\n\nb é😀\n", "c <|endoftext|d\n"]
 
 
@@ -87,8 +87,8 @@ def test_pieces_join_to_the_documents(seed: int, tmp_path: Path, monkeypatch: py
     texts = ["".join(rng.choices("ab \n\t.", k=rng.randrange(1, 400))) + "." for _ in range(20)]
     file = written(tmp_path / "a.txt", "<|endoftext|>".join(texts))
     expected = documents(file)
-    monkeypatch.setattr(reading, "PIECE", 16)
-    monkeypatch.setattr(reading, "_CHUNK", 50)
+    monkeypatch.setattr(readers, "PIECE", 16)
+    monkeypatch.setattr(readers, "_CHUNK", 50)
     assert documents(file) == expected
     assert max(len(piece.text) for piece in Corpus(DataConfig(corpus=(str(file),))).pieces()) < 100
 
@@ -97,7 +97,7 @@ def test_pieces_have_the_ids_of_the_whole_text(tmp_path: Path, monkeypatch: pyte
     text = "The  cat's\n\n  mat, 123 456!\n\tfoo -- bar\r\n   end. Привет, мир 👍🏽 x\n" * 20
     library = build_tokenizer("bpe", lambda: [text], alphabet="", n_characters=len(text), vocab_size=400)
     tokenizer = Tokenizer(library)
-    monkeypatch.setattr(reading, "PIECE", 32)
+    monkeypatch.setattr(readers, "PIECE", 32)
     file = written(tmp_path / "a.txt", text)
     pieces = [piece.text for piece in Corpus(DataConfig(corpus=(str(file),))).pieces()]
     assert len(pieces) > 10
@@ -106,7 +106,7 @@ def test_pieces_have_the_ids_of_the_whole_text(tmp_path: Path, monkeypatch: pyte
 
 
 def test_text_without_any_space_is_cut_anyway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "PIECE", 32)
+    monkeypatch.setattr(readers, "PIECE", 32)
     file = written(tmp_path / "a.txt", "x" * 1000)
     assert max(len(piece.text) for piece in Corpus(DataConfig(corpus=(str(file),))).pieces()) <= 64
 
@@ -246,7 +246,7 @@ def test_damaged_bytes_are_replaced_by_request(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 3, 1 << 18])
 def test_replaced_bytes_are_counted(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_CHUNK", chunk)
+    monkeypatch.setattr(readers, "_CHUNK", chunk)
     file = written(tmp_path / "a.txt", b"a\xffb \xef\xbf\xbd\xe2\x82 c\xc3")  # U+FFFD itself is no damage
     found = scanned(file, errors="replace")
     assert found.replaced == 4
@@ -319,8 +319,8 @@ def test_parquet_rows_are_taken_by_their_size(tmp_path: Path) -> None:
 def test_a_line_or_field_without_end_is_refused_before_it_fills_the_memory(
     name: str, row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "MOST_CHARACTERS", 1000)
-    monkeypatch.setattr(reading, "_CHUNK", 64)
+    monkeypatch.setattr(readers, "MOST_CHARACTERS", 1000)
+    monkeypatch.setattr(readers, "_CHUNK", 64)
     with pytest.raises(CorpusError, match="is longer than"):
         documents(written(tmp_path / name, row % ("x\n" * 2000 if name == "a.csv" else "x" * 2000)))
     assert documents(written(tmp_path / name, row % ("x" * 900))) == ["x" * 900]

@@ -15,7 +15,7 @@ import pytest
 
 from gptscratch.config import DataConfig
 from gptscratch.data.prepare import Prepared, prepare
-from gptscratch.data.shards import Removed, open_tokens, read_manifest
+from gptscratch.data.token_files import Removed, open_tokens, read_manifest
 from gptscratch.errors import CorpusError
 from gptscratch.tokenizer import KINDS, Tokenizer
 

@@ -28,7 +28,7 @@ TEXT = "".join(STORIES)
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "_BATCH", 1000)
-    monkeypatch.setattr("gptscratch.data.reading.PIECE", 2000)
+    monkeypatch.setattr("gptscratch.data.readers.PIECE", 2000)
     monkeypatch.setattr("gptscratch.data.corpus._KEPT", 1000)
     monkeypatch.setattr("gptscratch.data.remember._STAMPED", 10)
 
@@ -111,7 +111,7 @@ def test_a_killed_process_leaves_what_can_be_gone_on_with(
     script = f"""
 import os, signal
 from gptscratch.config import DataConfig
-from gptscratch.data import prepare, reading, remember, tokens, writer
+from gptscratch.data import prepare, readers as reading, remember, tokens, writer
 tokens._BATCH, reading.PIECE, remember._STAMPED, writer._SAVED = 1000, 2000, 10, 0.0
 def die(stage, done, total):
     if stage == "tokenizing" and done > total / 2:

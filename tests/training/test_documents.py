@@ -18,7 +18,7 @@ from torch import Tensor
 from gptscratch import paths
 from gptscratch.config import ModelConfig
 from gptscratch.data.batches import Batch, Batches, windows
-from gptscratch.data.documents import DocumentRows, padded_windows
+from gptscratch.data.document_batches import DocumentRows, padded_windows
 from gptscratch.errors import ConfigError
 from gptscratch.model.gpt import GPT
 from gptscratch.runs.files import load_tensors

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from gptscratch.config import DataConfig
-from gptscratch.data import documents as module
+from gptscratch.data import document_batches as module
 from gptscratch.data.batches import Batches
-from gptscratch.data.documents import (
+from gptscratch.data.document_batches import (
     PAD_TARGET,
     DocumentRows,
     document_ends,

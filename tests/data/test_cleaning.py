@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from gptscratch.config import CLEAN, DataConfig
-from gptscratch.data import clean as cleaning
-from gptscratch.data.clean import DROPPING, STEPS, clean
+from gptscratch.data import cleaning
+from gptscratch.data.cleaning import DROPPING, STEPS, clean
 from gptscratch.data.corpus import Corpus
-from gptscratch.data.reading import Piece
-from gptscratch.data.shards import Removed
+from gptscratch.data.readers import Piece
+from gptscratch.data.token_files import Removed
 from gptscratch.errors import ConfigError, MissingExtraError
 
 

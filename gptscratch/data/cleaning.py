@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
-from gptscratch.data.reading import Piece
-from gptscratch.data.shards import Removed
+from gptscratch.data.readers import Piece
+from gptscratch.data.token_files import Removed
 from gptscratch.errors import MissingExtraError
 
 Step = Callable[[str], str | None]

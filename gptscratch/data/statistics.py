@@ -21,9 +21,9 @@ from gptscratch.config import DataConfig
 from gptscratch.data.characters import Character, odd_characters, script_shares
 from gptscratch.data.corpus import Corpus, Scan
 from gptscratch.data.overlap import Overlap, Windows
-from gptscratch.data.shards import Removed
 from gptscratch.data.sources import Progress, until_none_vanishes
 from gptscratch.data.split import Side
+from gptscratch.data.token_files import Removed
 from gptscratch.tokenizer import Tokenizer, build_tokenizer, choose_tokenizer
 
 SAMPLE = 16_000_000  # characters, from which on words and tokens are those of a sample

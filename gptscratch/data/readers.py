@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import IO, NamedTuple
 
 from gptscratch.config import DataConfig
-from gptscratch.data.encodings import (
+from gptscratch.data.encoding import (
     counting_errors,
     encoding_of,
     n_replaced,

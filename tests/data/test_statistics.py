@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from gptscratch.config import DataConfig
-from gptscratch.data import stats
+from gptscratch.data import statistics as stats
 from gptscratch.data.characters import Character
-from gptscratch.data.stats import CorpusStats, corpus_stats
+from gptscratch.data.statistics import CorpusStats, corpus_stats
 
 
 def found(tmp_path: Path, text: str | bytes, **settings: object) -> CorpusStats:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from gptscratch.data.shards import Manifest, TokenArray
+from gptscratch.data.token_files import Manifest, TokenArray
 from gptscratch.errors import ConfigError, CorpusError
 
 Batch = tuple[NDArray[np.int64], NDArray[np.int64]]  # inputs, targets: (B, T) each
