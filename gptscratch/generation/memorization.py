@@ -6,7 +6,6 @@ span is found by bisection. Four bytes a token on disk, mapped into memory.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gptscratch.errors import ConfigError, disk_errors
+from gptscratch.files import new_file
 
 DEPTH = 64  # tokens that the order heeds
 _NAME = "train.suffixes"
@@ -58,13 +58,8 @@ class CopyIndex:
         """
         file = folder / _NAME
         if not _is_current(file, len(tokens)):
-            temporary = file.with_name(f".{_NAME}.{os.getpid()}.tmp")
-            with disk_errors(f"writing {file}"):
-                try:
-                    _sorted_suffixes(tokens).tofile(temporary)
-                    temporary.replace(file)
-                finally:
-                    temporary.unlink(missing_ok=True)
+            with disk_errors(f"writing {file}"), new_file(file) as temporary:
+                _sorted_suffixes(tokens).tofile(temporary)
         return cls(tokens, np.memmap(file, np.uint32, "r") if len(tokens) else np.zeros(0, np.uint32))
 
     def following(self, span: Sequence[int]) -> list[int]:

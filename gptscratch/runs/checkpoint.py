@@ -7,7 +7,6 @@ it is deleted it is renamed, too. So a folder with a state.json is complete.
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,10 +23,11 @@ from gptscratch.config import FORMAT, ModelConfig, RunConfig, read_json, read_ve
 from gptscratch.config.checks import require
 from gptscratch.device import pick_device, pick_dtype
 from gptscratch.errors import CheckpointError, ConfigError
+from gptscratch.files import new_folder, remove_folder, remove_leftovers, write_json
 from gptscratch.generation.generator import TrainedGPT
 from gptscratch.model.gpt import GPT
-from gptscratch.runs.files import discard, load_tensors, remove_leftovers, save_tensors, sync, write_json
 from gptscratch.runs.run_folder import LOCK, disk_errors_in, disk_errors_making, is_unused
+from gptscratch.runs.tensors import load_tensors, save_tensors
 from gptscratch.tokenizer import Tokenizer
 from gptscratch.training.state import TrainState
 
@@ -77,7 +77,7 @@ def create_run(run: Path, record: RunRecord, tokenizer: Tokenizer, *, replace: b
     with disk_errors_making(run):
         run.mkdir(parents=True, exist_ok=True)
         for _, folder in paths.checkpoints(run):
-            discard(folder)
+            remove_folder(folder)
         for file in run.iterdir():
             if file.is_dir() and not file.is_symlink():
                 shutil.rmtree(file)
@@ -142,21 +142,15 @@ def save_checkpoint(run: Path, state: TrainState, model: GPT, optimizer_state: M
     folder = paths.checkpoint_dir(run, state.step)
     if paths.is_checkpoint(folder):
         return folder  # of this very moment: a resumed run forgets what was saved after it
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     with disk_errors_in(run, f"saving step {state.step}"):
         if not run.is_dir():
             raise FileNotFoundError(run)  # rather than make a folder that is half a run
         if folder.exists():
-            discard(folder)  # a process was killed while it deleted this one
-        try:
-            temporary.mkdir(parents=True, exist_ok=True)
+            remove_folder(folder)  # a process was killed while it deleted this one
+        with new_folder(folder) as temporary:
             save_tensors(temporary / "model.safetensors", dict(model.named_parameters()))
             save_tensors(temporary / "optimizer.safetensors", optimizer_state)
             write_json(temporary / "state.json", {"format": FORMAT, **state.to_dict()})
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        sync(folder.parent)
         point(run, "last", state.step)
     return folder
 
@@ -182,7 +176,7 @@ def rewind(run: Path, state: TrainState, *, keep: int) -> None:
         point(run, "last", state.step)
         for step, folder in paths.checkpoints(run):
             if step > state.step:
-                discard(folder)
+                remove_folder(folder)
         best = paths.checkpoint_dir(run, state.best_step)
         if not paths.is_checkpoint(best):  # there was none yet, or a better one later took its place
             state.best_val_loss, state.best_step, state.evaluations_since_best = math.inf, -1, 0
@@ -198,7 +192,7 @@ def prune(run: Path, *, keep: int, best_step: int) -> None:
     with disk_errors_in(run, "deleting old checkpoints"):
         for step, folder in saved[: max(0, len(saved) - keep)]:
             if step != best_step:
-                discard(folder)
+                remove_folder(folder)
         sweep(run)
 
 

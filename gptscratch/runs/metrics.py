@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gptscratch.files import write_text
 from gptscratch.runs.run_folder import disk_errors_in
 from gptscratch.training.events import Evaluated, Event, Logged
 
@@ -57,8 +57,6 @@ def rewind_metrics(path: Path, step: int) -> bool:
         if record["step"] <= step and kind not in seen:
             kept.append(record)
         seen.add(kind)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors_in(path.parent, f"writing {path.name}"):
-        temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
-        temporary.replace(path)
+        write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
     return any(r["step"] == step and "val_loss" in r for r in records)

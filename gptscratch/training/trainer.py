@@ -17,12 +17,13 @@ from gptscratch.data.prepare import Prepared
 from gptscratch.data.token_files import token_counts
 from gptscratch.device import out_of_memory, pick_device, pick_dtype, slow_dtype_warning
 from gptscratch.errors import CheckpointError, ConfigError
+from gptscratch.files import write_json
 from gptscratch.model.gpt import GPT
 from gptscratch.model.head import start_from_frequencies
 from gptscratch.runs import checkpoint
-from gptscratch.runs.files import load_tensors, write_json
 from gptscratch.runs.metrics import rewind_metrics
 from gptscratch.runs.run_folder import disk_errors_in, held
+from gptscratch.runs.tensors import load_tensors
 from gptscratch.training.anneal import annealed
 from gptscratch.training.budget import make_horizon
 from gptscratch.training.callbacks import BEST_FACTS, Session, best_facts, evaluated, score

@@ -18,10 +18,11 @@ import torch
 import gptscratch
 from gptscratch import paths
 from gptscratch.errors import CheckpointError, RunError, UserError
+from gptscratch.files import write_json
 from gptscratch.runs import checkpoint
 from gptscratch.runs.checkpoint import load, load_state, read_run
-from gptscratch.runs.files import load_tensors, save_tensors, write_json
 from gptscratch.runs.run_folder import LOCK
+from gptscratch.runs.tensors import load_tensors, save_tensors
 from gptscratch.training.state import TrainState
 from gptscratch.training.trainer import resume
 
@@ -317,14 +318,6 @@ def test_pruning_keeps_the_newest_and_the_best_and_sweeps_up(tmp_path: Path) -> 
     assert [folder.name for folder in sorted((tmp_path / "checkpoints").iterdir())] == [
         "step-00000002", "step-00000004", "step-00000005",
     ]  # fmt: skip
-
-
-def test_json_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"old": 1})
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "a.json", {"new": object()})
-    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["a.json"]
-    assert json.loads((tmp_path / "a.json").read_text()) == {"old": 1}
 
 
 TOO_LARGE = """

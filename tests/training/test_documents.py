@@ -21,8 +21,8 @@ from gptscratch.data.batches import Batch, Batches, windows
 from gptscratch.data.document_batches import DocumentRows, padded_windows
 from gptscratch.errors import ConfigError
 from gptscratch.model.gpt import GPT
-from gptscratch.runs.files import load_tensors
 from gptscratch.runs.metrics import read_metrics
+from gptscratch.runs.tensors import load_tensors
 from gptscratch.training import callbacks as hooks
 from gptscratch.training import loop
 from gptscratch.training.callbacks import Session

@@ -17,7 +17,7 @@ from gptscratch.config import ModelConfig, TrainConfig
 from gptscratch.errors import CheckpointError, RunError
 from gptscratch.model.gpt import GPT
 from gptscratch.runs import checkpoint
-from gptscratch.runs.files import load_tensors
+from gptscratch.runs.tensors import load_tensors
 from gptscratch.training import callbacks as hooks
 from gptscratch.training import loop
 from gptscratch.training.events import Event, Logged, Notice, Started

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from gptscratch import paths
-from gptscratch.runs.files import load_tensors
 from gptscratch.runs.metrics import read_metrics
+from gptscratch.runs.tensors import load_tensors
 from gptscratch.training import callbacks as hooks
 from gptscratch.training import loop
 from gptscratch.training.callbacks import Session
@@ -172,7 +172,7 @@ def test_a_run_that_died_between_an_evaluation_and_its_save_makes_both_again(
 CHILD = """
 import os, signal, sys
 import torch
-from gptscratch.runs import files as storage
+from gptscratch.runs import tensors as storage
 from gptscratch.training.events import Logged, Saved
 from gptscratch.training.trainer import train
 torch.set_num_threads(1)

@@ -16,10 +16,10 @@ import torch
 
 from gptscratch import paths
 from gptscratch.errors import CheckpointError, ConfigError, RunError, UserError
-from gptscratch.runs import files as storage
+from gptscratch.runs import tensors as storage
 from gptscratch.runs.checkpoint import load
-from gptscratch.runs.files import load_tensors
 from gptscratch.runs.metrics import read_metrics
+from gptscratch.runs.tensors import load_tensors
 from gptscratch.training.events import (
     Evaluated,
     Event,
