@@ -130,8 +130,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 bias_grad += slope.sum(0)
             slope = slope.to(weight.dtype)
             torch.mm(slope, weight, out=hidden_grad[start : start + len(h)])
-            some = slope.T @ h  # (V, D)
-            weight_grad = some if weight_grad is None else weight_grad.float().add_(some)
+            if weight_grad is None:
+                weight_grad = slope.T @ h  # (V, D)
+            elif h.dtype == torch.float32:
+                weight_grad.addmm_(slope.T, h)
+            else:
+                weight_grad = weight_grad.float().add_(slope.T @ h)
         if weight_grad is None:
             weight_grad = torch.zeros_like(weight)
         ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
