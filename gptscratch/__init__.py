@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from gptscratch.config import TrainConfig as TrainConfig
     from gptscratch.errors import UserError as UserError
     from gptscratch.generation.generator import generate as generate
+    from gptscratch.generation.generator import load as load
     from gptscratch.model.gpt import GPT as GPT
     from gptscratch.presets import PRESETS as PRESETS
-    from gptscratch.runs.checkpoint import load as load
     from gptscratch.tokenizer import Tokenizer as Tokenizer
     from gptscratch.training.trainer import train as train
 
@@ -44,7 +44,7 @@ _HOMES = {
     "PRESETS": "presets",
     "Tokenizer": "tokenizer",
     "UserError": "errors",
-    "load": "runs.checkpoint",
+    "load": "generation.generator",
     "train": "training.trainer",
     "generate": "generation.generator",
 }

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gptscratch.config import ModelConfig
-from gptscratch.generation.generator import TrainedGPT
+from gptscratch.generation.generator import Generator
 from gptscratch.model.gpt import GPT
 from gptscratch.tokenizer import Tokenizer, build_tokenizer
 from gptscratch.training.trainer import TrainResult, train
@@ -84,11 +84,11 @@ def tale(_finished: Path, home: Path) -> Path:
 
 
 @pytest.fixture
-def reciter() -> Callable[..., TrainedGPT]:
+def reciter() -> Callable[..., Generator]:
     return reciting
 
 
-def reciting(text: str, *, kind: str = "byte", then_end: bool = False, **shape: Any) -> TrainedGPT:
+def reciting(text: str, *, kind: str = "byte", then_end: bool = False, **shape: Any) -> Generator:
     """A real GPT whose weights were set by hand: each token of the text leads to the next one, for ever.
 
     No token may occur twice in the text. The residual stream is the token's one-hot vector.
@@ -114,4 +114,4 @@ def reciting(text: str, *, kind: str = "byte", then_end: bool = False, **shape: 
         for this, following in zip(chain, [*chain[1:], chain[0]], strict=True):
             model.lm_head.weight[following, this] = 1.0
     end = tokenizer.eot_id if then_end else None
-    return TrainedGPT(model=model, tokenizer=tokenizer, end_of_text=end, run=Path("by-hand"))
+    return Generator(model=model, tokenizer=tokenizer, end_of_text=end, run=Path("by-hand"))

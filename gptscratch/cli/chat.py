@@ -13,8 +13,8 @@ from gptscratch import paths
 from gptscratch.cli import loading, render, render_sample
 from gptscratch.config import SampleConfig
 from gptscratch.errors import ConfigError, UserError, did_you_mean
-from gptscratch.generation.copying import copied
-from gptscratch.generation.generator import TrainedGPT
+from gptscratch.generation.generator import Generator
+from gptscratch.generation.memorization import copied
 
 QUOTES = '"""'
 HELP = """\
@@ -37,7 +37,7 @@ class Chat:
     """What a conversation remembers: the settings and the text so far."""
 
     def __init__(
-        self, gpt: TrainedGPT, knobs: SampleConfig, *, color: bool = False, novelty: bool = False
+        self, gpt: Generator, knobs: SampleConfig, *, color: bool = False, novelty: bool = False
     ) -> None:
         self.gpt = gpt
         self.knobs = knobs
@@ -130,7 +130,7 @@ _COMMANDS: MappingProxyType[str, Callable[[Chat, str], None]] = MappingProxyType
 
 
 def run(
-    gpt: TrainedGPT, knobs: SampleConfig, *, opening: str = "", color: bool = False, novelty: bool = False
+    gpt: Generator, knobs: SampleConfig, *, opening: str = "", color: bool = False, novelty: bool = False
 ) -> None:
     """Read inputs until the user leaves; Ctrl-C stops a reply or drops a line, Ctrl-D leaves.
 

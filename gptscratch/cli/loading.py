@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from gptscratch.config import ModelConfig
-    from gptscratch.generation.generator import TrainedGPT
+    from gptscratch.generation.generator import Generator
 
 _SMALL = 4_000_000  # parameters in blocks
 
@@ -25,7 +25,7 @@ def load(
     device: str | None,
     dtype: str | None,
     exact: bool = False,
-) -> TrainedGPT:
+) -> Generator:
     """The model, made fast for sampling; a small one gets a single thread, since it waits for a second.
 
     What was not given is chosen: see ``sampling_device`` and ``sampling_dtype``. With ``exact``, as for a
@@ -37,6 +37,7 @@ def load(
     from gptscratch.accelerate.quantization import slower_notice
     from gptscratch.cli import render
     from gptscratch.device import pick_device, slow_dtype_warning
+    from gptscratch.generation.generator import Generator
     from gptscratch.runs import checkpoint as checkpoints
 
     if quantize and device is None:
@@ -46,7 +47,7 @@ def load(
     device = device or "auto"
     if dtype is None:
         dtype = "float32" if exact else sampling_dtype(pick_device(device))
-    gpt = checkpoints.load(checkpoint, device=device, dtype=dtype)
+    gpt = Generator.load(checkpoint, device=device, dtype=dtype)
     weight = gpt.model.token_embedding.weight
     if warning := slow_dtype_warning(weight.dtype, weight.device):
         render.notice(warning)
@@ -73,13 +74,13 @@ def sampling_dtype(device: torch.device) -> str:
     return "bfloat16" if device.type == "cuda" and has_fast_bfloat16(device) else "float32"
 
 
-def with_copies(gpt: TrainedGPT) -> TrainedGPT:
+def with_copies(gpt: Generator) -> Generator:
     """With the index of its training tokens, which is made at the first time."""
     from gptscratch.cli import render
-    from gptscratch.generation import copying
+    from gptscratch.generation import memorization
 
     with render.err.status("looking at the training tokens ..."):
-        return copying.with_copies(gpt)
+        return memorization.with_copies(gpt)
 
 
 def read_prompt(prompt: str | None, file: str | None) -> str:

@@ -23,9 +23,9 @@ from gptscratch.generation.logprobs import merged
 
 if TYPE_CHECKING:
     from gptscratch.config import SampleConfig
-    from gptscratch.generation.copying import CopiedText
-    from gptscratch.generation.generator import TrainedGPT
+    from gptscratch.generation.generator import Generator
     from gptscratch.generation.logprobs import TracedToken
+    from gptscratch.generation.memorization import CopiedText
 
 _AROUND = 40  # characters shown on each side of a copied span
 
@@ -69,7 +69,7 @@ def stream(prompt: str, pieces: Iterable[tuple[str, float]], *, colors: ColorSys
 
 
 def pieces(
-    gpt: TrainedGPT, prompt: str, knobs: SampleConfig, *, colors: ColorSystem | None
+    gpt: Generator, prompt: str, knobs: SampleConfig, *, colors: ColorSystem | None
 ) -> Iterator[tuple[str, float]]:
     """What the model goes on with, for ``stream``: the surprise is looked at only where it is shown."""
     if colors is None:
@@ -78,7 +78,7 @@ def pieces(
 
 
 def all_pieces(
-    gpt: TrainedGPT, prompt: str, knobs: SampleConfig, *, colors: ColorSystem | None
+    gpt: Generator, prompt: str, knobs: SampleConfig, *, colors: ColorSystem | None
 ) -> Iterator[Iterator[tuple[str, float]]]:
     """The same of each of ``knobs.num_samples``, as many at a time as fit into memory."""
     for numbers in gpt.batches(prompt, knobs):
@@ -137,7 +137,7 @@ def _one_line(text: str) -> str:
     return text.replace("\n", "\\n").replace("\t", "\\t")
 
 
-def warn_of_unknown(gpt: TrainedGPT, text: str) -> None:
+def warn_of_unknown(gpt: Generator, text: str) -> None:
     if not (unknown := gpt.tokenizer.unknown(text)):
         return
     shown = " ".join(repr(piece) for piece in unknown[:10])

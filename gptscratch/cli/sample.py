@@ -14,7 +14,7 @@ from gptscratch.config import SampleConfig
 from gptscratch.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gptscratch.generation.generator import TrainedGPT
+    from gptscratch.generation.generator import Generator
 
 
 def sample(
@@ -131,7 +131,7 @@ def _refuse_contradictions(*, prompts: Path | None, out: Path | None, interactiv
 
 
 def _continue_each(
-    gpt: TrainedGPT, file: str, knobs: SampleConfig, out: Path, *, n_best: int | None, novelty: bool
+    gpt: Generator, file: str, knobs: SampleConfig, out: Path, *, n_best: int | None, novelty: bool
 ) -> None:
     from gptscratch.cli import render_sample
     from gptscratch.generation.batch_file import complete_file
@@ -142,9 +142,9 @@ def _continue_each(
     )
 
 
-def _as_json(gpt: TrainedGPT, prompt: str, knobs: SampleConfig, *, n_best: int | None, novelty: bool) -> None:
+def _as_json(gpt: Generator, prompt: str, knobs: SampleConfig, *, n_best: int | None, novelty: bool) -> None:
     from gptscratch.cli import render_sample
-    from gptscratch.generation.copying import copied
+    from gptscratch.generation.memorization import copied
 
     render_sample.warn_of_unknown(gpt, prompt)
     tokens = None
@@ -162,10 +162,10 @@ def _as_json(gpt: TrainedGPT, prompt: str, knobs: SampleConfig, *, n_best: int |
 
 
 def _as_text(
-    gpt: TrainedGPT, prompt: str, knobs: SampleConfig, *, at_once: bool, color: bool, novelty: bool
+    gpt: Generator, prompt: str, knobs: SampleConfig, *, at_once: bool, color: bool, novelty: bool
 ) -> None:
     from gptscratch.cli import render_sample
-    from gptscratch.generation.copying import copied
+    from gptscratch.generation.memorization import copied
 
     render_sample.warn_of_unknown(gpt, prompt)
     colors = render_sample.colors() if color else None

@@ -146,6 +146,7 @@ def train(
     threads.sleep_while_waiting_on_busy_machines()
     from gptscratch.cli import render
     from gptscratch.cli.progress import TrainView
+    from gptscratch.generation.generator import sample_text
     from gptscratch.training import trainer
     from gptscratch.training.planning import plan_run as planning
 
@@ -159,11 +160,13 @@ def train(
         return
     with view:
         if resume is not None:
-            result = trainer.resume(resume or None, anneal=anneal, listen=view, **settings)
+            result = trainer.resume(
+                resume or None, anneal=anneal, listen=view, sample_text=sample_text, **settings
+            )
         else:
             result = trainer.train(
                 (), out=out, init_from=init_from, replace_run=force, anneal=anneal, listen=view,
-                started=STARTED, **settings,
+                sample_text=sample_text, started=STARTED, **settings,
             )  # fmt: skip
     render.result(result, json=json, quiet=quiet)
     if result.interrupted:

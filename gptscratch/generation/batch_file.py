@@ -10,14 +10,14 @@ from typing import Any
 
 from gptscratch.config import SampleConfig
 from gptscratch.errors import ConfigError, disk_errors
-from gptscratch.generation.copying import copied
-from gptscratch.generation.generator import TrainedGPT
+from gptscratch.generation.generator import Generator
+from gptscratch.generation.memorization import copied
 
 _ROWS = 16  # prompts decoded side by side
 
 
 def complete_file(
-    gpt: TrainedGPT,
+    gpt: Generator,
     prompts: Sequence[str],
     knobs: SampleConfig,
     out: Path,
@@ -59,7 +59,7 @@ def complete_file(
 
 
 def _answers(
-    gpt: TrainedGPT,
+    gpt: Generator,
     prompts: Sequence[str],
     knobs: SampleConfig,
     streams: Sequence[int],

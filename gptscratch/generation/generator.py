@@ -1,4 +1,4 @@
-"""Generation: ``generate`` speaks ids, ``TrainedGPT`` puts a tokenizer around a model and speaks text.
+"""Generation: ``generate`` speaks ids, ``Generator`` puts a tokenizer around a model and speaks text.
 
 The loop under both is decode.py's. Nothing here prints.
 """
@@ -12,11 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gptscratch import paths
 from gptscratch.accelerate.decode_step import Decoder
 from gptscratch.accelerate.quantization import quantize as quantize_
 from gptscratch.accelerate.weight_packing import join, pack
 from gptscratch.config import SampleConfig, SampleOptions, sample_config
-from gptscratch.errors import ConfigError
+from gptscratch.errors import CheckpointError, ConfigError
 from gptscratch.generation.generate import decode
 from gptscratch.generation.logits_processors import MakeRule, NoRepeat
 from gptscratch.generation.logprobs import Thoughts, Trace, TracedToken
@@ -24,6 +25,7 @@ from gptscratch.generation.memorization import CopyIndex, NoCopy
 from gptscratch.generation.sampling import Sampler, make_sampler
 from gptscratch.generation.stop import Reply
 from gptscratch.model.gpt import GPT
+from gptscratch.runs.checkpoint import load_model, read_run
 from gptscratch.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def generate(
         stop_ids: generation ends before the first of these.
         banned_ids: ids that are never generated.
         options: fields of ``SampleConfig``, such as ``max_tokens=100, temperature=0.8, seed=1``. ``stop``
-            and ``no_copy`` need a tokenizer and a run: see ``TrainedGPT``.
+            and ``no_copy`` need a tokenizer and a run: see ``Generator``.
 
     Raises:
         ConfigError: an option is unknown, out of range, or does not apply here.
@@ -95,7 +97,7 @@ def _generated(
 
 
 @dataclass(frozen=True)
-class TrainedGPT:
+class Generator:
     """A model and its tokenizer: text in, text out."""
 
     model: GPT
@@ -104,9 +106,33 @@ class TrainedGPT:
     run: Path
     checkpoint: Path | None = None
     decoder: Decoder | None = None  # made once, by ``for_sampling``
-    copies: CopyIndex | None = None  # of the training tokens, for ``no_copy``: see copying.py
+    copies: CopyIndex | None = None  # of the training tokens, for ``no_copy``: see memorization.py
 
-    def for_sampling(self, *, quantize: str | None = None) -> TrainedGPT:
+    @classmethod
+    def load(
+        cls, name_or_path: str | Path | None = None, *, device: str = "auto", dtype: str = "float32"
+    ) -> Generator:
+        """A trained model with its tokenizer, by run name, run folder or checkpoint folder; None: the newest.
+
+        A run's best checkpoint is taken. ``load("my-run").generate("Once", max_tokens=50)`` gives text.
+
+        Raises:
+            CheckpointError: it is missing, damaged, of a newer format, or holds numbers that are not finite.
+        """
+        run, checkpoint = paths.find_checkpoint(name_or_path)
+        model = load_model(run, checkpoint, device=device, dtype=dtype)
+        tokenizer = Tokenizer.load(run)
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise CheckpointError(f"{run / 'tokenizer.json'} has more entries than the model's vocabulary.")
+        return cls(
+            model=model,
+            tokenizer=tokenizer,
+            end_of_text=read_run(run).end_of_text,
+            run=run,
+            checkpoint=checkpoint,
+        )
+
+    def for_sampling(self, *, quantize: str | None = None) -> Generator:
         """Make the model, in place, as fast as it can be; it is not to be trained any more.
 
         ``quantize``: float16, int8 or int4 weights, on a CPU.
@@ -223,15 +249,6 @@ class TrainedGPT:
                 break
         return [tokens + trace.finish() for tokens, trace in zip(found, traces, strict=True)]
 
-    def excerpt(self, max_tokens: int = 160) -> str:
-        """A sample to look at during training: always from the same random numbers."""
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            return "".join(self.stream("", SampleConfig(max_tokens=max_tokens, seed=0)))
-        finally:
-            self.model.train(was_training)
-
     def prompt_ids(self, prompt: str) -> list[int]:
         """The ids of a prompt, unknown characters and words left out; an empty one begins a document."""
         if ids := self.known(self.tokenizer.encode(prompt, specials=True)):
@@ -279,6 +296,19 @@ class TrainedGPT:
         )
 
 
+load = Generator.load
+
+
+def sample_text(model: GPT, tokenizer: Tokenizer, end_of_text: int | None) -> str:
+    """A sample to look at while a model trains, always from the same random numbers."""
+    was_training = model.training
+    model.eval()
+    try:
+        return Generator(model, tokenizer, end_of_text, run=Path()).generate(max_tokens=160, seed=0)
+    finally:
+        model.train(was_training)
+
+
 def sampler_of(knobs: SampleConfig) -> Sampler:
     return make_sampler(
         temperature=knobs.temperature,
@@ -298,7 +328,7 @@ def rules_of(knobs: SampleConfig, copies: CopyIndex | None = None) -> list[MakeR
         if copies is None:
             raise ConfigError(
                 "no_copy needs an index of the run's training tokens.",
-                "Make it first: gpt = gptscratch.generation.copying.with_copies(gpt).",
+                "Make it first: gpt = gptscratch.generation.memorization.with_copies(gpt).",
             )
         rules.append(partial(NoCopy, knobs.no_copy, copies))
     return rules

@@ -6,16 +6,22 @@ span is found by bisection. Four bytes a token on disk, mapped into memory.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gptscratch.errors import ConfigError, disk_errors
+from gptscratch.errors import CheckpointError, ConfigError, disk_errors
 from gptscratch.files import new_file
+from gptscratch.runs.checkpoint import read_run
+from gptscratch.runs.run_tokens import tokens_of_run
+
+if TYPE_CHECKING:
+    from gptscratch.generation.generator import Generator
 
 DEPTH = 64  # tokens that the order heeds
 _NAME = "train.suffixes"
@@ -136,6 +142,68 @@ class NoCopy:
 
     def forbidden(self) -> Iterable[int]:
         return self.index.following(self._recent) if len(self._recent) == self.n - 1 else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopiedText:
+    """The longest span of a text that stands in the training tokens."""
+
+    text: str
+    start: int  # where in the text it begins and ends, in characters
+    end: int
+    tokens: int
+    of_tokens: int  # the whole text
+    place: int  # where in the training tokens it stands, for the first time
+    times: int  # how often it stands there
+
+
+def with_copies(gpt: Generator) -> Generator:
+    """The same with the index of its training tokens, as ``no_copy`` and ``copied`` need it.
+
+    The token files are made again from the corpus if they are gone, the index at the first time.
+
+    Raises:
+        UserError: the corpus is gone as well, or is another one now.
+    """
+    record = read_run(gpt.run)
+    prepared = tokens_of_run(gpt.run, record)
+    if prepared.manifest.corpus_hash != record.corpus_hash:
+        raise CheckpointError(
+            f"The token files of {gpt.run.name} are gone, and its corpus has changed since.",
+            "What was copied can only be told beside the text that the model was trained on.",
+        )
+    return dataclasses.replace(gpt, copies=CopyIndex.open(prepared.folder, prepared.tokens.train))
+
+
+def copied(gpt: Generator, text: str, *, after: str = "") -> CopiedText:
+    """The longest span of a text, cut as the tokenizer cuts it behind ``after``, that stands in the training
+    tokens.
+
+    Raises:
+        ValueError: the model came without their index.
+    """
+    if gpt.copies is None:
+        raise ValueError("there is no index of the training tokens: see with_copies.")
+    before = len(after)
+    spans = [
+        (i, max(0, start - before), end - before)
+        for i, start, end in gpt.tokenizer.spans(after + text)
+        if end > before
+    ]
+    ids = [i for i, _, _ in spans]
+    found = gpt.copies.longest(ids)
+    span = spans[found.start : found.start + found.length]
+    start, end = (span[0][1], span[-1][2]) if span else (0, 0)
+    places = gpt.copies.places(ids[found.start : found.start + found.length])
+    return CopiedText(
+        text=text[start:end],
+        start=start,
+        end=end,
+        tokens=found.length,
+        of_tokens=len(ids),
+        place=int(places.min(initial=found.place)),
+        times=len(places) if span else 0,
+    )
 
 
 def _is_current(file: Path, n_tokens: int) -> bool:

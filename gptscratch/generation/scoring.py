@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gptscratch.errors import ConfigError, RunError
-from gptscratch.generation.generator import TrainedGPT
+from gptscratch.generation.generator import Generator
 from gptscratch.generation.logprobs import merged
 
 _LOGITS = 1 << 25  # numbers at once
@@ -37,7 +37,7 @@ class Score:
     token_ids: tuple[int, ...]
 
 
-def score(gpt: TrainedGPT, text: str, *, stride: int = 0) -> Score:
+def score(gpt: Generator, text: str, *, stride: int = 0) -> Score:
     """Score a text. ``stride``: tokens between windows, up to the context; 0: half a context.
 
     Raises:
@@ -77,7 +77,7 @@ def score(gpt: TrainedGPT, text: str, *, stride: int = 0) -> Score:
 
 
 @torch.inference_mode()
-def token_nats(gpt: TrainedGPT, token_ids: Sequence[int], stride: int) -> list[float]:
+def token_nats(gpt: Generator, token_ids: Sequence[int], stride: int) -> list[float]:
     """-log p of each id but the first, which only begins the text."""
     model, nats = gpt.model, torch.empty(len(token_ids) - 1)
     ids = torch.tensor(token_ids, device=model.token_embedding.weight.device)
@@ -109,7 +109,7 @@ def _window_starts(count: int, length: int, stride: int) -> Iterator[int]:
     yield count - length
 
 
-def surprises(gpt: TrainedGPT, scored: Score) -> Iterator[tuple[str, float]]:
+def surprises(gpt: Generator, scored: Score) -> Iterator[tuple[str, float]]:
     """(piece, bits) of the scored text, whole characters only."""
 
     def pieces() -> Iterator[tuple[str, float]]:

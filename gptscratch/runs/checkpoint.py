@@ -24,7 +24,6 @@ from gptscratch.config.checks import require
 from gptscratch.device import pick_device, pick_dtype
 from gptscratch.errors import CheckpointError, ConfigError
 from gptscratch.files import new_folder, remove_folder, remove_leftovers, write_json
-from gptscratch.generation.generator import TrainedGPT
 from gptscratch.model.gpt import GPT
 from gptscratch.runs.run_folder import LOCK, disk_errors_in, disk_errors_making, is_unused
 from gptscratch.runs.tensors import load_tensors, save_tensors
@@ -251,35 +250,21 @@ def load_parameters(model: GPT, checkpoint: Path) -> None:
             parameter.copy_(tensors[name])
 
 
-def load(
-    name_or_path: str | Path | None = None, *, device: str = "auto", dtype: str = "float32"
-) -> TrainedGPT:
-    """A trained model with its tokenizer, by run name, run folder or checkpoint folder; None: the newest.
-
-    A run's best checkpoint is taken. ``load("my-run").generate("Once", max_tokens=50)`` gives text.
+def load_model(run: Path, checkpoint: Path, *, device: str, dtype: str) -> GPT:
+    """The model of a checkpoint, in evaluation mode.
 
     Raises:
         CheckpointError: it is missing, damaged, of a newer format, or holds numbers that are not finite.
     """
-    run, checkpoint = paths.find_checkpoint(name_or_path)
-    record = read_run(run)
-    require_size(record.config.model, checkpoint)
+    config = read_run(run).config.model
+    require_size(config, checkpoint)
     place = pick_device(device)
     with place, _Uninitialised():
-        model = GPT(record.config.model)
+        model = GPT(config)
     load_parameters(model, checkpoint)
     model = model.to(dtype=pick_dtype(dtype, place))
     _require_finite(model, checkpoint)
-    tokenizer = Tokenizer.load(run)
-    if tokenizer.vocab_size > record.config.model.vocab_size:
-        raise CheckpointError(f"{run / 'tokenizer.json'} has more entries than the model's vocabulary.")
-    return TrainedGPT(
-        model=model.eval(),
-        tokenizer=tokenizer,
-        end_of_text=record.end_of_text,
-        run=run,
-        checkpoint=checkpoint,
-    )
+    return model.eval()
 
 
 def _require_finite(model: GPT, checkpoint: Path) -> None:

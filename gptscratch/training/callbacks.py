@@ -46,7 +46,7 @@ class Session:
     state: TrainState
     listen: Listener
     evaluate: Callable[[], Evaluation]  # over the part of the validation split that the plan allows
-    sample: Callable[[], str]
+    sample: Callable[[], str] | None
     final_tokens: int  # of the validation split, which are scored at the end
     started: float = field(default_factory=time.perf_counter)  # when state.seconds was 0, had it run through
     micro_batch: int = 1  # sequences at a time: the plan's, or fewer where memory ran out
@@ -283,7 +283,7 @@ def score(session: Session) -> None:
 def sample(session: Session) -> None:
     step, interval = session.state.step, session.config.sample_interval
     interval = session.config.eval_interval if interval < 0 else interval
-    if interval and (step % interval == 0 or session.over):
+    if session.sample and interval and (step % interval == 0 or session.over):
         with session.timed("sample"):
             text = session.sample()
         session.listen(Sampled(step=step, text=text))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,10 +17,10 @@ from gptscratch.data.batches import Batches
 from gptscratch.data.mixture import MixedBatches, make_batches
 from gptscratch.data.prepare import Prepared
 from gptscratch.device import pick_device, pick_dtype, set_up
-from gptscratch.generation.generator import TrainedGPT
 from gptscratch.model.gpt import GPT
 from gptscratch.runs.checkpoint import RunRecord
 from gptscratch.runs.metrics import MetricsFile
+from gptscratch.tokenizer import Tokenizer
 from gptscratch.training.budget import make_horizon
 from gptscratch.training.callbacks import Session
 from gptscratch.training.evaluate import Scorer
@@ -26,6 +28,8 @@ from gptscratch.training.events import Event, Listener, Notice
 from gptscratch.training.optimizer import Optimizer, Together, make_optimizer
 from gptscratch.training.state import TrainState
 from gptscratch.training.step import Worker
+
+SampleText = Callable[[GPT, Tokenizer, int | None], str]
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ def make_setup(
     model: GPT,
     state: TrainState,
     listen: Listener,
+    sample_text: SampleText | None,
     started: float,
 ) -> Setup:
     """Put together what trains ``model`` from ``state`` on; what is told goes to metrics.jsonl too."""
@@ -84,7 +89,7 @@ def make_setup(
         state=state,
         listen=tell,
         evaluate=lambda: scorer(config.eval_tokens),
-        sample=TrainedGPT(model, prepared.tokenizer, record.end_of_text, run).excerpt,
+        sample=sample_text and partial(sample_text, model, prepared.tokenizer, record.end_of_text),
         final_tokens=int(min(config.final_eval_tokens or math.inf, prepared.manifest.val.tokens)),
         started=started,
         micro_batch=config.micro_batch,

@@ -23,6 +23,7 @@ from gptscratch.model.head import start_from_frequencies
 from gptscratch.runs import checkpoint
 from gptscratch.runs.metrics import rewind_metrics
 from gptscratch.runs.run_folder import disk_errors_in, held
+from gptscratch.runs.run_tokens import split_of, tokens_of_run
 from gptscratch.runs.tensors import load_tensors
 from gptscratch.training.anneal import annealed
 from gptscratch.training.budget import make_horizon
@@ -30,10 +31,10 @@ from gptscratch.training.callbacks import BEST_FACTS, Session, best_facts, evalu
 from gptscratch.training.evaluate import Scorer
 from gptscratch.training.events import Evaluated, Listener, Notice, Started, ignore
 from gptscratch.training.loop import run_loop
-from gptscratch.training.origin import extended, new_run, same_tokens, split_of
+from gptscratch.training.origin import extended, new_run
 from gptscratch.training.planning.plan_run import plan_run, tokens_per_row
 from gptscratch.training.schedule import schedule_of
-from gptscratch.training.setup import Setup, make_setup, new_model
+from gptscratch.training.setup import SampleText, Setup, make_setup, new_model
 from gptscratch.training.state import TrainState
 
 
@@ -58,6 +59,7 @@ def train(
     replace_run: bool = False,
     anneal: bool = False,
     listen: Listener = ignore,
+    sample_text: SampleText | None = None,
     started: float | None = None,
     **settings: Any,
 ) -> TrainResult:
@@ -70,6 +72,8 @@ def train(
         replace_run: allow a run that stands there to be replaced.
         anneal: an interrupt does not stop the run at once but lets its rate fall to 0 first.
         listen: is told what happens (``training.events``).
+        sample_text: makes a text from the model, its tokenizer and its end-of-text id, to be shown while it
+            trains; None: no samples.
         started: ``time.perf_counter()`` when the user's time began to count; None: now.
         **settings: fields of ``RunConfig`` by name, as in ``RunConfig.with_settings``.
 
@@ -97,10 +101,19 @@ def train(
         checkpoint.create_run(run, record, prepared.tokenizer, replace=replace_run)
         write_json(run / "plan.json", plan.record())
         setup = make_setup(
-            run, record, prepared=prepared, model=model, state=TrainState(), listen=listen, started=started
+            run,
+            record,
+            prepared=prepared,
+            model=model,
+            state=TrainState(),
+            listen=listen,
+            sample_text=sample_text,
+            started=started,
         )
         result = _train(setup, record)
-    return resume(run, anneal=True, listen=listen) if result.interrupted and anneal else result
+    if result.interrupted and anneal:
+        return resume(run, anneal=True, listen=listen, sample_text=sample_text)
+    return result
 
 
 def resume(
@@ -108,6 +121,7 @@ def resume(
     *,
     anneal: bool = False,
     listen: Listener = ignore,
+    sample_text: SampleText | None = None,
     **settings: Any,
 ) -> TrainResult:
     """Go on with a run from its last checkpoint, as if it had never stopped; None: the newest run.
@@ -127,11 +141,17 @@ def resume(
             raise
     with held(run):
         folder = paths.find_checkpoint(name_or_path or run, which="last")[1]  # what there is by now
-        return _resume(run, folder, anneal=anneal, listen=listen, settings=settings)
+        return _resume(run, folder, anneal=anneal, listen=listen, sample_text=sample_text, settings=settings)
 
 
 def _resume(
-    run: Path, folder: Path, *, anneal: bool, listen: Listener, settings: dict[str, Any]
+    run: Path,
+    folder: Path,
+    *,
+    anneal: bool,
+    listen: Listener,
+    sample_text: SampleText | None,
+    settings: dict[str, Any],
 ) -> TrainResult:
     record = checkpoint.read_run(run)
     state = checkpoint.load_state(folder)
@@ -140,7 +160,7 @@ def _resume(
         return _finished(run, state, listen)
     if not anneal:
         record = replace(record, config=extended(record.config, settings))
-    prepared = same_tokens(run, record)
+    prepared = tokens_of_run(run, record)
     record = replace(record, tokens=str(prepared.folder.resolve()), split=split_of(prepared.manifest))
     train_tokens = prepared.manifest.train.tokens
     row = tokens_per_row(prepared, record.config.train.documents)(record.config.model.context_length)
@@ -162,6 +182,7 @@ def _resume(
         model=model,
         state=state,
         listen=listen,
+        sample_text=sample_text,
         started=time.perf_counter(),
     )
     setup.session.optimizer.load(load_tensors(folder / "optimizer.safetensors"))

@@ -14,7 +14,7 @@ from gptscratch.accelerate.quantization import QUANTIZERS, quantize
 from gptscratch.accelerate.weight_packing import join, packed
 from gptscratch.config import ACTIVATIONS, POSITIONS, ModelConfig
 from gptscratch.generation.generate import decode
-from gptscratch.generation.generator import TrainedGPT
+from gptscratch.generation.generator import Generator
 from gptscratch.generation.sampling import make_sampler
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
@@ -166,7 +166,7 @@ def test_a_model_with_dropout_made_ready_for_sampling_has_no_dropout(how: str | 
     reference = lively(d_ff=64)
     if how is not None:
         quantize(reference, how)
-    gpt = TrainedGPT(model, None, None, Path())  # type: ignore[arg-type]
+    gpt = Generator(model, None, None, Path())  # type: ignore[arg-type]
     ready = gpt.for_sampling(quantize=how)
     assert ready.decoder is not None
     assert modes(ready.model) | modes(ready.decoder.model) == {False}

@@ -9,7 +9,7 @@ from torch import nn
 from gptscratch.accelerate.quantization import QUANTIZERS, WeightInt8Linear, quantize, slower_notice
 from gptscratch.config import ModelConfig
 from gptscratch.errors import ConfigError
-from gptscratch.generation.generator import TrainedGPT
+from gptscratch.generation.generator import Generator
 from gptscratch.model.gpt import GPT
 
 WORST = {"float16": 1e-3, "int8": 0.02, "int4": 0.12}  # relative error of a product of normal numbers
@@ -47,7 +47,7 @@ def test_every_linear_layer_of_a_model_is_replaced_and_logits_stay_near(how: str
 
 @pytest.mark.parametrize("how", QUANTIZERS)
 def test_a_quantized_model_recites_as_before_alone_and_in_a_batch(how: str, reciter: object) -> None:
-    gpt: TrainedGPT = reciter("abcdefgh")  # type: ignore[operator]
+    gpt: Generator = reciter("abcdefgh")  # type: ignore[operator]
     plain = gpt.generate("a", max_tokens=40, temperature=0)
     assert gpt.for_sampling(quantize=how).generate("a", max_tokens=40, temperature=0) == plain
 

@@ -11,11 +11,10 @@ from gptscratch.cli import chat, render_sample
 from gptscratch.cli.chat import Chat, changed
 from gptscratch.config import SampleConfig
 from gptscratch.errors import ConfigError
-from gptscratch.generation.copying import with_copies
-from gptscratch.generation.generator import TrainedGPT
-from gptscratch.runs.checkpoint import load
+from gptscratch.generation.generator import Generator, load
+from gptscratch.generation.memorization import with_copies
 
-Reciter = Callable[..., TrainedGPT]
+Reciter = Callable[..., Generator]
 KNOBS = SampleConfig(temperature=0, max_tokens=3)
 
 

@@ -15,10 +15,8 @@ import tokenizers
 from gptscratch.config import SampleConfig
 from gptscratch.errors import CheckpointError, UserError
 from gptscratch.generation.batch_file import complete_file
-from gptscratch.generation.copying import copied, with_copies
-from gptscratch.generation.generator import TrainedGPT
-from gptscratch.generation.memorization import CopyIndex
-from gptscratch.runs.checkpoint import load
+from gptscratch.generation.generator import Generator, load
+from gptscratch.generation.memorization import CopyIndex, copied, with_copies
 from gptscratch.tokenizer import Tokenizer
 
 
@@ -43,7 +41,7 @@ def test_a_span_longer_than_the_order_heeds_is_counted_whole(tale: Path) -> None
     assert (found.start, found.end, found.place, found.times) == (0, 200, 100, 1)
 
 
-def test_a_reply_is_cut_as_behind_its_prompt(reciter: Callable[..., TrainedGPT]) -> None:
+def test_a_reply_is_cut_as_behind_its_prompt(reciter: Callable[..., Generator]) -> None:
     """Some tokenizers put a space before every text, and another one stands before most replies."""
     vocab = {"▁the": 0, "▁fox": 1, "▁runs": 2, "▁": 3}
     library = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="▁"))

@@ -12,7 +12,7 @@ from gptscratch.cli.app import app
 from gptscratch.config import SampleConfig
 from gptscratch.errors import ConfigError
 from gptscratch.generation.batch_file import complete_file
-from gptscratch.runs.checkpoint import load
+from gptscratch.generation.generator import load
 
 PROMPTS = ["the fox", "a", "my cat", "the dog s", "", "a"] * 4
 KNOBS = SampleConfig(max_tokens=6, temperature=1.0, seed=3)

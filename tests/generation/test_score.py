@@ -17,18 +17,17 @@ from typer.testing import CliRunner
 from gptscratch.cli.app import app
 from gptscratch.config import ModelConfig
 from gptscratch.errors import ConfigError, RunError
-from gptscratch.generation.generator import TrainedGPT
+from gptscratch.generation.generator import Generator, load
 from gptscratch.generation.scoring import score, surprises, token_nats
 from gptscratch.interop.hf import export_hf
 from gptscratch.model.gpt import GPT
-from gptscratch.runs.checkpoint import load
 from gptscratch.tokenizer import Tokenizer, build_tokenizer
 from gptscratch.training.trainer import TrainResult
 
 TEXT = "the fox runs home.\na dog sings far.\n" * 3
 
 
-def naive(gpt: TrainedGPT, ids: list[int], stride: int) -> list[float]:
+def naive(gpt: Generator, ids: list[int], stride: int) -> list[float]:
     """Window after window, one token at a time."""
     context, found = gpt.model.config.context_length, []
     for target in range(1, len(ids)):
@@ -69,7 +68,7 @@ def test_what_the_model_never_saw_is_left_out_with_its_bytes(tale: Path) -> None
         score(gpt, TEXT, stride=17)
 
 
-def test_surprise_comes_in_whole_characters(reciter: Callable[..., TrainedGPT]) -> None:
+def test_surprise_comes_in_whole_characters(reciter: Callable[..., Generator]) -> None:
     gpt = reciter("a🦊bç漢")
     found = score(gpt, "a🦊bç漢a")
     pieces = list(surprises(gpt, found))
@@ -163,7 +162,7 @@ def test_a_long_text_scores_as_by_transformers_with_a_sliding_window(
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-    gpt = TrainedGPT(model, tokenizer, tokenizer.eot_id, tmp_path)
+    gpt = Generator(model, tokenizer, tokenizer.eot_id, tmp_path)
     tokenizer.save(tmp_path / "tokenizer.json")
     export_hf(model, tmp_path / "tokenizer.json", tmp_path / "exported")
 

@@ -16,12 +16,11 @@ from typer.testing import CliRunner
 from gptscratch.cli.app import app
 from gptscratch.config import SampleConfig
 from gptscratch.generation.batch_file import complete_file
-from gptscratch.generation.generator import TrainedGPT
+from gptscratch.generation.generator import Generator, load
 from gptscratch.generation.logprobs import TracedToken, merged
 from gptscratch.generation.scoring import token_nats
-from gptscratch.runs.checkpoint import load
 
-Reciter = Callable[..., TrainedGPT]
+Reciter = Callable[..., Generator]
 WILD = SampleConfig(
     max_tokens=12,
     temperature=1.7,

@@ -19,8 +19,9 @@ import gptscratch
 from gptscratch import paths
 from gptscratch.errors import CheckpointError, RunError, UserError
 from gptscratch.files import write_json
+from gptscratch.generation.generator import load
 from gptscratch.runs import checkpoint
-from gptscratch.runs.checkpoint import load, load_state, read_run
+from gptscratch.runs.checkpoint import load_state, read_run
 from gptscratch.runs.run_folder import LOCK
 from gptscratch.runs.tensors import load_tensors, save_tensors
 from gptscratch.training.state import TrainState
@@ -323,7 +324,8 @@ def test_pruning_keeps_the_newest_and_the_best_and_sweeps_up(tmp_path: Path) -> 
 TOO_LARGE = """
 import resource, signal, sys
 from pathlib import Path
-from gptscratch.runs.checkpoint import load, save_checkpoint
+from gptscratch.generation.generator import load
+from gptscratch.runs.checkpoint import save_checkpoint
 from gptscratch.errors import RunError
 from gptscratch.training.state import TrainState
 gpt = load(sys.argv[1], device="cpu")

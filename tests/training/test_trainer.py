@@ -16,8 +16,8 @@ import torch
 
 from gptscratch import paths
 from gptscratch.errors import CheckpointError, ConfigError, RunError, UserError
+from gptscratch.generation.generator import load, sample_text
 from gptscratch.runs import tensors as storage
-from gptscratch.runs.checkpoint import load
 from gptscratch.runs.metrics import read_metrics
 from gptscratch.runs.tensors import load_tensors
 from gptscratch.training.events import (
@@ -151,7 +151,7 @@ def test_patience_ends_a_run_that_grows_no_better(fit: Fit) -> None:
 
 def test_samples_are_shown_at_their_interval(fit: Fit) -> None:
     events: list[Event] = []
-    fit(name="a", listen=events.append, sample_interval=10)
+    fit(name="a", listen=events.append, sample_text=sample_text, sample_interval=10)
     samples = [e for e in events if isinstance(e, Sampled)]
     assert [e.step for e in samples] == [10, 20, 24]
     assert all(len(e.text) == 160 for e in samples)
