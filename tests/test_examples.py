@@ -13,8 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gptscratch.training.loss import IGNORE
-
 EXAMPLES = Path(__file__).parent.parent / "examples"
 BENCHMARKS = sorted((Path(__file__).parent / "benchmarks").glob("*.py"))
 
@@ -111,9 +109,9 @@ def test_the_shell_example_trains_and_samples(corpus: Path, tmp_path: Path) -> N
 
 
 def test_overlapping_windows_score_every_word_once() -> None:
-    overlapping = runpy.run_path(str(EXAMPLES / "reviews/score.py"))["overlapping"]
+    script = runpy.run_path(str(EXAMPLES / "reviews/score.py"))
     tokens = np.random.default_rng(0).integers(0, 9, 1003).astype(np.uint16)
-    targets = np.concatenate([found.ravel() for _, found in overlapping(tokens, 16, 0)])
-    counted = targets[targets != IGNORE]
+    targets = np.concatenate([found.ravel() for _, found in script["overlapping"](tokens, 16, 0)])
+    counted = targets[targets != script["IGNORE"]]
     assert len(counted) == np.count_nonzero(tokens[1:])
     assert (np.bincount(counted) == np.bincount(tokens[1:][tokens[1:] != 0])).all()
