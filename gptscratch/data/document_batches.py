@@ -1,7 +1,7 @@
-"""One document a row: what is shorter than the context is padded, what is longer goes on in further rows.
+"""One document a row: a shorter one is padded, a longer one takes several rows.
 
-The rows tile the tokens, so an epoch has every token as a target once. A row's first input is the token
-before its first target: the end-of-text token, where it begins a document. Memory: 8 bytes a row.
+The rows cover the tokens, so that every token is a target once an epoch. A row's first input is the token
+before its first target: the end-of-text token where the row begins a document. Memory: 8 bytes a row.
 
 Shapes: B rows, T context length, or less where no row of a batch is so long.
 """
@@ -18,8 +18,7 @@ from gptscratch.errors import ConfigError, CorpusError
 
 Batch = tuple[NDArray[np.int64], NDArray[np.int64]]  # inputs, targets: (B, T) each
 
-PAD_TARGET = -100  # what the loss leaves out; equal to training.loss.IGNORE
-_CHUNK = 1 << 22  # tokens looked through at once
+PAD_TARGET = -100  # left out of the loss; torch's default ``ignore_index``
 
 
 class DocumentRows:
@@ -28,26 +27,29 @@ class DocumentRows:
     def __init__(self, tokens: TokenArray, context_length: int, end_of_text: int) -> None:
         """Raises CorpusError where there are no tokens."""
         if not len(tokens):
-            raise CorpusError("a corpus, or its part for validation, has no documents.", "Give it more text.")
+            raise CorpusError("a corpus, or its validation part, has no documents.", "Add more text.")
         self.tokens = tokens
-        self.context_length = context_length
         self.end_of_text = end_of_text
-        self.bounds = row_bounds(tokens, context_length, end_of_text)
+        lengths = document_lengths(tokens, end_of_text)
+        starts = np.cumsum(lengths) - lengths
+        rows = -(-lengths // context_length)  # of each document
+        within = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
+        self._bounds = np.append(np.repeat(starts, rows) + within * context_length, len(tokens))
 
     def __len__(self) -> int:
-        return len(self.bounds) - 1
+        return len(self._bounds) - 1
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Targets in each row."""
-        return np.diff(self.bounds)
+        return np.diff(self._bounds)
 
     def take(self, numbers: NDArray[np.int64], width: int) -> Batch:
-        """Inputs and targets of these rows, (B, width) each; pads stand on the right."""
+        """Inputs and targets of these rows, (B, width) each, padded on the right."""
         inputs = np.full((len(numbers), width), self.end_of_text, np.int64)
         targets = np.full_like(inputs, PAD_TARGET)
         for row, number in enumerate(numbers):
-            start, end = int(self.bounds[number]), int(self.bounds[number + 1])
+            start, end = int(self._bounds[number]), int(self._bounds[number + 1])
             targets[row, : end - start] = self.tokens[start:end]
             if start:
                 inputs[row, 0] = self.tokens[start - 1]
@@ -58,13 +60,13 @@ class DocumentRows:
 def padded_windows(rows: DocumentRows, positions: int, limit: int | None = None) -> Iterator[Batch]:
     """All rows, for evaluation, or about ``limit`` targets of them, evenly spread.
 
-    The longest come first and up to ``positions`` tokens at a time, pads included: the rows of a batch
-    are about as long, and few pads are computed.
+    The longest rows come first, up to ``positions`` tokens at a time with their padding: the rows of a batch
+    have about the same length, so that little padding is computed.
     """
     count = len(rows)
     if limit is not None:
         count = min(count, max(1, limit * len(rows) // len(rows.tokens)))
-    chosen = np.arange(count, dtype=np.int64) * len(rows) // count
+    chosen = np.arange(count) * len(rows) // count
     chosen = chosen[np.argsort(-rows.lengths[chosen], kind="stable")]
     first = 0
     while first < count:
@@ -74,27 +76,20 @@ def padded_windows(rows: DocumentRows, positions: int, limit: int | None = None)
         first += len(numbers)
 
 
-def row_bounds(tokens: TokenArray, context_length: int, end_of_text: int) -> NDArray[np.int64]:
-    """Where rows begin, and behind them the number of tokens: (rows + 1,)."""
-    ends = document_ends(tokens, end_of_text)
-    begins = np.append(0, ends[:-1])
-    counts = -(-(ends - begins) // context_length)  # rows of each document
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.append(np.repeat(begins, counts) + within * context_length, len(tokens))
-
-
-def document_ends(tokens: TokenArray, end_of_text: int) -> NDArray[np.int64]:
-    """The place behind each document's end-of-text token, found chunk by chunk: (documents,)."""
+def document_lengths(tokens: TokenArray, end_of_text: int, *, chunk: int = 1 << 22) -> NDArray[np.int64]:
+    """Tokens of each document with its end-of-text token, found ``chunk`` tokens at a time: (documents,)."""
     found = [
-        np.flatnonzero(tokens[start : start + _CHUNK] == end_of_text) + (start + 1)
-        for start in range(0, len(tokens), _CHUNK)
+        np.flatnonzero(tokens[start : start + chunk] == end_of_text) + (start + 1)
+        for start in range(0, len(tokens), chunk)
     ]
     ends = np.concatenate(found) if found else np.zeros(0, np.int64)
-    return ends if len(ends) and ends[-1] == len(tokens) else np.append(ends, len(tokens))
+    if not len(ends) or ends[-1] != len(tokens):
+        ends = np.append(ends, len(tokens))
+    return np.diff(ends, prepend=0)
 
 
 def require_documents(manifest: Manifest, eot_id: int | None) -> int:
-    """The token between documents; ``eot_id`` is the one that the tokenizer has for it.
+    """The token between documents; ``eot_id`` is the tokenizer's token for it.
 
     Raises:
         ConfigError: there is none.
@@ -108,5 +103,5 @@ def require_documents(manifest: Manifest, eot_id: int | None) -> int:
         )
     raise ConfigError(
         "The corpus is a single document: there is nothing to mask or to pad.",
-        "Give several files, rows of a table, or what stands between documents: --separator TEXT.",
+        "Give several files, rows of a table, or the text between documents: --separator TEXT.",
     )

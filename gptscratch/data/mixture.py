@@ -1,17 +1,19 @@
-"""Batches out of several corpora with weights: ``a.txt=0.7 b.jsonl=0.3``.
+"""Batches from several corpora with weights: ``a.txt=0.7 b.jsonl=0.3``.
 
-A weight is the share of the training tokens that are drawn from a corpus. Each corpus has epochs of its
-own: a small one with a large weight comes round more often.
+A weight is the share of the training tokens that come from a corpus. Each corpus has its own epochs: a small
+one with a large weight is repeated more often.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from gptscratch.data.batches import Batches, rank_rows, rows_of
-from gptscratch.data.document_batches import Batch
-from gptscratch.data.token_files import Tokens
+from gptscratch.data.batches import Batches
+from gptscratch.data.document_batches import Batch, document_lengths
+from gptscratch.data.token_files import TokenArray, Tokens
 
 CYCLE = 1000  # rows, after which the order of the corpora repeats; ten times as many for small weights
 _LEAST = 10  # rows of a cycle that each corpus has at least, so that its weight is kept
@@ -22,8 +24,6 @@ class MixedBatches:
     """``batch(step)`` as that of ``Batches``: pure, and each row from one corpus.
 
     Attributes:
-        n_blocks: rows in an epoch of each corpus, all together.
-        steps_per_epoch: steps that draw as many rows.
         tokens_per_row: targets in a row, on average.
     """
 
@@ -35,74 +35,77 @@ class MixedBatches:
         seed: int,
         *,
         pad_with: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
     ) -> None:
-        """``tokens`` are of a corpus with weights; all else as of ``Batches``."""
-        shares = tokens.manifest.corpora
-        ends = np.cumsum([share.tokens for share in shares])
+        """``tokens`` of a corpus with weights; everything else as for ``Batches``."""
+        components = weighted_parts(tokens, "train")
         self.parts = [
-            Batches(
-                tokens.train[end - share.tokens : end],
-                context_length,
-                batch_size,
-                seed + number,
-                pad_with=pad_with,
-            )
-            for number, (share, end) in enumerate(zip(shares, ends, strict=True))
+            Batches(part, context_length, batch_size, seed + number, pad_with=pad_with)
+            for number, (_, part) in enumerate(components)
         ]
         self.context_length = context_length
         self.batch_size = batch_size
-        self.n_blocks = sum(part.n_blocks for part in self.parts)
-        self.steps_per_epoch = self.n_blocks / batch_size
-        self._rows = rank_rows(batch_size, rank, world_size)
-        # Weights are of tokens: the shorter a corpus's rows, the more of them are drawn.
-        rows = [s.weight * context_length / p.tokens_per_row for s, p in zip(shares, self.parts, strict=True)]
-        self.tokens_per_row = context_length * sum(share.weight for share in shares) / sum(rows)
+        # Weights count tokens: the shorter the rows of a corpus, the more of them are needed.
+        rows = [weight / b.tokens_per_row for (weight, _), b in zip(components, self.parts, strict=True)]
+        self.tokens_per_row = sum(weight for weight, _ in components) / sum(rows)
         self._order, self._turn, self._counts = _cycle(rows)
 
     def batch(self, step: int) -> Batch:
-        """Inputs and targets of a step, each (batch_size / world_size, context_length)."""
-        cycles, places = np.divmod(rows_of(step, self.batch_size, self._rows), len(self._order))
-        inputs = np.empty((len(places), self.context_length), np.int64)
+        """Inputs and targets of a step, (B, T) each."""
+        numbers = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        cycles, places = np.divmod(numbers, len(self._order))
+        inputs = np.empty((len(numbers), self.context_length), np.int64)
         targets = np.empty_like(inputs)
         for number, part in enumerate(self.parts):
             own = self._order[places] == number
-            at = cycles[own] * self._counts[number] + self._turn[places[own]]
-            inputs[own], targets[own] = part.rows(at)
+            if own.any():
+                at = cycles[own] * self._counts[number] + self._turn[places[own]]
+                inputs[own], targets[own] = part.rows(at)
         return inputs, targets
 
 
 def make_batches(
-    tokens: Tokens,
-    context_length: int,
-    batch_size: int,
-    seed: int,
-    *,
-    pad_with: int | None = None,
-    rank: int = 0,
-    world_size: int = 1,
+    tokens: Tokens, context_length: int, batch_size: int, seed: int, *, pad_with: int | None = None
 ) -> Batches | MixedBatches:
-    """The training side's batches: by the weights of its corpora, where they have some.
+    """The training batches: by the weights of the corpora where they have some.
 
-    ``pad_with``: the end-of-text token, for one document a row; None: tokens are cut without a gap.
+    ``pad_with``: the end-of-text token, for one document a row; None: rows of adjacent tokens.
     """
     if tokens.manifest.corpora:
-        return MixedBatches(
-            tokens, context_length, batch_size, seed, pad_with=pad_with, rank=rank, world_size=world_size
-        )
-    return Batches(
-        tokens.train, context_length, batch_size, seed, pad_with=pad_with, rank=rank, world_size=world_size
-    )
+        return MixedBatches(tokens, context_length, batch_size, seed, pad_with=pad_with)
+    return Batches(tokens.train, context_length, batch_size, seed, pad_with=pad_with)
 
 
-def tokens_per_padded_row(tokens: Tokens, end_of_text: int, context_length: int) -> float:
-    """Targets in a row of one document, on average."""
-    return make_batches(tokens, context_length, 1, 0, pad_with=end_of_text).tokens_per_row
+def weighted_parts(tokens: Tokens, split: str) -> list[tuple[float, TokenArray]]:
+    """(weight, tokens) of each corpus in a split, "train" or "val"; one part where there are no weights."""
+    array = tokens.train if split == "train" else tokens.val
+    shares = tokens.manifest.corpora
+    sizes = [share.tokens if split == "train" else share.val_tokens for share in shares]
+    if not any(sizes):
+        return [(1.0, array)]
+    ends = np.cumsum(sizes)
+    parts = zip(shares, sizes, ends, strict=True)
+    least = 2 if split == "val" else 0  # tokens
+    return [(share.weight, array[end - n : end]) for share, n, end in parts if n >= least]
+
+
+def tokens_per_padded_row(tokens: Tokens, end_of_text: int) -> Callable[[int], float]:
+    """A function of the context length: targets in a row of one document, on average.
+
+    The token file is read once, however many contexts are asked for.
+    """
+    parts = [(w, document_lengths(part, end_of_text)) for w, part in weighted_parts(tokens, "train")]
+
+    def average(context_length: int) -> float:
+        rows = [w * int((-(-lengths // context_length)).sum()) / lengths.sum() for w, lengths in parts]
+        return float(sum(weight for weight, _ in parts) / sum(rows))
+
+    return average
 
 
 def _cycle(weights: list[float]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Whose each row of a cycle is, evenly spread; which of its own rows it is; how many each has."""
+    """For each row of a cycle, evenly spread, the number of its corpus and the number of the row among
+    those of its corpus; and the rows of each corpus.
+    """
     cycle = CYCLE
     while cycle < _LONGEST and min(weights) / sum(weights) * cycle < _LEAST:
         cycle *= 10

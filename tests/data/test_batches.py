@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gptscratch.data.batches import Batches, permuted, windows
-from gptscratch.errors import ConfigError, CorpusError
+from gptscratch.data.batches import Batches, windows
+from gptscratch.errors import CorpusError
 
 SIZES = [(101, 7, 3), (50, 49, 2), (1000, 8, 16), (10, 1, 4), (9, 8, 1)]
 
@@ -16,7 +16,7 @@ def tokens(n: int) -> np.ndarray:
 
 
 def epoch_rows(batches: Batches, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    first, last = epoch * batches.n_blocks, (epoch + 1) * batches.n_blocks
+    first, last = epoch * batches.n_rows, (epoch + 1) * batches.n_rows
     rows = []
     for step in range(first // batches.batch_size, -(-last // batches.batch_size)):
         inputs, targets = batches.batch(step)
@@ -45,36 +45,12 @@ def test_a_batch_depends_on_the_step_alone() -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 6])
-def test_ranks_share_out_the_batch_of_one(world_size: int) -> None:
-    whole = Batches(tokens(100), 8, 6, seed=2)
-    parts = [Batches(tokens(100), 8, 6, seed=2, rank=r, world_size=world_size) for r in range(world_size)]
-    for step in range(5):
-        joined = [np.concatenate(sides) for sides in zip(*(part.batch(step) for part in parts), strict=True)]
-        for ours, theirs in zip(whole.batch(step), joined, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
-
-
 def test_epochs_and_seeds_differ() -> None:
     batches = Batches(tokens(1000), 8, 124, seed=2)
     first, second = batches.batch(0)[0], batches.batch(1)[0]
     assert not np.array_equal(first, second)
     assert not np.array_equal(np.sort(first.ravel()), np.sort(second.ravel()))  # another offset
     assert not np.array_equal(first, Batches(tokens(1000), 8, 124, seed=3).batch(0)[0])
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 1000, 4097])
-def test_permuted_is_a_permutation(size: int) -> None:
-    found = permuted(np.arange(size), size, key=9)
-    assert sorted(found) == list(range(size))
-    if size > 100:
-        assert abs(np.corrcoef(np.arange(size), found)[0, 1]) < 0.1
-
-
-def test_permuted_needs_no_table_for_a_trillion_blocks() -> None:
-    found = permuted(np.arange(64), 10**12, key=9)
-    assert len(set(found.tolist())) == 64
-    assert found.max() < 10**12
 
 
 @pytest.mark.parametrize(("n", "length", "size"), SIZES)
@@ -95,8 +71,3 @@ def test_too_few_tokens_say_what_is_possible() -> None:
         Batches(tokens(8), 8, 1, seed=0)
     with pytest.raises(CorpusError, match="two tokens"):
         next(windows(tokens(1), 8, 1))
-
-
-def test_ranks_must_divide_the_batch() -> None:
-    with pytest.raises(ConfigError, match="no multiple"):
-        Batches(tokens(100), 8, 5, seed=0, world_size=2)

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 
 from gptscratch.config import DataConfig
-from gptscratch.data import document_batches as module
 from gptscratch.data.batches import Batches
 from gptscratch.data.document_batches import (
     PAD_TARGET,
     DocumentRows,
-    document_ends,
+    document_lengths,
     padded_windows,
     require_documents,
 )
-from gptscratch.data.mixture import MixedBatches, make_batches
+from gptscratch.data.mixture import MixedBatches, make_batches, tokens_per_padded_row
 from gptscratch.data.prepare import prepare
 from gptscratch.errors import ConfigError, CorpusError
 from gptscratch.training.loss import IGNORE
@@ -73,8 +72,8 @@ def test_rows_are_those_of_a_plain_loop_over_the_documents(context: int, ended: 
 def test_every_token_is_a_target_once_an_epoch(batch_size: int, epoch: int) -> None:
     tokens = tokens_of()
     batches = Batches(tokens, 6, batch_size, seed=1, pad_with=END)
-    first = epoch * batches.n_blocks
-    rows = real(*batches.rows(np.arange(first, first + batches.n_blocks)))
+    first = epoch * batches.n_rows
+    rows = real(*batches.rows(np.arange(first, first + batches.n_rows)))
     assert sorted(rows) == sorted(naive_rows(tokens, 6))
     assert rows != naive_rows(tokens, 6)
     assert batches.tokens_per_row == pytest.approx(np.mean([len(targets) for _, targets in rows]))
@@ -90,20 +89,14 @@ def test_a_padded_batch_depends_on_the_step_alone() -> None:
     assert not np.array_equal(fresh.batch(7), other.batch(7))
 
 
-def test_ranks_share_out_a_padded_batch() -> None:
-    whole = Batches(tokens_of(), 6, 6, seed=2, pad_with=END)
-    parts = [Batches(tokens_of(), 6, 6, seed=2, pad_with=END, rank=r, world_size=3) for r in range(3)]
-    for step in range(4):
-        joined = np.concatenate([part.batch(step)[1] for part in parts])
-        np.testing.assert_array_equal(whole.batch(step)[1], joined)
-
-
 @pytest.mark.parametrize("chunk", [1, 3, 4, 1000])
-def test_documents_are_found_chunk_by_chunk(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr(module, "_CHUNK", chunk)
-    assert document_ends(tokens_of((3, 0, 1)), END).tolist() == [4, 5, 7]
-    assert document_ends(tokens_of((3, 2), ended=False), END).tolist() == [4, 6]
-    assert document_ends(np.arange(1, 4), END).tolist() == [3]
+def test_documents_are_found_chunk_by_chunk(chunk: int) -> None:
+    def lengths(tokens: np.ndarray) -> list[int]:
+        return document_lengths(tokens, END, chunk=chunk).tolist()
+
+    assert lengths(tokens_of((3, 0, 1))) == [4, 1, 2]
+    assert lengths(tokens_of((3, 2), ended=False)) == [4, 2]
+    assert lengths(np.arange(1, 4)) == [3]
 
 
 def test_padded_windows_have_every_target_once_and_few_pads() -> None:
@@ -147,6 +140,7 @@ def test_weights_are_shares_of_the_tokens_not_of_the_rows(tmp_path: Path, share:
     counted = (rows != PAD_TARGET).sum(axis=1)
     assert counted[of_a].sum() / counted.sum() == pytest.approx(share / (share + 1), abs=0.01)
     assert batches.tokens_per_row == pytest.approx(counted.mean(), rel=0.01)
+    assert tokens_per_padded_row(tokens, end)(16) == pytest.approx(batches.tokens_per_row)
 
 
 def test_one_document_cannot_be_masked_or_padded(tmp_path: Path) -> None:

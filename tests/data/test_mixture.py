@@ -80,15 +80,6 @@ def test_each_corpus_has_its_own_epochs(tmp_path: Path) -> None:
         np.testing.assert_array_equal(row, naive.batch(number)[0][0])
 
 
-def test_ranks_share_out_a_mixed_batch(tmp_path: Path) -> None:
-    tokens = mixed(tmp_path).tokens
-    whole = MixedBatches(tokens, 16, 6, seed=2)
-    parts = [MixedBatches(tokens, 16, 6, seed=2, rank=rank, world_size=3) for rank in range(3)]
-    for step in (0, 5, 400):
-        joined = np.concatenate([part.batch(step)[0] for part in parts])
-        np.testing.assert_array_equal(whole.batch(step)[0], joined)
-
-
 def test_without_weights_batches_are_the_plain_ones(tmp_path: Path) -> None:
     assert isinstance(make_batches(mixed(tmp_path, ("", "")).tokens, 16, 4, seed=3), Batches)
 

@@ -129,7 +129,7 @@ def test_masked_rows_train_as_their_documents_alone(position: str, micro_batch: 
 @pytest.mark.parametrize("position", ["rope", "learned"])
 def test_padded_rows_train_as_their_documents_alone(position: str, micro_batch: int) -> None:
     batches = Batches(TOKENS, CONTEXT, 13, seed=1, pad_with=END)
-    assert batches.n_blocks == 13
+    assert batches.n_rows == 13
     pieces = []
     for document in DOCUMENTS:
         whole = [END, *document]

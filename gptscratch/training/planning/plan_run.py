@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +116,7 @@ def tokens_per_row(prepared: Prepared, documents: str) -> Callable[[int], float]
     end_of_text = require_documents(prepared.manifest, prepared.tokenizer.eot_id)
     if documents == "masked":
         return float
-    return cache(partial(tokens_per_padded_row, prepared.tokens, end_of_text))
+    return tokens_per_padded_row(prepared.tokens, end_of_text)
 
 
 def _would_repeat_pieces(plan: Plan, prepared: Prepared, config: RunConfig) -> bool:
