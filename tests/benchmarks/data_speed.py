@@ -1,11 +1,11 @@
-"""How fast text becomes tokens, beside the tokenizers library and tiktoken with the same vocabulary.
+"""Speed of tokenization, compared with the tokenizers library and tiktoken with the same vocabulary.
 
     python tests/benchmarks/data_speed.py CORPUS [--tokenizer FOLDER] [--megabytes 56] [--rounds 3]
 
-FOLDER holds GPT-2's vocab.json and merges.txt; without it a BPE is trained on the corpus. The contestants
-take turns, and medians are shown, by the clock and by the processor's time, which is the steadier one where
-others work. Every round starts with nothing remembered. Below stands `gptscratch tokenize` as a whole, from
-the file to a finished folder (reading twice, hashing, writing, fsync), by several processes where it pays.
+FOLDER contains GPT-2's vocab.json and merges.txt; without it, a BPE is trained on the corpus. The candidates
+take turns, and medians are shown, of wall-clock time and of processor time, which varies less if other
+processes use the machine. Every round starts with empty caches. The last rows are `gptscratch tokenize` as a
+whole, from the file to the finished folder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gptscratch.tokenizer import Tokenizer, build_tokenizer
 from gptscratch.tokenizer.build import byte_letters
 
 Encode = Callable[[list[str]], list[Any]]
-BATCH = 16  # pieces of about 131,072 characters
+BATCH = 16  # chunks of about 131,072 characters
 GPT2 = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
 
@@ -134,7 +134,7 @@ def contestants(library: Any, sample: str) -> dict[str, Callable[[], Encode]]:
 
 
 def tiktoken_ranks(library: Any) -> tuple[dict[bytes, int], dict[str, int]]:
-    """Of a byte-level BPE whose ids follow its merges."""
+    """The merge ranks of a byte-level BPE whose ids are in the order of its merges."""
     values = {letter: value for value, letter in enumerate(byte_letters())}
     spec = json.loads(library.to_str())
     special = {token["content"]: token["id"] for token in spec["added_tokens"]}
@@ -142,8 +142,8 @@ def tiktoken_ranks(library: Any) -> tuple[dict[bytes, int], dict[str, int]]:
     return {bytes(values[letter] for letter in token): i for token, i in vocab.items()}, special
 
 
-def same_ids(ours: list[Any], theirs: list[Any]) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+def same_ids(one: list[Any], other: list[Any]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def loss_of(way: str, head: nn.Module, hidden: Tensor, targets: Tensor) -> Tenso
 
 
 def measure(way: str, *, vocab: int, width: int, tokens: int, dtype: torch.dtype) -> dict[str, float]:
-    """Microseconds a token (the median of five), and the MiB that memory grew by."""
+    """Microseconds per token (median of five), and the growth of memory in MiB."""
     torch.manual_seed(0)
     cutoffs = (vocab // 10, 4 * vocab // 10) if way == WAYS[2] else ()
     head = build_head(width, vocab, cutoffs, bias=True).to(dtype)

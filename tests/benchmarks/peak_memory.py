@@ -1,4 +1,4 @@
-"""Runs a command and tells how long it took and how much memory it and its children held at most, together.
+"""Runs a command and prints its duration and the peak memory of it and its child processes together.
 
     python tests/benchmarks/peak_memory.py gptscratch tokenize big.txt
 

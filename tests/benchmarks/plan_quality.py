@@ -1,11 +1,10 @@
-"""How good the plan is: bits per byte of what it trains, beside points of a grid made by hand.
+"""Quality of the plan: its bits per byte, compared with settings chosen by hand.
 
     python tests/benchmarks/plan_quality.py tinyshakespeare.txt --minutes 1 3 --results quality.jsonl
 
-Every point is a process of its own, on one thread, with the same time. That time is the processor's, which
-takes the place of the clock, so that other work on the machine takes nothing away from a point. Preparing
-the corpus comes before it, and the scoring that is compared after it: the same tokens for every point of a
-corpus with the same tokenizer. Points that stand in the results file are not run again.
+Every point is one process on one thread with the same budget of processor time, so that other processes on
+the machine do not matter. Preparing the corpus and the final scoring are not counted; all points of a corpus
+with the same tokenizer are scored on the same tokens. Points in the results file are not run again.
 
 A point is written as ``bpe2048 4x192 c128 b16 r0.03``: tokenizer with its vocabulary, layers x width,
 context, sequences a step, peak learning rate. ``plan`` leaves everything to the planner.
@@ -51,7 +50,7 @@ def settings_of(point: str) -> dict[str, Any]:
         return {}
     found = POINT.fullmatch(point)
     if found is None:
-        raise SystemExit(f"{point!r} is no point: write it as in bpe2048 4x192 c128 b16 r0.03")
+        raise SystemExit(f"{point!r} is not a point. Write it like bpe2048 4x192 c128 b16 r0.03")
     kind, vocab_size, layers, width, context, batch, rate = found.groups()
     sizes = {"n_layer": int(layers), "d_model": int(width), "context_length": int(context)}
     tokenizer = {"tokenizer": kind, "data.vocab_size": int(vocab_size or 0)}

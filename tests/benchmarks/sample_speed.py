@@ -89,7 +89,7 @@ def seconds(run: Run, count: int) -> float:
 
 
 def bandwidth(threads: int) -> float:
-    """Bytes a second at which a large matrix is read by the best of torch's kernels."""
+    """Bytes per second at which the fastest kernel of torch reads a large matrix."""
     numbers = torch.ones(threads, 1 << 25)
     runs: list[Run] = [lambda _: float(numbers.sum())]  # type: ignore[list-item, return-value]
     if can_pack(torch.float32):
@@ -107,7 +107,7 @@ def contestants(config: ModelConfig, asked: argparse.Namespace) -> Iterator[tupl
         print("This processor has no fast bfloat16 products: they are left out.", file=sys.stderr)
     narrow = ("bfloat16",) if fast else ()
     for kind in ("plain float32", "float32", *narrow, "float16", "int8", "int4"):
-        yield f"gptscratch {kind}", partial(ours, config, kind, rows)
+        yield f"gptscratch {kind}", partial(gptscratch_run, config, kind, rows)
     if not is_here("transformers"):
         return
     for kind in ("float32", *narrow):
@@ -132,7 +132,7 @@ def is_here(package: str) -> bool:
     return found
 
 
-def ours(config: ModelConfig, kind: str, rows: int) -> Run:
+def gptscratch_run(config: ModelConfig, kind: str, rows: int) -> Run:
     model = GPT(config).eval()
     if kind == "bfloat16":
         model.bfloat16()

@@ -15,7 +15,7 @@ import torch
 from gptscratch.interop.hf import to_hf
 from gptscratch.model.gpt import GPT
 
-Run = Callable[[int], None]  # generate so many tokens of each row
+Run = Callable[[int], None]  # generates N tokens of each sequence
 
 
 def twin_of(model: GPT) -> Any:

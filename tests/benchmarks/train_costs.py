@@ -1,17 +1,16 @@
-"""What a run costs beside its steps, and what a corpus's size costs.
+"""Cost of a run in addition to its steps, and cost by the size of the corpus.
 
     python tests/benchmarks/train_costs.py share tinyshakespeare.txt --minutes 10
     python tests/benchmarks/train_costs.py run path/to/run --seconds 601
     python tests/benchmarks/train_costs.py size --megabytes 1 100 5000
     python tests/benchmarks/train_costs.py memory tinyshakespeare.txt
 
-``share`` takes the plan for so many minutes, makes some of its steps, and does each thing that happens
-between steps (logging, saving, evaluating, a sample, the score at the end) as large as planned; what each
-took, times how often the plan does it, is its share. ``run`` adds up the steps of a finished run, beside the
-seconds that its whole process took. ``size`` trains one small model on token files of each size (uint16, a
-million random tokens again and again). ``memory`` sets the plan's estimate of memory beside the measured peak
-of whole processes. ``share`` and ``size`` count the seconds of the processor, so run them on one thread:
-OMP_NUM_THREADS=1.
+``share`` makes the plan for N minutes, runs some of its steps, and times each thing between steps (logging,
+saving, evaluation, a sample, the final score) in its planned size; the time of each multiplied by how often
+it is planned is its share. ``run`` compares the steps of a finished run with the duration of its process.
+``size`` trains a small model on token files of each size (uint16, a million random tokens repeated).
+``memory`` compares the plan's estimate of memory with the measured peak of whole processes. ``share`` and
+``size`` count processor time, so run them on one thread: OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -78,11 +77,11 @@ def share(corpus: Path, minutes: float) -> None:
     trainer._score_best = timed("final score", trainer._score_best)
     settings = {**plan.config.to_dict(), "name": ""}
     flat = {f"{part}.{key}": value for part in ("model", "train") for key, value in settings[part].items()}
-    horizon = {"train.minutes": 0.0, "train.steps": STEPS}
+    length = {"train.minutes": 0.0, "train.steps": STEPS}
     every = {"train.log_interval": 2, "train.eval_interval": 2, "train.save_interval": 2}
     flat.pop("model.vocab_size")
     with tempfile.TemporaryDirectory() as folder:
-        trainer.train(corpus, out=Path(folder) / "run", **{**flat, **horizon, **every})
+        trainer.train(corpus, out=Path(folder) / "run", **{**flat, **length, **every})
 
     calls = Counter(step=plan.steps)
     for name, interval in (("log", train.log_interval), ("save", train.eval_interval)):
@@ -111,7 +110,7 @@ def _due(hook: Hook, timed: Hook) -> Hook:
 
 
 def finished(run: Path, seconds: float) -> None:
-    """Print what the steps of a run took by its own log, beside its whole process."""
+    """Print the time in the steps of a run, by its own log, and the share of everything else."""
     tokens, in_steps = 0, 0.0
     for record in read_metrics(run / "metrics.jsonl"):
         if "train_loss" in record:
@@ -122,7 +121,7 @@ def finished(run: Path, seconds: float) -> None:
 
 
 def size(megabytes: float, steps: int) -> dict[str, float]:
-    """Train in this process on token files of that size; tokens a second and memory (Linux).
+    """Train in this process on token files of that size; tokens per second and memory (Linux).
 
     The peak counts the pages of the files that are mapped at the moment, which the system may take back
     at any time; ``own`` is what the process has besides, at the end.

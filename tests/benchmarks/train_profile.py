@@ -65,10 +65,10 @@ def main() -> None:
         n_layer=given.layers, d_model=given.d_model, n_head=max(1, given.d_model // 64),
         context_length=given.context_length, vocab_size=given.vocab_size,
     )  # fmt: skip
-    ours = kernels.apply_to
+    apply_to = kernels.apply_to
     kernels.apply_to = lambda _: False
     before = profiled(config, given.rows, dtype, given.steps)
-    kernels.apply_to = ours
+    kernels.apply_to = apply_to
     after = profiled(config, given.rows, dtype, given.steps)
     print("| operation | before, ms | after, ms |")
     print("| --- | ---: | ---: |")

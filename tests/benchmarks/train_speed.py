@@ -1,9 +1,9 @@
-"""Training speed beside nanoGPT: time to a loss, and tokens per second of the same architecture.
+"""Training speed compared with nanoGPT: time to a loss, and tokens per second of the same architecture.
 
     python tests/benchmarks/train_speed.py tinyshakespeare.txt --nanogpt path/to/nanoGPT
 
-The contestants take turns; medians are printed. nanoGPT's own recipe for a CPU is run as its README gives
-it, with one evaluation at the end; its data are prepared outside of its time, ours inside of ours.
+The candidates take turns; medians are printed. nanoGPT's recipe for a CPU is run as in its README, with one
+evaluation at the end. The time of nanoGPT does not include its data preparation, that of gptscratch does.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RECIPE = (
     "--eval_interval=2000", "--log_interval=100", "--block_size=64", "--batch_size=12", "--n_layer=4",
     "--n_head=4", "--n_embd=128", "--max_iters=2000", "--lr_decay_iters=2000", "--dropout=0.0",
 )  # fmt: skip
-OURS = {
+RECIPES = {
     "gptscratch, 2 layers of the same width, 140 steps of 32": (
         "--layers", "2", "--heads", "4", "--d-model", "128", "--context-length", "64", "--batch-size", "32",
         "--steps", "140", "--sample-interval", "0", "--eval-interval", "140",
@@ -52,7 +52,7 @@ ROWS = 16
 
 
 def time_to_loss(corpus: Path, nanogpt: Path, rounds: int) -> None:
-    """Whole processes, from the shell: nanoGPT's recipe, and ours."""
+    """Whole processes, from the shell: nanoGPT's recipe, and gptscratch."""
     with tempfile.TemporaryDirectory() as folder:
         peer = shutil.copytree(nanogpt, Path(folder) / "nanoGPT")
         prepare_peer(corpus, peer)
@@ -64,7 +64,7 @@ def time_to_loss(corpus: Path, nanogpt: Path, rounds: int) -> None:
             times.setdefault("nanoGPT", []).append(time.perf_counter() - started)
             losses.setdefault("nanoGPT", []).append(peer_loss(peer))
             same_time = ("--minutes", f"{times['nanoGPT'][-1] / 60:.3f}")
-            for name, options in {**OURS, "gptscratch --minutes, nanoGPT's time": same_time}.items():
+            for name, options in {**RECIPES, "gptscratch --minutes, nanoGPT's time": same_time}.items():
                 out = Path(folder) / f"{name}, {number}"
                 command = ["train", str(corpus), "--tokenizer", "char", *options, "--seed", str(number)]
                 command += ["--json", "--out", str(out)]
@@ -122,7 +122,7 @@ def peer_loss(peer: Path) -> float:
 
 
 def throughput(nanogpt: Path, rounds: int) -> None:
-    """Tokens per second of nanoGPT's model and of ours in its shape, AdamW, without dropout."""
+    """Tokens per second of nanoGPT's model and of gptscratch's in the same sizes, AdamW, no dropout."""
     set_up(torch.device("cpu"))
     chance = np.random.default_rng(0)
     shape = (ROWS, SAME["context_length"])
