@@ -93,9 +93,7 @@ def reciting(text: str, *, kind: str = "byte", then_end: bool = False, **shape: 
 
     No token may occur twice in the text. The residual stream is the token's one-hot vector.
     """
-    library = build_tokenizer(
-        kind, lambda: [text], alphabet="".join(sorted(set(text))), n_characters=len(text), min_frequency=1
-    )
+    library = build_tokenizer(kind, [text], alphabet="".join(sorted(set(text))), min_frequency=1)
     tokenizer = Tokenizer(library)
     chain = tokenizer.encode(text)
     assert len(set(chain)) == len(chain)

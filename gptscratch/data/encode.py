@@ -53,7 +53,8 @@ class Encoded(NamedTuple):
 
 def encode(tokenizer: Tokenizer, batch: Batch, end_of_text: int | None) -> Encoded:
     """The ids of a batch, with ``end_of_text`` behind each document where there is one."""
-    ids, lengths = tokenizer.encode_joined(batch.texts)
+    parts = tokenizer.encode_arrays(batch.texts)
+    ids, lengths = np.concatenate(parts), np.array([len(part) for part in parts], np.int64)
     if end_of_text is not None and any(batch.ends):
         ends = np.array(batch.ends)
         ids = np.insert(ids, np.cumsum(lengths)[ends], end_of_text)

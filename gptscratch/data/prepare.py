@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from gptscratch import paths
@@ -29,8 +30,7 @@ from gptscratch.data.token_files import FORMAT, Manifest, open_tokens
 from gptscratch.data.tokens import write_tokens
 from gptscratch.data.writer import LOCK, discard_stale
 from gptscratch.tokenizer import KINDS, MIN_FREQUENCY, Tokenizer, build_tokenizer, choose_tokenizer
-from gptscratch.tokenizer.build import bpe_seconds, bpe_vocab_size
-from gptscratch.tokenizer.sample import head_of, sample_size
+from gptscratch.tokenizer.train import bpe_seconds, bpe_vocab_size, sample_limit
 
 __all__ = ["Prepared", "ineffective", "prepare"]
 
@@ -130,7 +130,7 @@ def _ignore(stage: str, done: int, total: int) -> None:
     """For those who want no progress."""
 
 
-def _kind_and_size(config: DataConfig, scan: Scan) -> tuple[str, int]:
+def _kind_and_size(config: DataConfig, scan: Scan) -> tuple[str, int | None]:
     if config.tokenizer:
         return config.tokenizer, config.vocab_size
     if config.vocab_size:
@@ -138,29 +138,51 @@ def _kind_and_size(config: DataConfig, scan: Scan) -> tuple[str, int]:
     return choose_tokenizer(scan.characters, len(scan.alphabet))
 
 
-def _trained(corpus: Corpus, scan: Scan, kind: str, vocab_size: int, on_progress: Progress) -> Tokenizer:
+def _trained(
+    corpus: Corpus, scan: Scan, kind: str, vocab_size: int | None, on_progress: Progress
+) -> Tokenizer:
     config = corpus.config
     if kind == "bpe" and scan.characters > _SAID:
         _say_how_long(corpus, scan, vocab_size, on_progress)
     library = build_tokenizer(
         kind,
-        lambda: corpus.training_texts(scan, on_progress),
+        _sample(corpus, scan, on_progress) if kind == "bpe" else corpus.training_texts(scan, on_progress),
         alphabet=scan.alphabet,
-        n_characters=scan.characters,
-        vocab_size=vocab_size,
+        vocab_size=vocab_size
+        or (bpe_vocab_size(scan.characters, len(scan.alphabet)) if kind == "bpe" else None),
         lowercase=config.lowercase,
         min_frequency=config.min_frequency,
     )
     return Tokenizer(library)
 
 
-def _say_how_long(corpus: Corpus, scan: Scan, vocab_size: int, on_progress: Progress) -> None:
-    head = head_of(corpus.training_texts(scan))
+def _say_how_long(corpus: Corpus, scan: Scan, vocab_size: int | None, on_progress: Progress) -> None:
+    head = _head(corpus, scan)
     entries = vocab_size or bpe_vocab_size(scan.characters, len(scan.alphabet))
-    characters = min(scan.characters, sample_size(head))
+    characters = min(scan.characters, sample_limit(head))
     seconds = bpe_seconds(head, characters, entries)
     part = f"{characters / scan.characters * scan.bytes / 1e6:,.0f} MB of {scan.bytes / 1e6:,.0f} MB"
     on_progress(f"training {entries:,} BPE entries on {part}, about {seconds:,.0f} s", 0, 0)
+
+
+def _head(corpus: Corpus, scan: Scan) -> list[str]:
+    """The first million characters or so."""
+    found: list[str] = []
+    for text in corpus.training_texts(scan):
+        found.append(text)
+        if sum(map(len, found)) >= 1_000_000:
+            break
+    return found
+
+
+def _sample(corpus: Corpus, scan: Scan, on_progress: Progress) -> Iterator[str]:
+    """An evenly spread share of the text, as much as a BPE is trained on."""
+    share, credit = sample_limit(_head(corpus, scan)) / max(1, scan.characters), 0.0
+    for text in corpus.training_texts(scan, on_progress):
+        credit += share * len(text)
+        if credit >= len(text):
+            credit -= len(text)
+            yield text
 
 
 def _split_key(config: DataConfig, scan: Scan) -> str:
@@ -168,7 +190,9 @@ def _split_key(config: DataConfig, scan: Scan) -> str:
     return f"{weights} {scan.val_fraction!r} {scan.by_document} {scan.salt} {scan.sections}"
 
 
-def _recipe(config: DataConfig, scan: Scan, kind: str, vocab_size: int, loaded: Tokenizer | None) -> str:
+def _recipe(
+    config: DataConfig, scan: Scan, kind: str, vocab_size: int | None, loaded: Tokenizer | None
+) -> str:
     asked = (kind, vocab_size, config.lowercase, config.min_frequency or MIN_FREQUENCY)
     made_of = loaded.hash if loaded else json.dumps(asked)
     return _digest(str(FORMAT), scan.hash, _split_key(config, scan), made_of)

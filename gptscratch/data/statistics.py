@@ -132,7 +132,7 @@ def _stats(config: DataConfig, scan: Scan, census: _Census) -> CorpusStats:
         top_tokens=top_tokens,
         top_tokens_of=top_tokens_of,
         suggested_tokenizer=kind,
-        suggested_vocab_size=size,
+        suggested_vocab_size=size or 0,
         split="file" if config.val_file else "documents" if scan.by_document else "tail",
         val_documents=len(known),
         overlap=Overlap(
@@ -207,10 +207,7 @@ def _tokens(
     train = _most(texts["train"] or texts["val"], _TRAINED)
     text = "\n".join(_most(texts["val"] or train, _MEASURED))
     n_bytes = len(text.encode())
-    characters = sum(map(len, train))
-    library = build_tokenizer(
-        "bpe", lambda: train, alphabet="", n_characters=characters, vocab_size=SIZES[-1]
-    )
+    library = build_tokenizer("bpe", train, alphabet="", vocab_size=SIZES[-1])
     spec = json.loads(library.to_str())["model"]
     merges = [tuple(pair) for pair in spec["merges"]]
     found = {"characters": n_bytes / max(1, len(text))}

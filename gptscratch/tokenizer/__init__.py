@@ -1,20 +1,24 @@
 """Text to token ids and back: characters, bytes, words, byte-pair encoding, or any tokenizer.json.
 
-    tokenizer.py   Tokenizer: encode, decode, stream, save
-    build.py       the four kinds, made from a corpus
-    sample.py      what part of a corpus a BPE learns from
-    files.py       what a --tokenizer PATH can be
-    cut.py         where a pre-tokenizer cuts, by numpy
-    reach.py       where no token reaches across, and a piece may be cut further
-    memo.py        Memo: the bulk path, which encodes each distinct piece once
+    tokenizer.py   Tokenizer: encode, decode, save
+    train.py       the four kinds, made from text
+    load.py        what a --tokenizer PATH can be
+    bulk.py        bulk_encoder: many texts at once
     stream.py      DecodeStream: ids in, whole characters out
 
 All of them are objects of the `tokenizers` library, so that what is saved loads elsewhere.
 """
 
-from gptscratch.tokenizer.build import KINDS, MIN_FREQUENCY, bpe_vocab_size, build_tokenizer, choose_tokenizer
+from gptscratch.tokenizer.bulk import bulk_encoder
 from gptscratch.tokenizer.stream import DecodeStream
 from gptscratch.tokenizer.tokenizer import Tokenizer
+from gptscratch.tokenizer.train import (
+    KINDS,
+    MIN_FREQUENCY,
+    bpe_vocab_size,
+    build_tokenizer,
+    choose_tokenizer,
+)
 
 __all__ = [
     "KINDS",
@@ -23,5 +27,6 @@ __all__ = [
     "Tokenizer",
     "bpe_vocab_size",
     "build_tokenizer",
+    "bulk_encoder",
     "choose_tokenizer",
 ]

@@ -1,6 +1,6 @@
-"""One tokenizer over the `tokenizers` library, with numpy tables where those are faster.
+"""One tokenizer over the `tokenizers` library.
 
-Special tokens are never found in text by accident: a document that spells ``<|endoftext|>`` gets
+Special tokens are never found in text by accident: a document that contains ``<|endoftext|>`` gets
 the ids of those thirteen characters. ``encode(text, specials=True)`` asks for them.
 """
 
@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,10 @@ import tokenizers
 from numpy.typing import NDArray
 
 from gptscratch.errors import TokenizerError
-from gptscratch.tokenizer.build import END_OF_TEXT, UNKNOWN, WORD, build_tokenizer, byte_letters
-from gptscratch.tokenizer.cut import cutter_for
-from gptscratch.tokenizer.files import library_errors, load_library_tokenizer
-from gptscratch.tokenizer.memo import Memo
+from gptscratch.tokenizer.bulk import CANNOT_ENCODE, Encode, Ids, bulk_encoder
+from gptscratch.tokenizer.load import library_errors, load_library_tokenizer
 from gptscratch.tokenizer.stream import DecodeStream
-
-Ids = NDArray[np.unsignedinteger[Any]]
-Lengths = NDArray[np.int64]
-
-_BULK = 1 << 14  # characters, from which on remembering pieces pays
-
-_CANNOT_ENCODE = (
-    "this tokenizer cannot encode the text",
-    "Does its tokenizer.json name an unknown token for what its vocabulary lacks?",
-)
+from gptscratch.tokenizer.train import END_OF_TEXT, UNKNOWN, build_tokenizer, byte_values
 
 # What the makers of published tokenizers call the end of a document, ours first.
 _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
@@ -47,6 +37,8 @@ class Tokenizer:
         eot_id: the id that ends a document, or None.
         unk_id: the id of what the vocabulary lacks, or None where nothing can be unknown.
         dtype: the smallest of uint16 and uint32 that holds every id.
+        lossless: whether decoding returns the text as it was, except for unknown characters. Words do not
+            keep white space, and lower case does not keep case.
     """
 
     def __init__(self, library: tokenizers.Tokenizer) -> None:
@@ -57,17 +49,16 @@ class Tokenizer:
         library.encode_special_tokens = True
         self.library = library
         spec = json.loads(library.to_str())
+        before = json.dumps(spec["pre_tokenizer"])
         self.kind = _kind(spec)
         self.vocab_size = max(library.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.dtype: type[np.unsignedinteger[Any]] = np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
-        self._byte_level = '"ByteLevel"' in json.dumps(spec["pre_tokenizer"])
+        self._byte_level = '"ByteLevel"' in before
         self.eot_id = next((i for i in map(library.token_to_id, _END_NAMES) if i is not None), None)
         self.unk_id = None if self._byte_level else _unknown_id(library, spec["model"])
-        special = {token["content"]: token["id"] for token in spec["added_tokens"] if token["special"]}
-        self._special: dict[str, int] = special
-        self._table = _char_table(library, self.unk_id, self.dtype) if self.kind == "char" else None
-        cutter = None if self.kind in ("char", "byte") else cutter_for(spec, (WORD,))
-        self._memo = Memo(library, cutter, self.dtype) if cutter else None
+        self._special: dict[str, int] = {t["content"]: t["id"] for t in spec["added_tokens"] if t["special"]}
+        changes = spec["normalizer"] or '"Removed"' in before or '"add_prefix_space": true' in before
+        self.lossless = not changes and (self.kind == "char" or self._byte_level)
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
@@ -81,10 +72,10 @@ class Tokenizer:
     @classmethod
     def of_bytes(cls) -> Tokenizer:
         """The ids are the bytes of UTF-8: no text is needed to make it."""
-        return cls(build_tokenizer("byte", lambda: [], alphabet="", n_characters=0))
+        return cls(build_tokenizer("byte", [], alphabet=""))
 
     def save(self, path: str | Path) -> None:
-        """Write one tokenizer.json that the `tokenizers` library and transformers load."""
+        """Write a tokenizer.json, which the library and transformers read."""
         Path(path).write_text(self.library.to_str(pretty=True), encoding="utf-8", newline="\n")
 
     @property
@@ -103,31 +94,18 @@ class Tokenizer:
 
     def encode_array(self, text: str) -> Ids:
         """The ids of a text as a numpy array of ``dtype``."""
-        return self.encode_arrays([text])[0]
+        return self._encode([text])[0]
 
     def encode_arrays(self, texts: Sequence[str]) -> list[Ids]:
-        """The ids of many texts, one array each."""
-        ids, lengths = self.encode_joined(texts)
-        return np.split(ids, np.cumsum(lengths)[:-1]) if texts else []
+        """The ids of many texts, one array each; for a whole corpus see ``bulk_encoder``."""
+        return self._encode(texts) if texts else []
 
-    def encode_joined(self, texts: Sequence[str]) -> tuple[Ids, Lengths]:
-        """The ids of many texts, one behind the other, and how many each has: the bulk path.
-
-        The library needs about 30 times a text's size while it works: give it a few megabytes at once.
-        """
-        if not texts:
-            return np.zeros(0, self.dtype), np.zeros(0, np.int64)
-        if self.kind in ("char", "byte"):
-            return self._encode_by_table([self._normalized(text) for text in texts])
-        with library_errors(*_CANNOT_ENCODE):
-            if self._memo and sum(map(len, texts)) >= _BULK:
-                return self._memo.encode(texts)
-            found = self.library.encode_batch_fast(list(texts), add_special_tokens=False)
-        lengths = np.array([len(encoding) for encoding in found], np.int64)
-        return np.concatenate([np.array(encoding.ids, self.dtype) for encoding in found]), lengths
+    @cached_property
+    def _encode(self) -> Encode:
+        return bulk_encoder(self)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
-        """The text of ids; bytes that are no character come out as U+FFFD.
+        """The text of ids; bytes that do not form a character become U+FFFD.
 
         Raises:
             TokenizerError: an id is outside the vocabulary.
@@ -136,14 +114,14 @@ class Tokenizer:
         wrong = next((i for i in ids if not 0 <= i < self.vocab_size), None)
         if wrong is not None:
             raise TokenizerError(
-                f"{wrong} is no token: this tokenizer has the ids 0 to {self.vocab_size - 1}."
+                f"{wrong} is not a token: this tokenizer has the ids 0 to {self.vocab_size - 1}."
             )
         with library_errors("this tokenizer cannot decode these ids"):
             return self.library.decode(ids, skip_special_tokens=skip_special)
 
     def stream(self, *, after: str = "") -> DecodeStream:
-        """A decoder to feed with one id after the other, which go on from the text ``after``."""
-        stream = DecodeStream(self.decode, _word_restarts if self.kind == "word" else _always)
+        """A decoder to feed with one id after the other, which continue the text ``after``."""
+        stream = DecodeStream(self.decode, _word_restarts if self.kind == "word" else lambda _: True)
         if after:
             stream.follow(after, self.encode(after, specials=True))
         return stream
@@ -156,28 +134,19 @@ class Tokenizer:
         if self.unk_id is None:
             return []
         parts = [part for part in self._parts(text) if part not in self._special]
-        found = [part[start:end] for part in parts for i, start, end in self.spans(part) if i == self.unk_id]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(found for part in parts for found in self._unknown_parts(part)))
 
-    @property
-    def lossless(self) -> bool:
-        """Whether decoding gives the text back as it was, but for unknown characters. Words do not keep
-        white space, and lower case does not keep case.
-        """
-        spec = json.loads(self.library.to_str())
-        before = json.dumps(spec["pre_tokenizer"])
-        if spec["normalizer"] is not None or '"Removed"' in before or '"add_prefix_space": true' in before:
-            return False
-        return self.kind == "char" or self._byte_level
+    def unknown_bytes(self, text: str) -> int:
+        """The bytes of UTF-8 of what the vocabulary lacks in a text."""
+        return sum(len(part.encode()) for part in self._unknown_parts(text))
 
     def token_bytes(self) -> NDArray[np.int64]:
         """How many bytes of UTF-8 each token stands for, 0 for special and unknown ones: (vocab_size,)."""
         found = np.zeros(self.vocab_size, np.int64)
-        letters = set(byte_letters())
         for token, token_id in self.library.get_vocab(with_added_tokens=True).items():
             if token in self._special or token_id == self.unk_id:
                 continue
-            if self._byte_level and set(token) <= letters:
+            if self._byte_level and set(token) <= byte_values().keys():
                 found[token_id] = len(token)
             elif self._byte_level or self.kind == "char":
                 found[token_id] = len(token.encode())
@@ -185,18 +154,8 @@ class Tokenizer:
                 found[token_id] = len(self.decode([token_id]).encode())
         return found
 
-    def unknown_bytes(self, text: str) -> int:
-        """The bytes of UTF-8 of what the vocabulary lacks in a text."""
-        if self.unk_id is None:
-            return 0
-        with library_errors(*_CANNOT_ENCODE):
-            encoding = self.library.encode(text, add_special_tokens=False)
-        offsets = encoding.offsets
-        places = np.flatnonzero(np.array(encoding.ids) == self.unk_id)
-        return sum(len(text[start:end].encode()) for start, end in (offsets[place] for place in places))
-
     def pieces(self, text: str) -> list[tuple[str, int]]:
-        """(piece, id) of a text, for the eye; a token that is part of a character shows its bytes."""
+        """(token, id) of a text, to be shown; a token that is part of a character shows its bytes."""
         spans = self.spans(text)
         if self._byte_level:
             return [(self.piece(i), i) for i, _, _ in spans]
@@ -204,55 +163,52 @@ class Tokenizer:
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
         """(id, start, end) of a text's tokens, in characters; parts of a character share its place."""
-        if not _is_unicode(text):  # what a terminal of another encoding gave, or half of a surrogate pair
-            raise TokenizerError("the text holds bytes that are not text in the terminal's encoding.")
-        with library_errors(*_CANNOT_ENCODE):
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # from a terminal with another encoding, or half of a surrogate pair
+            raise TokenizerError(
+                "the text holds bytes that are not text in the terminal's encoding."
+            ) from None
+        with library_errors(*CANNOT_ENCODE):
             encoding = self.library.encode(text, add_special_tokens=False)
         return [(i, *offsets) for i, offsets in zip(encoding.ids, encoding.offsets, strict=True)]
 
     def piece(self, token_id: int) -> str:
-        """One token as the vocabulary has it; bytes that are no character as ``\\x..``."""
+        """One token as the vocabulary has it; bytes that do not form a character as ``\\x..``."""
         token = self.library.id_to_token(token_id) or ""
-        letters = byte_letters()
-        if not self._byte_level or token in self._special or not set(token) <= set(letters):
+        values = byte_values()
+        if not self._byte_level or token in self._special or not set(token) <= values.keys():
             return token
-        return bytes(letters.index(letter) for letter in token).decode("utf-8", "backslashreplace")
+        return bytes(values[letter] for letter in token).decode("utf-8", "backslashreplace")
+
+    def normalized(self, text: str) -> str:
+        """The text as the vocabulary sees it, such as in lower case."""
+        normalizer = self.library.normalizer
+        return text if normalizer is None else normalizer.normalize_str(text)
+
+    def _unknown_parts(self, text: str) -> list[str]:
+        if self.unk_id is None:
+            return []
+        return [text[start:end] for i, start, end in self.spans(text) if i == self.unk_id]
 
     def _parts(self, text: str) -> list[str]:
-        """A text, taken apart at the names of special tokens, which are parts of their own."""
+        """A text, split at the names of special tokens, which are parts of their own."""
         if not self._special:
             return [text]
         names = "|".join(re.escape(name) for name in sorted(self._special, key=len, reverse=True))
         return re.split(f"({names})", text)
 
-    def _normalized(self, text: str) -> str:
-        normalizer = self.library.normalizer
-        return text if normalizer is None else normalizer.normalize_str(text)
-
-    def _encode_by_table(self, texts: list[str]) -> tuple[Ids, Lengths]:
-        if self._table is not None:
-            return _look_up(self._table, "".join(texts)), np.array([len(text) for text in texts], np.int64)
-        encoded = [text.encode() for text in texts]
-        joined: Ids = np.frombuffer(b"".join(encoded), np.uint8).astype(self.dtype)
-        return joined, np.array([len(part) for part in encoded], np.int64)
-
 
 def _kind(spec: dict[str, Any]) -> str:
-    """Our four kinds are known by their shape, so that a tokenizer.json needs nothing beside it."""
-    model, before = spec["model"]["type"], spec["pre_tokenizer"]
+    """Our four kinds are known by their form, so that a tokenizer.json needs no other file."""
+    model, before = spec["model"]["type"], spec["pre_tokenizer"] or {}
     if model == "WordLevel":
-        single = before and before["type"] == "Split" and before["pattern"] == {"Regex": r"[\s\S]"}
+        single = before.get("type") == "Split" and before["pattern"] == {"Regex": r"[\s\S]"}
         return "char" if single else "word"
     if model == "BPE":
-        plain = before == {
-            **(before or {}),
-            "type": "ByteLevel",
-            "use_regex": False,
-            "add_prefix_space": False,
-        }
-        vocab: dict[str, int] = spec["model"]["vocab"]
-        in_order = all(vocab.get(letter) == value for value, letter in enumerate(byte_letters()))
-        return "byte" if plain and not spec["model"]["merges"] and in_order else "bpe"
+        plain = {"type": "ByteLevel", "use_regex": False, "add_prefix_space": False}
+        in_order = spec["model"]["vocab"].items() >= byte_values().items()
+        return "byte" if {**before, **plain} == before and not spec["model"]["merges"] and in_order else "bpe"
     return str(model).lower()
 
 
@@ -262,41 +218,7 @@ def _unknown_id(library: tokenizers.Tokenizer, model: dict[str, Any]) -> int | N
     return library.token_to_id(model.get("unk_token") or UNKNOWN)
 
 
-def _char_table(library: tokenizers.Tokenizer, unk_id: int | None, dtype: Any) -> Ids:
-    """Ids by code point, of all that UTF-16 says in one unit and beyond, with one entry more: that of
-    everything above the known.
-    """
-    known = {ord(c): i for c, i in library.get_vocab(with_added_tokens=False).items() if len(c) == 1}
-    table = np.full(max(max(known, default=0) + 2, 1 << 16), unk_id or 0, dtype=dtype)
-    table[list(known)] = list(known.values())
-    return table
-
-
-def _look_up(table: Ids, text: str) -> Ids:
-    row = table[:128]
-    if text.isascii() and row.max() < 256:
-        translated = text.encode("ascii").translate(row.astype(np.uint8).tobytes() * 2)  # the fastest loop
-        return np.frombuffer(translated, np.uint8).astype(table.dtype)
-    units = np.frombuffer(text.encode("utf-16-le"), "<u2")
-    if len(units) == len(text):
-        return table.take(units)
-    codes = np.frombuffer(text.encode("utf-32-le"), "<i4")
-    return table.take(codes, mode="clip")  # what is above the known gets the last entry
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _always(_: str) -> bool:
-    return True
-
-
 def _word_restarts(text: str) -> bool:
-    """After a line's end, or after a word outside of quotes: see the decoder in build.py."""
+    """After a line's end, or after a word outside of quotes: see the decoder in train.py."""
     line = text[text.rfind("\n") + 1 :]
     return not line or (line[-1].isalnum() and line.count('"') % 2 == 0)

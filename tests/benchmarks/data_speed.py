@@ -26,8 +26,8 @@ import numpy as np
 from gptscratch.config import DataConfig
 from gptscratch.data.corpus import Corpus
 from gptscratch.data.prepare import prepare
-from gptscratch.tokenizer import Tokenizer, build_tokenizer
-from gptscratch.tokenizer.build import byte_letters
+from gptscratch.tokenizer import Tokenizer, build_tokenizer, bulk_encoder
+from gptscratch.tokenizer.train import byte_values
 
 Encode = Callable[[list[str]], list[Any]]
 BATCH = 16  # chunks of about 131,072 characters
@@ -104,19 +104,16 @@ def bpe(folder: str, batches: list[list[str]]) -> Any:
     if folder:
         return Tokenizer.load(folder).library
     texts = [text for batch in islice(batches, 4) for text in batch]
-    return build_tokenizer("bpe", lambda: texts, alphabet="", n_characters=1, vocab_size=8192)
+    return build_tokenizer("bpe", texts, alphabet="", vocab_size=8192)
 
 
 def contestants(library: Any, sample: str) -> dict[str, Callable[[], Encode]]:
-    made = {
-        kind: build_tokenizer(kind, lambda: [sample], alphabet=sample, n_characters=len(sample))
-        for kind in ("char", "byte")
-    }
+    made = {kind: build_tokenizer(kind, [sample], alphabet=sample) for kind in ("char", "byte")}
     found: dict[str, Callable[[], Encode]] = {
-        "gptscratch, BPE": lambda: Tokenizer(library).encode_arrays,
+        "gptscratch, BPE": lambda: bulk_encoder(Tokenizer(library), sample),
         "tokenizers, BPE": lambda: lambda texts: [e.ids for e in library.encode_batch_fast(texts)],
-        "gptscratch, characters": lambda: Tokenizer(made["char"]).encode_arrays,
-        "gptscratch, bytes": lambda: Tokenizer(made["byte"]).encode_arrays,
+        "gptscratch, characters": lambda: bulk_encoder(Tokenizer(made["char"])),
+        "gptscratch, bytes": lambda: bulk_encoder(Tokenizer(made["byte"])),
     }
     try:
         import tiktoken
@@ -135,7 +132,7 @@ def contestants(library: Any, sample: str) -> dict[str, Callable[[], Encode]]:
 
 def tiktoken_ranks(library: Any) -> tuple[dict[bytes, int], dict[str, int]]:
     """The merge ranks of a byte-level BPE whose ids are in the order of its merges."""
-    values = {letter: value for value, letter in enumerate(byte_letters())}
+    values = byte_values()
     spec = json.loads(library.to_str())
     special = {token["content"]: token["id"] for token in spec["added_tokens"]}
     vocab = {t: i for t, i in spec["model"]["vocab"].items() if t not in special}

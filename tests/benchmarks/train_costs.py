@@ -142,7 +142,7 @@ def size(megabytes: float, steps: int) -> dict[str, float]:
 def write_tokens(folder: Path, n_tokens: int) -> Path:
     """A folder of token files whose training side is as long as asked."""
     ids = np.random.default_rng(0).integers(0, 256, BLOCK).astype(np.uint16)
-    tokenizer = Tokenizer(build_tokenizer("byte", list, alphabet="", n_characters=0))
+    tokenizer = Tokenizer(build_tokenizer("byte", [], alphabet=""))
     lengths = {"train": n_tokens, "val": 20_000}
     folder.mkdir()
     with ShardWriter(folder, np.uint16, tokenizer.library.to_str(), "", "random") as writer:

@@ -95,7 +95,7 @@ def test_pieces_join_to_the_documents(seed: int, tmp_path: Path, monkeypatch: py
 
 def test_pieces_have_the_ids_of_the_whole_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "The  cat's\n\n  mat, 123 456!\n\tfoo -- bar\r\n   end. Привет, мир 👍🏽 x\n" * 20
-    library = build_tokenizer("bpe", lambda: [text], alphabet="", n_characters=len(text), vocab_size=400)
+    library = build_tokenizer("bpe", [text], alphabet="", vocab_size=400)
     tokenizer = Tokenizer(library)
     monkeypatch.setattr(readers, "PIECE", 32)
     file = written(tmp_path / "a.txt", text)

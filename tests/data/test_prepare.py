@@ -161,7 +161,7 @@ def test_nothing_is_left_of_a_run_that_failed(tmp_path: Path, monkeypatch: pytes
     def fails(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Tokenizer, "encode_joined", fails)
+    monkeypatch.setattr(Tokenizer, "encode_arrays", fails)
     with pytest.raises(KeyboardInterrupt):
         prepared(tmp_path, tokenizer="char")
     assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == []

@@ -154,7 +154,7 @@ def test_a_long_text_scores_as_by_transformers_with_a_sliding_window(
     """https://huggingface.co/docs/transformers/perplexity, with windows of a context and one target more."""
     transformers = pytest.importorskip("transformers")
     text = "".join(random.Random(1).choices("abc, ☃\n", k=16 + 48 * 5))  # windows of each stride end with it
-    tokenizer = Tokenizer(build_tokenizer("char", lambda: [text], alphabet=text, n_characters=len(text)))
+    tokenizer = Tokenizer(build_tokenizer("char", [text], alphabet=text))
     shape = {"vocab_size": tokenizer.vocab_size, "context_length": 16, "n_layer": 2, "n_head": 4}
     gpt2 = {"position": "learned", "norm": "layernorm", "activation": "gelu-tanh", "qk_norm": False}
     torch.manual_seed(0)

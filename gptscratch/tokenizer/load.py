@@ -13,9 +13,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from gptscratch import paths
 from gptscratch.errors import TokenizerError
-from gptscratch.tokenizer.build import END_OF_TEXT, KINDS
+from gptscratch.tokenizer.train import END_OF_TEXT, KINDS
 
 MOST_IDS = 1 << 24  # larger than any vocabulary: its embedding alone would take gigabytes
+_EXPECTED = "Expected is a tokenizer.json as the tokenizers library writes it."
 
 
 def load_library_tokenizer(name_or_path: str | Path) -> Tokenizer:
@@ -26,25 +27,37 @@ def load_library_tokenizer(name_or_path: str | Path) -> Tokenizer:
     """
     path = _existing(name_or_path)
     if path.is_dir():
-        whole, vocab, merges = path / "tokenizer.json", path / "vocab.json", path / "merges.txt"
-        if whole.is_file():
-            return _from_file(whole)
-        if vocab.is_file() and merges.is_file():
-            return _from_gpt2_files(vocab, merges)
+        if (path / "tokenizer.json").is_file():
+            return _from_file(path / "tokenizer.json")
+        if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
+            return _from_gpt2_files(path)
         raise TokenizerError(
             f"{path} holds no tokenizer.", "A folder needs a tokenizer.json, or vocab.json and merges.txt."
         )
+    if path.name in ("vocab.json", "merges.txt"):
+        return _from_gpt2_files(path.parent)
     if path.suffix == ".txt":
-        vocab = path.with_name("vocab.json")
-        if path.name != "merges.txt" and not vocab.is_file():
-            raise TokenizerError(
-                f"{path} is not a tokenizer.",
-                "Name a tokenizer.json, or the merges.txt of GPT-2 with vocab.json in the same folder.",
-            )
-        return _from_gpt2_files(vocab, path)
-    if path.name == "vocab.json":
-        return _from_gpt2_files(path, path.with_name("merges.txt"))
+        raise TokenizerError(
+            f"{path} is not a tokenizer.",
+            "Name a tokenizer.json, or the merges.txt of GPT-2 with vocab.json in the same folder.",
+        )
     return _from_file(path)
+
+
+def is_library_error(error: BaseException) -> bool:
+    """The library raises a bare Exception, and for a panic of its Rust code what is not even an Exception."""
+    return type(error) is Exception or type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def library_errors(message: str, hint: str = "") -> Iterator[None]:
+    """Turn what the library raises into a TokenizerError."""
+    try:
+        yield
+    except BaseException as error:
+        if not is_library_error(error):
+            raise
+        raise TokenizerError(f"{message}: {str(error).strip().rstrip('.')[:300]}.", hint) from None
 
 
 def _existing(name_or_path: str | Path) -> Path:
@@ -64,28 +77,14 @@ def _existing(name_or_path: str | Path) -> Path:
     )
 
 
-@contextmanager
-def library_errors(message: str, hint: str = "") -> Iterator[None]:
-    """Turn what the library raises into a TokenizerError: the bare Exception, and for a panic of its Rust
-    code a PanicException, which is not even an Exception.
-    """
-    try:
-        yield
-    except BaseException as error:
-        if type(error) is Exception or type(error).__name__ == "PanicException":
-            raise TokenizerError(f"{message}: {str(error).strip().rstrip('.')[:300]}.", hint) from None
-        raise
-
-
 def _from_file(path: Path) -> Tokenizer:
-    hint = "Expected is a tokenizer.json as the tokenizers library writes it."
+    message = f"{path} is not a tokenizer that can be read"
     try:
         text = path.read_text(encoding="utf-8")
-        spec = json.loads(text)
-        _require_small_ids(path, spec)
+        _require_small_ids(path, json.loads(text))
     except (OSError, ValueError, RecursionError) as error:
-        raise TokenizerError(f"{path} is not a tokenizer that can be read: {error}.", hint) from None
-    with library_errors(f"{path} is not a tokenizer that can be read", hint):
+        raise TokenizerError(f"{message}: {error}.", _EXPECTED) from None
+    with library_errors(message, _EXPECTED):
         return Tokenizer.from_str(text)
 
 
@@ -101,20 +100,20 @@ def _require_small_ids(path: Path, spec: Any) -> None:
         raise TokenizerError(f"{path} has the token id {largest:,}: ids must be below {MOST_IDS:,}.")
 
 
-def _from_gpt2_files(vocab_file: Path, merges_file: Path) -> Tokenizer:
+def _from_gpt2_files(folder: Path) -> Tokenizer:
     """GPT-2's own format. Its first merges line may be ``#version``, and may be missing."""
     try:
-        vocab = json.loads(vocab_file.read_text(encoding="utf-8"))
-        lines = merges_file.read_text(encoding="utf-8").split("\n")
+        vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
     except FileNotFoundError as error:
         raise TokenizerError(
             f"{error.filename} is missing.", "GPT-2's tokenizer is two files: vocab.json and merges.txt."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise TokenizerError(f"{vocab_file} or {merges_file} cannot be read: {error}.") from None
+        raise TokenizerError(f"vocab.json or merges.txt in {folder} cannot be read: {error}.") from None
     first = 1 if lines[0].startswith("#version") else 0  # "# #" is a real merge: only this line is skipped
     merges = [(left, right) for left, _, right in (line.partition(" ") for line in lines[first:]) if right]
-    with library_errors(f"{vocab_file} and {merges_file} do not fit together"):
+    with library_errors(f"vocab.json and merges.txt in {folder} do not fit together"):
         tokenizer = Tokenizer(models.BPE(vocab, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
