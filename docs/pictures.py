@@ -104,7 +104,7 @@ def main() -> None:
 
     schedules = {}
     for name in SCHEDULES:
-        scale = make_schedule(name, warmup=5, decay_fraction=0.5, final_fraction=0.0)
+        scale = make_schedule(name, warmup_steps=5, decay_fraction=0.5, final_fraction=0.0)
         schedules[name] = [(float(step), scale(step, step / 100)) for step in range(101)]
     title = "learning rate, as a fraction of its peak"
     picture = curves(schedules, title, "progress of the run, percent", (0, 0.5, 1))

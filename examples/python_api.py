@@ -50,7 +50,7 @@ def own_loop(text: str, steps: int, width: int) -> None:
         betas=(0.9, 0.95),
         momentum=0.95,
     )
-    schedule = make_schedule("wsd", warmup=steps // 20, decay_fraction=0.5, final_fraction=0.0)
+    schedule = make_schedule("wsd", warmup_steps=steps // 20, decay_fraction=0.5, final_fraction=0.0)
     for step in range(steps):
         inputs, targets = map(torch.from_numpy, batches.batch(step))  # (B, T) each
         logits = model(inputs)  # (B, T, V)

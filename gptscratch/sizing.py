@@ -124,12 +124,12 @@ def training_flops_per_token(config: ModelConfig, context_length: int | None = N
 def memory_to_train(
     config: ModelConfig,
     *,
-    micro_batch: int = 1,
+    micro_batch_size: int = 1,
     optimizer: str = "muon",
     dtype: str = "float32",
     device: str = "cpu",
 ) -> TrainingMemory:
-    """Memory to train with ``micro_batch`` sequences of full length at a time.
+    """Memory to train with ``micro_batch_size`` sequences of full length at a time.
 
     Weights, gradients and the optimizer's moments are float32; ``dtype`` is that of the
     activations. Muon keeps one moment for the blocks' matrices, AdamW two for everything else.
@@ -140,7 +140,7 @@ def memory_to_train(
         weights=4 * total,
         gradients=4 * total,
         optimizer=4 * moments,
-        activations=_activation_bytes(config.resolved(), micro_batch, DTYPE_BYTES[dtype], device),
+        activations=_activation_bytes(config.resolved(), micro_batch_size, DTYPE_BYTES[dtype], device),
     )
 
 
@@ -166,9 +166,13 @@ def least_memory(config: ModelConfig, *, optimizer: str, dtype: str, device: str
     return held + max(one.activations, update_bytes(config, optimizer=optimizer, dtype=dtype))
 
 
-def training_peak(config: ModelConfig, *, micro_batch: int, optimizer: str, dtype: str, device: str) -> int:
+def training_peak(
+    config: ModelConfig, *, micro_batch_size: int, optimizer: str, dtype: str, device: str
+) -> int:
     """Bytes at the peak: what is held, a fifth more for what comes and goes, and on a CPU the process."""
-    memory = memory_to_train(config, micro_batch=micro_batch, optimizer=optimizer, dtype=dtype, device=device)
+    memory = memory_to_train(
+        config, micro_batch_size=micro_batch_size, optimizer=optimizer, dtype=dtype, device=device
+    )
     passing = max(memory.activations, update_bytes(config, optimizer=optimizer, dtype=dtype))
     held = memory.total - memory.activations + passing
     return int(1.2 * held) + (PROCESS_BYTES if device == "cpu" else 0)
@@ -185,7 +189,7 @@ def memory_to_sample(config: ModelConfig, *, batch_size: int = 1, dtype: str = "
     )
 
 
-def _activation_bytes(c: ModelConfig, micro_batch: int, size: int, device: str) -> int:
+def _activation_bytes(c: ModelConfig, micro_batch_size: int, size: int, device: str) -> int:
     """What one forward pass keeps for the backward pass, without checkpointing, by our own count.
 
     Per token and layer: what each norm keeps and gives; q and k before their norms; q, k, v and
@@ -203,7 +207,7 @@ def _activation_bytes(c: ModelConfig, micro_batch: int, size: int, device: str) 
         weights = 0
     if size < 4 or c.dropout:
         per_layer += weights
-    tokens = micro_batch * c.context_length
+    tokens = micro_batch_size * c.context_length
     masks = tokens * c.n_layer * (weights + 2 * c.d_model) if c.dropout else 0
     counts = count_parameters(c)
     head = counts.lm_head or c.vocab_size * c.d_model

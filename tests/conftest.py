@@ -20,7 +20,7 @@ from gptscratch.training.trainer import TrainResult, train
 torch.set_num_threads(1)  # the models here are so small that a second thread costs more than it gives
 
 TINY: dict[str, Any] = {
-    "n_layer": 1, "n_head": 2, "d_model": 32, "context_length": 16, "batch_size": 8, "micro_batch": 4,
+    "n_layer": 1, "n_head": 2, "d_model": 32, "context_length": 16, "batch_size": 8, "micro_batch_size": 4,
     "steps": 24, "log_interval": 3, "eval_interval": 8, "save_interval": 4, "sample_interval": 0,
     "tokenizer": "char", "device": "cpu", "dtype": "float32",
 }  # fmt: skip

@@ -51,12 +51,12 @@ BLOCKS = {page: list(outputs.blocks_of(page)) for page in PAGES}
 SMALL = {
     "--steps": "4", "--minutes": "0.02", "--hours": "0.0004", "--epochs": "0.05", "--tokens": "256",
     "--layers": "1", "--heads": "2", "--kv-heads": "1", "--d-model": "32", "--d-ff": "32",
-    "--context-length": "16", "--batch-size": "4", "--micro-batch": "2", "--vocab-size": "300",
+    "--context-length": "16", "--batch-size": "4", "--micro-batch-size": "2", "--vocab-size": "300",
     "--eval-interval": "2", "--save-interval": "2", "--max-tokens": "8",
 }  # fmt: skip
 LENGTHS = {"--steps", "--minutes", "--hours", "--epochs", "--tokens"}
 # Settings of each new run: they come last, so they also replace those of a preset or a config file.
-SHAPE = ("n_layer=1", "n_head=2", "d_model=32", "context_length=16", "batch_size=4", "micro_batch=2")
+SHAPE = ("n_layer=1", "n_head=2", "d_model=32", "context_length=16", "batch_size=4", "micro_batch_size=2")
 
 BY_HAND = (
     "python3 -m venv ",

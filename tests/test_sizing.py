@@ -143,7 +143,9 @@ def test_activation_bytes_are_near_what_autograd_saves(preset, dtype):
     assert loss.isfinite()
     copies = 2 * sum(twin.nbytes for _, twin in worker.copies)  # and their gradients
     found = sum(saved.values()) + copies
-    assert memory_to_train(config, micro_batch=4, dtype=dtype).activations == pytest.approx(found, rel=0.1)
+    assert memory_to_train(config, micro_batch_size=4, dtype=dtype).activations == pytest.approx(
+        found, rel=0.1
+    )
 
 
 def test_the_described_tree_is_the_models_parameters():
@@ -158,7 +160,7 @@ def test_the_described_tree_is_the_models_parameters():
 
 
 def test_a_description_becomes_json():
-    description = describe_model(PRESETS["gpt2-xl"], micro_batch=4)
+    description = describe_model(PRESETS["gpt2-xl"], micro_batch_size=4)
     values = json.loads(json.dumps(dataclasses.asdict(description)))
     assert values["parameters"] == 1_557_611_200
     assert values["config"]["d_ff"] == 6400

@@ -28,15 +28,15 @@ folder=${2:?which folder for the texts and the picture?}
 here=$(dirname "${BASH_SOURCE[0]}")
 
 python "$here/prepare.py" "$table" "$folder"
-reviews=("$folder/train.jsonl" --val-file "$folder/val.jsonl" --column review --force)
+reviews=("$folder/train.jsonl" --val-file "$folder/val.jsonl" --text-column review --force)
 bare=(--clean lowercase --clean punctuation "${words[@]}")
 gpt1=(--position sinusoidal --norm layernorm --activation gelu --no-qk-norm --bias --tie-embeddings --dropout 0.15
       --optimizer adamw --pad-documents)
 
 gptscratch train "${reviews[@]}" "${bare[@]}" "${gpt1[@]}" "${small_body[@]}" \
-  --schedule onecycle "${small[@]}" --set final_eval_tokens=200000 --name reviews-onecycle
+  --lr-schedule onecycle "${small[@]}" --set final_eval_tokens=200000 --name reviews-onecycle
 gptscratch train "${reviews[@]}" "${bare[@]}" "${gpt1[@]}" "${large_body[@]}" \
-  --schedule constant --learning-rate 0.0003 "${large[@]}" --set final_eval_tokens=200000 --name reviews-constant
+  --lr-schedule constant --learning-rate 0.0003 "${large[@]}" --set final_eval_tokens=200000 --name reviews-constant
 gptscratch train "${reviews[@]}" "${bare[@]}" "${body[@]}" "${parts[@]}" --output-bias \
   "${new[@]}" --set final_eval_tokens=1000000000 --name reviews-ours
 # Keeps case and punctuation, so its bits per byte can be compared with those of other models.

@@ -85,7 +85,7 @@ class Chat:
     def set(self, rest: str) -> None:
         name, _, value = rest.replace("=", " ", 1).partition(" ")
         self.knobs = changed(self.knobs, name.replace("-", "_"), value.strip())
-        if self.knobs.no_copy and self.gpt.copies is None:
+        if self.knobs.no_copy_ngram and self.gpt.copies is None:
             self.gpt = loading.with_copies(self.gpt)
 
     def show(self, _: str) -> None:

@@ -57,7 +57,7 @@ Corpus = Annotated[
 ]
 Glob = Annotated[str | None, _option("--glob", help="Which files of a folder.", panel=TEXT)]
 Column = Annotated[
-    str | None, _option("--column", help="Of a jsonl, csv, tsv or parquet [text].", panel=TEXT)
+    str | None, _option("--text-column", help="Of a jsonl, csv, tsv or parquet [text].", panel=TEXT)
 ]
 Separator = Annotated[
     str | None, _option("--separator", help="Between documents of a file [<|endoftext|>].", panel=TEXT)
@@ -67,7 +67,9 @@ Encoding = Annotated[
 ]
 Errors = Annotated[
     str | None,
-    _option("--errors", help="At bytes that are no text [strict].", panel=TEXT, metavar="strict|replace"),
+    _option(
+        "--encoding-errors", help="At bytes that are no text [strict].", panel=TEXT, metavar="strict|replace"
+    ),
 ]
 
 Clean = Annotated[
@@ -176,20 +178,20 @@ BatchSize = Annotated[
     int | None, _option("--batch-size", help="Sequences a step.", panel=OPTIMISATION, min=1)
 ]
 MicroBatch = Annotated[
-    int | None, _option("--micro-batch", help="Sequences a forward pass.", panel=OPTIMISATION, min=1)
+    int | None, _option("--micro-batch-size", help="Sequences a forward pass.", panel=OPTIMISATION, min=1)
 ]
 LearningRate = Annotated[float | None, _option("--learning-rate", help="Peak rate.", panel=OPTIMISATION)]
 WeightDecay = Annotated[float | None, _option("--weight-decay", help="Decoupled.", panel=OPTIMISATION)]
 GradClip = Annotated[
     float | None, _option("--grad-clip", help="Largest gradient norm [1]; 0: any.", panel=OPTIMISATION)
 ]
-Warmup = Annotated[int | None, _option("--warmup", help="Steps of rise.", panel=OPTIMISATION, min=0)]
+Warmup = Annotated[int | None, _option("--warmup-steps", help="Steps of rise.", panel=OPTIMISATION, min=0)]
 OptimizerName = Annotated[
     str | None, _option("--optimizer", help="[muon]", panel=OPTIMISATION, metavar=_choice(OPTIMIZERS))
 ]
 ScheduleName = Annotated[
     str | None,
-    _option("--schedule", help="Of the rate [wsd].", panel=OPTIMISATION, metavar=_choice(SCHEDULES)),
+    _option("--lr-schedule", help="Of the rate [wsd].", panel=OPTIMISATION, metavar=_choice(SCHEDULES)),
 ]
 
 EvalInterval = Annotated[
@@ -201,7 +203,9 @@ SaveInterval = Annotated[
 SampleInterval = Annotated[
     int | None, _option("--sample-interval", help="Steps between samples; 0: none.", panel=RUN, min=0)
 ]
-Keep = Annotated[int | None, _option("--keep", help="Newest checkpoints kept [2].", panel=RUN, min=1)]
+Keep = Annotated[
+    int | None, _option("--keep-checkpoints", help="Newest checkpoints kept [2].", panel=RUN, min=1)
+]
 Patience = Annotated[
     int | None, _option("--patience", help="Evaluations without a better one, then stop.", panel=RUN, min=0)
 ]

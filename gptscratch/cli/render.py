@@ -53,8 +53,8 @@ def plan_lines(plan: Plan, manifest: Manifest) -> list[tuple[str, str]]:
     if model.n_kv_head and model.n_kv_head != model.n_head:
         shape += f" on {some(model.n_kv_head, 'key-value head')}"
     rows = f"{train.batch_size} x {model.context_length}"
-    if train.micro_batch != train.batch_size:
-        rows += f", {train.micro_batch} x {model.context_length} at once"
+    if train.micro_batch_size != train.batch_size:
+        rows += f", {train.micro_batch_size} x {model.context_length} at once"
     steps = f"{'' if train.steps else 'about '}{some(plan.steps, 'step')} of {count(tokens)} tokens ({rows})"
     places = {
         "packed": "end to end, with an end-of-text token between them",
@@ -69,7 +69,7 @@ def plan_lines(plan: Plan, manifest: Manifest) -> list[tuple[str, str]]:
                       f"{manifest.characters_per_token:.2f} characters a token{lossy(manifest)}"),
         ("model", f"{count(plan.parameters)} parameters: {shape}, context {model.context_length}"),
         ("training", f"{steps}: {count(plan.tokens)} tokens, {plan.epochs:.3g} epochs"),
-        ("rates", f"{train.optimizer} at {train.learning_rate:.3g}, schedule {train.schedule}"),
+        ("rates", f"{train.optimizer} at {train.learning_rate:.3g}, schedule {train.lr_schedule}"),
         ("cost", f"about {duration(plan.seconds)} and {size(plan.memory_bytes)} of memory, "
                  f"{_machine(train)}"),
     ]  # fmt: skip
@@ -123,7 +123,7 @@ def result(result: TrainResult, *, json: bool, quiet: bool) -> None:
     if result.interrupted:
         again = f"gptscratch train --resume {name}"
         lines.append(("next", f"saved at step {result.step:,}; go on with: {again}"))
-        lines.append(("", f"or let the learning rate fall to 0 and end: {again} --anneal"))
+        lines.append(("", f"or let the learning rate fall to 0 and end: {again} --cooldown"))
     else:
         lines.append(("next", f"gptscratch sample {name}"))
     facts(out, lines)

@@ -120,7 +120,7 @@ def model(described: ModelDescription, *, title: str, json: bool) -> None:
     _grow(tree, described.architecture.children)
     out.print(tree)
     flops, training = described.forward_flops_per_token, described.training_flops_per_token
-    rows = f"{described.micro_batch} x {described.config.context_length} tokens at once"
+    rows = f"{described.micro_batch_size} x {described.config.context_length} tokens at once"
     to_train, to_sample = described.training_memory_bytes, described.sampling_memory_bytes
     lines = [
         ("FLOPs", f"{count(flops)} a token, {count(training)} in training"),

@@ -54,12 +54,12 @@ def sample(
     presence_penalty: Annotated[
         float, typer.Option(help="Less likely once it was drawn.")
     ] = SampleConfig.presence_penalty,
-    no_repeat: Annotated[
+    no_repeat_ngram: Annotated[
         int, typer.Option(help="So many tokens in a row never come twice.", metavar="N")
-    ] = SampleConfig.no_repeat,
-    no_copy: Annotated[
+    ] = SampleConfig.no_repeat_ngram,
+    no_copy_ngram: Annotated[
         int, typer.Option(help="Never so many tokens in a row from the training tokens.", metavar="N")
-    ] = SampleConfig.no_copy,
+    ] = SampleConfig.no_copy_ngram,
     novelty: Annotated[
         bool, typer.Option("--novelty", help="Show the longest span that stands in the training tokens.")
     ] = False,
@@ -89,7 +89,7 @@ def sample(
     knobs = SampleConfig(
         max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
         repetition_penalty=repetition_penalty, frequency_penalty=frequency_penalty,
-        presence_penalty=presence_penalty, no_repeat=no_repeat, no_copy=no_copy,
+        presence_penalty=presence_penalty, no_repeat_ngram=no_repeat_ngram, no_copy_ngram=no_copy_ngram,
         stop=tuple(map(loading.unescaped, stop or ())), num_samples=num_samples, seed=seed,
     )  # fmt: skip
     _refuse_contradictions(
@@ -102,7 +102,7 @@ def sample(
 
     with render_sample.whoever_reads():
         gpt = loading.load(checkpoint, quantize=quantize, device=device, dtype=dtype)
-        if no_copy or novelty:
+        if no_copy_ngram or novelty:
             gpt = loading.with_copies(gpt)
         flags = {"--json": json, "--no-stream": no_stream, "--num-samples": num_samples > 1}
         if prompts and out:

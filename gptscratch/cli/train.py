@@ -61,10 +61,10 @@ def train(
     force: Annotated[
         bool, typer.Option("--force", help="Replace a run of that name.", rich_help_panel=o.RUN)
     ] = False,
-    anneal: Annotated[
+    cooldown: Annotated[
         bool,
         typer.Option(
-            "--anneal",
+            "--cooldown",
             help="At Ctrl-C (with --resume: at once) let the rate fall to 0 over a tenth of the steps "
             "so far, or over a horizon that --resume is given, and end.",
             rich_help_panel=o.RUN,
@@ -99,27 +99,27 @@ def train(
     lowercase: o.Lowercase = None,
     min_frequency: o.MinFrequency = None,
     glob: o.Glob = None,
-    column: o.Column = None,
+    text_column: o.Column = None,
     separator: o.Separator = None,
     encoding: o.Encoding = None,
-    errors: o.Errors = None,
+    encoding_errors: o.Errors = None,
     clean: o.Clean = None,
     val_fraction: o.ValFraction = None,
     val_file: o.ValFile = None,
     mask_documents: o.MaskDocuments = False,
     pad_documents: o.PadDocuments = False,
     batch_size: o.BatchSize = None,
-    micro_batch: o.MicroBatch = None,
+    micro_batch_size: o.MicroBatch = None,
     learning_rate: o.LearningRate = None,
     weight_decay: o.WeightDecay = None,
     grad_clip: o.GradClip = None,
-    warmup: o.Warmup = None,
+    warmup_steps: o.Warmup = None,
     optimizer: o.OptimizerName = None,
-    schedule: o.ScheduleName = None,
+    lr_schedule: o.ScheduleName = None,
     eval_interval: o.EvalInterval = None,
     save_interval: o.SaveInterval = None,
     sample_interval: o.SampleInterval = None,
-    keep: o.Keep = None,
+    keep_checkpoints: o.Keep = None,
     patience: o.Patience = None,
     seed: o.Seed = None,
     device: o.Device = None,
@@ -133,7 +133,7 @@ def train(
     """Train a GPT on your text.
 
     Every size, rate and interval that you leave out is chosen for your corpus and the time you give;
-    Ctrl-C saves and stops, and --resume goes on as if nothing had happened; with --anneal the rate falls
+    Ctrl-C saves and stops, and --resume goes on as if nothing had happened; with --cooldown the rate falls
     to 0 before the run ends.
     """
     options = locals() | {"documents": o.documents_of(mask_documents, pad_documents)}
@@ -161,11 +161,11 @@ def train(
     with view:
         if resume is not None:
             result = trainer.resume(
-                resume or None, anneal=anneal, listen=view, sample_text=sample_text, **settings
+                resume or None, cooldown=cooldown, listen=view, sample_text=sample_text, **settings
             )
         else:
             result = trainer.train(
-                (), out=out, init_from=init_from, replace_run=force, anneal=anneal, listen=view,
+                (), out=out, init_from=init_from, replace_run=force, cooldown=cooldown, listen=view,
                 sample_text=sample_text, started=STARTED, **settings,
             )  # fmt: skip
     render.result(result, json=json, quiet=quiet)

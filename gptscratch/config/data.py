@@ -17,10 +17,12 @@ class DataConfig:
 
     corpus: tuple[str, ...] = ()  # files, folders, patterns, "-"; all "file=weight"; none: Python's library
     glob: str = ""  # which files of a folder; empty: what looks like text
-    column: str = ""  # of a jsonl, csv or tsv; empty: "text"
+    text_column: str = ""  # of a jsonl, csv or tsv; empty: "text"
     separator: str = ""  # between documents of one file; empty: <|endoftext|> where it occurs
     encoding: str = "utf-8"  # or "auto": guessed file by file; a byte-order mark wins over it
-    errors: str = "strict"  # bytes that the encoding does not know: "strict" stops, "replace" reads U+FFFD
+    encoding_errors: str = (
+        "strict"  # bytes that the encoding does not know: "strict" stops, "replace" reads U+FFFD
+    )
     clean: tuple[str, ...] = ()  # steps over each document, in order: see CLEAN; "min-length:N" characters
     tokenizer: str = ""  # char, byte, word, bpe or a path; empty: chosen by the corpus's size
     vocab_size: int = 0  # wanted entries; 0: chosen by the tokenizer and the corpus's size
@@ -36,7 +38,7 @@ class DataConfig:
             f"vocab_size is {self.vocab_size:,}: it must be at most {MOST_ENTRIES:,}.",
         )
         require(self.min_frequency >= 0, f"min_frequency is {self.min_frequency}: it must not be negative.")
-        require_choice("errors", self.errors, ("strict", "replace"))
+        require_choice("encoding_errors", self.encoding_errors, ("strict", "replace"))
         is_share = self.val_fraction == -1.0 or 0.0 < self.val_fraction < 1.0
         require(is_share, f"val_fraction is {self.val_fraction}: it must be in (0, 1).")
         require(

@@ -76,13 +76,26 @@ def qualified(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+OLD_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "data.column": "data.text_column",
+        "data.errors": "data.encoding_errors",
+        "train.keep": "train.keep_checkpoints",
+        "train.micro_batch": "train.micro_batch_size",
+        "train.schedule": "train.lr_schedule",
+        "train.warmup": "train.warmup_steps",
+    }
+)  # of settings in files that earlier versions wrote
+
+
 def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
     """``{"model": {"n_layer": 6}, "name": "x"}`` -> ``{"model.n_layer": 6, "name": "x"}``."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if key in SECTIONS:
             require(isinstance(value, Mapping), f'"{key}" of a config must be an object.')
-            flat.update({f"{key}.{name}": part for name, part in value.items()})
+            full = {f"{key}.{name}": part for name, part in value.items()}
+            flat.update({OLD_NAMES.get(name, name): part for name, part in full.items()})
         else:
             flat[key] = value
     return flat

@@ -27,8 +27,8 @@ class SampleConfig:
     repetition_penalty: float = 1.0  # above 1: tokens already seen become less likely
     frequency_penalty: float = 0.0  # taken from a logit for each time that its token was drawn
     presence_penalty: float = 0.0  # taken from a logit once its token was drawn
-    no_repeat: int = 0  # so many tokens in a row never come twice; 0: they may
-    no_copy: int = 0  # so many tokens in a row never come from the training tokens; 0: they may
+    no_repeat_ngram: int = 0  # so many tokens in a row never come twice; 0: they may
+    no_copy_ngram: int = 0  # so many tokens in a row never come from the training tokens; 0: they may
     stop: tuple[str, ...] = ()  # texts that end the sample; not part of it
     num_samples: int = 1
     seed: int | None = None  # None: another one each time
@@ -61,10 +61,10 @@ class SampleConfig:
         for name in ("frequency_penalty", "presence_penalty"):
             value = getattr(self, name)
             require(-math.inf < value < math.inf, f"{name} is {value}: it must be finite.")
-        for name in ("no_repeat", "no_copy"):
+        for name in ("no_repeat_ngram", "no_copy_ngram"):
             value = getattr(self, name)
             require(value >= 0, f"{name} is {value}: it must not be negative.")
-        require(self.no_copy <= 64, f"no_copy is {self.no_copy}: it must be at most 64.")
+        require(self.no_copy_ngram <= 64, f"no_copy_ngram is {self.no_copy_ngram}: it must be at most 64.")
         require(self.num_samples >= 1, f"num_samples is {self.num_samples}: it must be at least 1.")
         require(all(self.stop), "a stop text is empty.")
         require_seed(self.seed or 0)
@@ -81,8 +81,8 @@ class SampleOptions(TypedDict, total=False):
     repetition_penalty: float
     frequency_penalty: float
     presence_penalty: float
-    no_repeat: int
-    no_copy: int
+    no_repeat_ngram: int
+    no_copy_ngram: int
     stop: str | Sequence[str]
     num_samples: int
     seed: int | None

@@ -24,7 +24,7 @@ class TrainConfig:
     minutes: float = 0.0  # horizon: wall-clock time of the whole command
     max_steps: int = 0  # with minutes: the most optimizer updates in that time; 0: as many as fit
     batch_size: int = 0  # sequences per step, over all micro-batches and ranks
-    micro_batch: int = 0  # sequences per forward and backward pass
+    micro_batch_size: int = 0  # sequences per forward and backward pass
     documents: str = "packed"  # in a row: many; blind to one another: --mask-documents; one: --pad-documents
     optimizer: str = "muon"
     learning_rate: float = 0.0  # peak; of the blocks' matrices under muon, of everything under adamw
@@ -34,8 +34,8 @@ class TrainConfig:
     beta2: float = 0.95  # of AdamW
     momentum: float = 0.95  # of Muon
     grad_clip: float = 1.0  # largest global gradient norm; 0: no clipping
-    schedule: str = "wsd"
-    warmup: int = -1  # steps of linear warm-up; -1: chosen
+    lr_schedule: str = "wsd"
+    warmup_steps: int = -1  # steps of linear warm-up; -1: chosen
     decay_fraction: float = 0.5  # wsd: the share of the run, at its end, that decays
     final_fraction: float = 0.0  # of the peak rate, left at the end of a decaying schedule
     log_interval: int = 0  # steps between logged losses
@@ -44,7 +44,7 @@ class TrainConfig:
     sample_interval: int = -1  # steps between sample texts; 0: none, -1: with each evaluation
     eval_tokens: int = 0  # of the validation split, evenly spread, in evaluations along the way; 0: chosen
     final_eval_tokens: int = 0  # of the same, in the evaluation of the best checkpoint at the end; 0: chosen
-    keep: int = 2  # newest checkpoints kept, beside the best
+    keep_checkpoints: int = 2  # newest checkpoints kept, beside the best
     patience: int = 0  # evaluations without a better loss before stopping; 0: never
     seed: int = 1337
     device: str = "auto"
@@ -58,13 +58,16 @@ class TrainConfig:
             f"more than one horizon is given: {', '.join(given)}.",
             "Give one of --steps, --epochs, --tokens, --minutes.",
         )
-        for name in ("steps", "epochs", "tokens", "minutes", "batch_size", "micro_batch", "learning_rate",
-                     "adamw_learning_rate", "grad_clip", "log_interval", "eval_interval", "save_interval",
-                     "eval_tokens", "final_eval_tokens", "patience", "max_steps"):  # fmt: skip
+        numbers = (
+            "steps", "epochs", "tokens", "minutes", "max_steps", "batch_size", "micro_batch_size",
+            "learning_rate", "adamw_learning_rate", "grad_clip", "log_interval", "eval_interval",
+            "save_interval", "eval_tokens", "final_eval_tokens", "patience",
+        )  # fmt: skip
+        for name in numbers:
             value = getattr(self, name)
             require(math.isfinite(value), f"{name} is {value}: it must be a finite number.")
             require(value >= 0, f"{name} is {value}: it must not be negative.")
-        for name in ("weight_decay", "warmup", "sample_interval"):
+        for name in ("weight_decay", "warmup_steps", "sample_interval"):
             value = getattr(self, name)
             require(math.isfinite(value), f"{name} is {value}: it must be a finite number.")
             require(value == -1 or value >= 0, f"{name} is {value}: it must not be negative.")
@@ -80,10 +83,13 @@ class TrainConfig:
             value = getattr(self, name)
             require(0.0 <= value <= 1.0, f"{name} is {value}: it must be in [0, 1].")
         require_seed(self.seed)
-        require(self.keep >= 1, f"keep is {self.keep}: at least one checkpoint must be kept.")
+        require(
+            self.keep_checkpoints >= 1,
+            f"keep_checkpoints is {self.keep_checkpoints}: at least one checkpoint must be kept.",
+        )
         require_choice("documents", self.documents, DOCUMENTS)
         require_choice("optimizer", self.optimizer, OPTIMIZERS)
-        require_choice("schedule", self.schedule, SCHEDULES)
+        require_choice("lr_schedule", self.lr_schedule, SCHEDULES)
         kind, _, index = self.device.partition(":")
         has_index = kind == "cuda" and index.isdecimal()
         require_choice("device", kind if has_index else self.device, DEVICES)

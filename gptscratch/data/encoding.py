@@ -127,7 +127,7 @@ def undecodable(name: str, error: UnicodeDecodeError, base: int) -> CorpusError:
         return NotTextError(f"{name} is no text: it looks like {magic}.", "Convert it to plain text first.")
     around = data[max(0, at - (1 << 15)) :][: 1 << 16]
     if error.encoding == "utf-8" and _reads_as_utf8(data[:at]):
-        hint = "What stands before is UTF-8: --errors replace reads damaged places as U+FFFD."
+        hint = "What stands before is UTF-8: --encoding-errors replace reads damaged places as U+FFFD."
     else:
         hint = _hint(around)
     shown = f"0x{data[at]:02x}" if at < len(data) else "missing"

@@ -36,7 +36,7 @@ def parquet_texts(
     with source.open() as (raw, content):
         try:
             file = parquet.ParquetFile(content, buffer_size=1 << 20)
-            column = _column(file, source.name, config.column, arrow.types)
+            column = _column(file, source.name, config.text_column, arrow.types)
             number = 0
             for rows in file.iter_batches(rows_at_once(file, column), columns=[column]):
                 values = rows.column(0)
@@ -46,7 +46,9 @@ def parquet_texts(
                 for data in values.cast(arrow.large_binary()).to_pylist():
                     number += 1
                     if data:
-                        yield _text(data, f"{source.name}, row {number:,}", column, config.errors, tally)
+                        yield _text(
+                            data, f"{source.name}, row {number:,}", column, config.encoding_errors, tally
+                        )
         except MemoryError:
             raise CorpusError(
                 f"{source.name}: the memory does not hold one of its row groups.",
@@ -66,7 +68,8 @@ def _column(file: Any, name: str, wanted: str, types: Any) -> str:
     inner = kind.value_type if types.is_dictionary(kind) else kind
     if not (types.is_string(inner) or types.is_large_string(inner) or str(inner) == "string_view"):
         raise CorpusError(
-            f"{name}: the column {wanted!r} does not hold text but {kind}.", "Name another with --column."
+            f"{name}: the column {wanted!r} does not hold text but {kind}.",
+            "Name another with --text-column.",
         )
     return wanted
 
@@ -89,7 +92,7 @@ def _text(data: bytes, where: str, column: str, errors: str, tally: Tally) -> st
             raise CorpusError(
                 f"{where}: the text in {column!r} is not UTF-8: byte 0x{data[error.start]:02x} at offset "
                 f"{error.start:,}.",
-                "--errors replace reads such bytes as U+FFFD.",
+                "--encoding-errors replace reads such bytes as U+FFFD.",
             ) from None
         before = n_replaced()
         text = data.decode(errors=counting_errors())
@@ -108,4 +111,4 @@ def too_long(where: str, what: str) -> CorpusError:
 
 def no_column(where: str, column: str, columns: list[str]) -> CorpusError:
     known = ", ".join(columns[:20])
-    return CorpusError(f"{where} has no column {column!r}.", f"Name one with --column. It has: {known}.")
+    return CorpusError(f"{where} has no column {column!r}.", f"Name one with --text-column. It has: {known}.")

@@ -66,7 +66,9 @@ def read_pieces(
     if source.format == "text":
         return _split(chunks, config.separator.replace("\\n", "\n").replace("\\t", "\t"))
     rows = _json_texts if source.format == "jsonl" else _table_texts
-    return (piece for text in rows(source, chunks, config.column) if text.strip() for piece in _cut(text))
+    return (
+        piece for text in rows(source, chunks, config.text_column) if text.strip() for piece in _cut(text)
+    )
 
 
 def _decoded(
@@ -77,7 +79,7 @@ def _decoded(
         chunk = _read(content, source.name)
         encoding = encoding_of(chunk, source.name, config.encoding)
         tally.encodings[encoding.lower()] += 1
-        errors = counting_errors() if config.errors == "replace" else config.errors
+        errors = counting_errors() if config.encoding_errors == "replace" else config.encoding_errors
         decoder = codecs.getincrementaldecoder(encoding)(errors)
         newlines = io.IncrementalNewlineDecoder(decoder, translate=True)
         makes_halves = codecs.lookup(encoding).name in _HALVES

@@ -51,16 +51,16 @@ def generate(
         stop_ids: generation ends before the first of these.
         banned_ids: ids that are never generated.
         options: fields of ``SampleConfig``, such as ``max_tokens=100, temperature=0.8, seed=1``. ``stop``
-            and ``no_copy`` need a tokenizer and a run: see ``Generator``.
+            and ``no_copy_ngram`` need a tokenizer and a run: see ``Generator``.
 
     Raises:
         ConfigError: an option is unknown, out of range, or does not apply here.
     """
     knobs = sample_config(**options)
     _require_one_sample(knobs, "Call generate once for each; give each call another seed.")
-    if knobs.stop or knobs.no_copy:
+    if knobs.stop or knobs.no_copy_ngram:
         raise ConfigError(
-            "stop and no_copy need the run's tokenizer and training tokens.",
+            "stop and no_copy_ngram need the run's tokenizer and training tokens.",
             'Use load("my-run").generate(...), or give stop_ids.',
         )
     if not len(token_ids):
@@ -106,7 +106,7 @@ class Generator:
     run: Path
     checkpoint: Path | None = None
     decoder: Decoder | None = None  # made once, by ``for_sampling``
-    copies: CopyIndex | None = None  # of the training tokens, for ``no_copy``: see memorization.py
+    copies: CopyIndex | None = None  # of the training tokens, for ``no_copy_ngram``: see memorization.py
 
     @classmethod
     def load(
@@ -322,15 +322,15 @@ def sampler_of(knobs: SampleConfig) -> Sampler:
 
 
 def rules_of(knobs: SampleConfig, copies: CopyIndex | None = None) -> list[MakeRule]:
-    """Raises ConfigError where ``no_copy`` is asked for and there is no index of the training tokens."""
-    rules: list[MakeRule] = [partial(NoRepeat, knobs.no_repeat)] if knobs.no_repeat else []
-    if knobs.no_copy:
+    """Raises ConfigError where ``no_copy_ngram`` is asked for without an index of the training tokens."""
+    rules: list[MakeRule] = [partial(NoRepeat, knobs.no_repeat_ngram)] if knobs.no_repeat_ngram else []
+    if knobs.no_copy_ngram:
         if copies is None:
             raise ConfigError(
-                "no_copy needs an index of the run's training tokens.",
+                "no_copy_ngram needs an index of the run's training tokens.",
                 "Make it first: gpt = gptscratch.generation.memorization.with_copies(gpt).",
             )
-        rules.append(partial(NoCopy, knobs.no_copy, copies))
+        rules.append(partial(NoCopy, knobs.no_copy_ngram, copies))
     return rules
 
 

@@ -158,7 +158,7 @@ class CopiedText:
 
 
 def with_copies(gpt: Generator) -> Generator:
-    """The same with the index of its training tokens, as ``no_copy`` and ``copied`` need it.
+    """The same with the index of its training tokens, as ``no_copy_ngram`` and ``copied`` need it.
 
     The token files are made again from the corpus if they are gone, the index at the first time.
 
@@ -219,7 +219,7 @@ def _sorted_suffixes(tokens: Ids) -> NDArray[np.uint32]:
     if len(tokens) > _MOST_TOKENS:
         raise ConfigError(
             f"There are {len(tokens):,} training tokens; the index of copies holds {_MOST_TOKENS:,} at most.",
-            "Leave out --novelty and --no-copy (in Python: no_copy).",
+            "Leave out --novelty and --no-copy-ngram (in Python: no_copy_ngram).",
         )
     rank = np.asarray(tokens).astype(np.int64) + 1  # 0 stands for what is behind the end
     width, order = 1, np.argsort(rank, kind="stable")

@@ -31,7 +31,7 @@ from gptscratch.tokenizer import Tokenizer
 from gptscratch.training.state import TrainState
 
 _OWN = ("corpus_hash", "tokens", "end_of_text", "parameters")
-_DIVISORS = ("batch_size", "micro_batch", "log_interval", "eval_interval", "save_interval")
+_DIVISORS = ("batch_size", "micro_batch_size", "log_interval", "eval_interval", "save_interval")
 _HORIZONS = ("steps", "epochs", "tokens", "minutes")
 
 

@@ -40,18 +40,18 @@ class ModelDescription:
     architecture: Part
     forward_flops_per_token: int
     training_flops_per_token: int
-    training_memory: sizing.TrainingMemory  # Muon, float32, micro_batch sequences at once
+    training_memory: sizing.TrainingMemory  # Muon, float32, micro_batch_size sequences at once
     training_memory_bytes: int
     sampling_memory: sizing.SamplingMemory  # float32, one text
     sampling_memory_bytes: int
-    micro_batch: int
+    micro_batch_size: int
 
 
-def describe_model(config: ModelConfig, *, micro_batch: int = 1) -> ModelDescription:
-    """Describe a model from its config alone; ``micro_batch`` sequences train at once."""
+def describe_model(config: ModelConfig, *, micro_batch_size: int = 1) -> ModelDescription:
+    """Describe a model from its config alone; ``micro_batch_size`` sequences train at once."""
     config = config.resolved()
     counts = sizing.count_parameters(config)
-    training = sizing.memory_to_train(config, micro_batch=micro_batch)
+    training = sizing.memory_to_train(config, micro_batch_size=micro_batch_size)
     sampling = sizing.memory_to_sample(config)
     return ModelDescription(
         config=config,
@@ -65,7 +65,7 @@ def describe_model(config: ModelConfig, *, micro_batch: int = 1) -> ModelDescrip
         training_memory_bytes=training.total,
         sampling_memory=sampling,
         sampling_memory_bytes=sampling.total,
-        micro_batch=micro_batch,
+        micro_batch_size=micro_batch_size,
     )
 
 
@@ -167,7 +167,7 @@ def describe_run(run: Path) -> RunDescription:
         checkpoints=tuple(step for step, _ in paths.checkpoints(run)),
         plan=_plan(run),
         config={"format": FORMAT, **values},
-        model=describe_model(config.model, micro_batch=config.train.micro_batch or 1),
+        model=describe_model(config.model, micro_batch_size=config.train.micro_batch_size or 1),
     )
 
 

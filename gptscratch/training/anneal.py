@@ -36,7 +36,7 @@ def annealed(
     given = {key.removeprefix("train."): value for key, value in qualified(settings).items() if value}
     other = sorted(given.keys() - set(HORIZONS))
     if other:
-        raise ConfigError(f"--anneal changes nothing but the rate: leave out {', '.join(other)}.")
+        raise ConfigError(f"--cooldown changes nothing but the rate: leave out {', '.join(other)}.")
     train = config.train
     progress = make_horizon(train, train_tokens, tokens_per_row).progress(state)
     scale = schedule_of(train)(state.step, progress)
@@ -48,8 +48,8 @@ def annealed(
         **none | (given or {"steps": max(10, round(SHARE * state.step))}),
         learning_rate=train.learning_rate * scale,
         adamw_learning_rate=train.adamw_learning_rate * scale,
-        schedule="wsd",
-        warmup=0,
+        lr_schedule="wsd",
+        warmup_steps=0,
         final_fraction=0.0,
     )
     return replace(config, train=_counted_from(falling, state, train_tokens, tokens_per_row))

@@ -49,7 +49,7 @@ class Session:
     sample: Callable[[], str] | None
     final_tokens: int  # of the validation split, which are scored at the end
     started: float = field(default_factory=time.perf_counter)  # when state.seconds was 0, had it run through
-    micro_batch: int = 1  # sequences at a time: the plan's, or fewer where memory ran out
+    micro_batch_size: int = 1  # sequences at a time: the plan's, or fewer where memory ran out
     scale: float = 0.0  # of the peak rate, in the newest step
     work_seconds: float = 0.0  # in steps, since the last log
     work_tokens: int = 0
@@ -72,7 +72,7 @@ class Session:
         self.work_tokens += tokens
         self.work_seconds += seconds
         self.best = None
-        self.pace.add(tokens, seconds, self.micro_batch)
+        self.pace.add(tokens, seconds, self.micro_batch_size)
         self._expect_the_end()
         self.over = self.horizon.is_over(self.state, self.pace.step_seconds)
         if self.over and isinstance(self.horizon, TimeHorizon):
@@ -153,7 +153,7 @@ class Session:
         self.saved_at = time.perf_counter()
         if self.best is not None:
             checkpoint.point(self.run, "best", self.state.step, **best_facts(self.best))
-        checkpoint.prune(self.run, keep=self.config.keep, best_step=self.state.best_step)
+        checkpoint.prune(self.run, keep=self.config.keep_checkpoints, best_step=self.state.best_step)
         self.listen(Saved(step=self.state.step, folder=folder))
 
     def diverged(self, sign: str) -> RunError:
@@ -189,12 +189,12 @@ class Pace:
     seconds: float = 0.0
     _micro_batch: int = 0  # of the newest step; 0: there was none
 
-    def add(self, tokens: int, seconds: float, micro_batch: int) -> None:
-        if micro_batch == self._micro_batch:
+    def add(self, tokens: int, seconds: float, micro_batch_size: int) -> None:
+        if micro_batch_size == self._micro_batch:
             self.steps += 1
             self.tokens += tokens
             self.seconds += seconds
-        self._micro_batch = micro_batch
+        self._micro_batch = micro_batch_size
 
     def wait(self, seconds: float) -> None:
         """Add what the device still had to do for the steps so far."""

@@ -46,18 +46,18 @@ def step_that_fits(session: Session, worker: Worker, inputs: np.ndarray, targets
     while True:
         seed_step(session.config.seed, session.state.step)
         try:
-            loss, tokens = make_gradients(worker, inputs, targets, session.micro_batch)
+            loss, tokens = make_gradients(worker, inputs, targets, session.micro_batch_size)
             break
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            if session.micro_batch == 1:
+            if session.micro_batch_size == 1:
                 with out_of_memory("while it trains on one sequence at a time"):
                     raise
         worker.forget()  # after the except clause, which holds on to the step's tensors
-        session.micro_batch = (session.micro_batch + 1) // 2
+        session.micro_batch_size = (session.micro_batch_size + 1) // 2
         session.listen(
-            Notice(f"The memory is full: going on with {session.micro_batch} sequences at a time.")
+            Notice(f"The memory is full: going on with {session.micro_batch_size} sequences at a time.")
         )
     with out_of_memory("while it updates the parameters"):
         norm = apply_gradients(

@@ -17,26 +17,26 @@ Schedule = Callable[[int, float], float]  # (step, progress in [0, 1]) -> multip
 
 def schedule_of(config: TrainConfig) -> Schedule:
     return make_schedule(
-        config.schedule,
-        warmup=config.warmup,
+        config.lr_schedule,
+        warmup_steps=config.warmup_steps,
         decay_fraction=config.decay_fraction,
         final_fraction=config.final_fraction,
     )
 
 
-def make_schedule(name: str, *, warmup: int, decay_fraction: float, final_fraction: float) -> Schedule:
+def make_schedule(name: str, *, warmup_steps: int, decay_fraction: float, final_fraction: float) -> Schedule:
     """The schedule of this name as one function.
 
     Args:
         name: one of ``config.SCHEDULES``.
-        warmup: steps of linear rise; ``onecycle`` has its own rise and ignores it.
+        warmup_steps: steps of linear rise; ``onecycle`` has its own rise and ignores it.
         decay_fraction: the last share of the run in which ``wsd`` decays.
         final_fraction: what is left of the peak rate at the end.
     """
     curve = CURVES[name]
 
     def scale(step: int, progress: float) -> float:
-        rise = 1.0 if name == "onecycle" else min(1.0, (step + 1) / (warmup + 1))
+        rise = 1.0 if name == "onecycle" else min(1.0, (step + 1) / (warmup_steps + 1))
         return rise * curve(min(max(progress, 0.0), 1.0), decay_fraction, final_fraction)
 
     return scale

@@ -92,7 +92,7 @@ def make_setup(
         sample=sample_text and partial(sample_text, model, prepared.tokenizer, record.end_of_text),
         final_tokens=int(min(config.final_eval_tokens or math.inf, prepared.manifest.val.tokens)),
         started=started,
-        micro_batch=config.micro_batch,
+        micro_batch_size=config.micro_batch_size,
     )
     if config.compile:
         shapes = compiled_shapes(config, context_length)
@@ -105,7 +105,7 @@ def make_setup(
 
 def compiled_shapes(config: TrainConfig, context_length: int) -> list[tuple[int, int]]:
     """The (rows, tokens) of a step's micro-batches; of padded ones two, which make a third length dynamic."""
-    rows = [min(config.micro_batch, config.batch_size), config.batch_size % config.micro_batch]
+    rows = [min(config.micro_batch_size, config.batch_size), config.batch_size % config.micro_batch_size]
     lengths = [context_length] + [max(1, context_length // 2)] * (config.documents == "padded")
     return [(n, length) for n in rows if n for length in lengths]
 

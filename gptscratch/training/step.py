@@ -120,24 +120,24 @@ def take_step(
     inputs: np.ndarray,
     targets: np.ndarray,
     *,
-    micro_batch: int,
+    micro_batch_size: int,
     grad_clip: float,
     scale: float,
 ) -> StepResult:
     """Update the parameters once, from (B, T) token ids and their targets.
 
     Args:
-        micro_batch: rows at a time; the result does not depend on it, but for rounding.
+        micro_batch_size: rows at a time; the result does not depend on it, but for rounding.
         grad_clip: largest norm of the gradient; 0 leaves it alone.
         scale: of the peak learning rate.
     """
-    loss, tokens = make_gradients(worker, inputs, targets, micro_batch)
+    loss, tokens = make_gradients(worker, inputs, targets, micro_batch_size)
     norm = apply_gradients(worker, optimizer, loss, grad_clip=grad_clip, scale=scale)
     return StepResult(loss=loss, grad_norm=norm, tokens=tokens)
 
 
 def make_gradients(
-    worker: Worker, inputs: np.ndarray, targets: np.ndarray, micro_batch: int
+    worker: Worker, inputs: np.ndarray, targets: np.ndarray, micro_batch_size: int
 ) -> tuple[Tensor, int]:
     """Leave in the parameters the gradient of the mean loss over all targets but those of ``IGNORE``.
 
@@ -152,7 +152,7 @@ def make_gradients(
         1.0 if worker.loss_scale is None else worker.loss_scale.scale * 2.0 ** -math.ceil(math.log2(tokens))
     )
     worker.refresh()
-    for x, y in micro_batches(inputs, targets, micro_batch):
+    for x, y in micro_batches(inputs, targets, micro_batch_size):
         loss = worker.loss(on_device(x, worker.device), on_device(y, worker.device), factor)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()

@@ -57,7 +57,7 @@ def train(
     out: str | Path | None = None,
     init_from: str | Path | None = None,
     replace_run: bool = False,
-    anneal: bool = False,
+    cooldown: bool = False,
     listen: Listener = ignore,
     sample_text: SampleText | None = None,
     started: float | None = None,
@@ -70,7 +70,7 @@ def train(
         out: the run's folder; None: one with the run's name in the cache directory.
         init_from: a checkpoint whose parameters, shape and tokenizer the run starts from.
         replace_run: allow a run that stands there to be replaced.
-        anneal: an interrupt does not stop the run at once but lets its rate fall to 0 first.
+        cooldown: an interrupt does not stop the run at once but lets its rate fall to 0 first.
         listen: is told what happens (``training.events``).
         sample_text: makes a text from the model, its tokenizer and its end-of-text id, to be shown while it
             trains; None: no samples.
@@ -111,15 +111,15 @@ def train(
             started=started,
         )
         result = _train(setup, record)
-    if result.interrupted and anneal:
-        return resume(run, anneal=True, listen=listen, sample_text=sample_text)
+    if result.interrupted and cooldown:
+        return resume(run, cooldown=True, listen=listen, sample_text=sample_text)
     return result
 
 
 def resume(
     name_or_path: str | Path | None = None,
     *,
-    anneal: bool = False,
+    cooldown: bool = False,
     listen: Listener = ignore,
     sample_text: SampleText | None = None,
     **settings: Any,
@@ -128,7 +128,7 @@ def resume(
 
     A checkpoint's folder may be named instead: the run then forgets what it did after it.
     ``settings`` may change the trainer's part, so as to extend the run: ``resume("tales", steps=4000)``.
-    With ``anneal`` the rate falls to 0 from now on, over a horizon in ``settings`` or a tenth of the
+    With ``cooldown`` the rate falls to 0 from now on, over a horizon in ``settings`` or a tenth of the
     steps so far, and the run is finished.
 
     Raises:
@@ -141,24 +141,26 @@ def resume(
             raise
     with held(run):
         folder = paths.find_checkpoint(name_or_path or run, which="last")[1]  # what there is by now
-        return _resume(run, folder, anneal=anneal, listen=listen, sample_text=sample_text, settings=settings)
+        return _resume(
+            run, folder, cooldown=cooldown, listen=listen, sample_text=sample_text, settings=settings
+        )
 
 
 def _resume(
     run: Path,
     folder: Path,
     *,
-    anneal: bool,
+    cooldown: bool,
     listen: Listener,
     sample_text: SampleText | None,
     settings: dict[str, Any],
 ) -> TrainResult:
     record = checkpoint.read_run(run)
     state = checkpoint.load_state(folder)
-    finished = not anneal and checkpoint.is_finished(run, state.step)
+    finished = not cooldown and checkpoint.is_finished(run, state.step)
     if finished and not settings:
         return _finished(run, state, listen)
-    if not anneal:
+    if not cooldown:
         record = replace(record, config=extended(record.config, settings))
     prepared = tokens_of_run(run, record)
     record = replace(record, tokens=str(prepared.folder.resolve()), split=split_of(prepared.manifest))
@@ -166,7 +168,7 @@ def _resume(
     row = tokens_per_row(prepared, record.config.train.documents)(record.config.model.context_length)
     if finished and make_horizon(record.config.train, train_tokens, row).is_over(state):
         return _finished(run, state, listen)
-    if anneal:
+    if cooldown:
         record = replace(record, config=annealed(record.config, state, train_tokens, row, settings))
         listen(Notice("The learning rate falls to 0 from here on, and the run ends. Ctrl-C saves and stops."))
     device = pick_device(record.config.train.device)
@@ -279,7 +281,7 @@ def _begin(
 def _rewind(run: Path, record: checkpoint.RunRecord, state: TrainState) -> bool:
     """Put a run's folder back to ``state``; returns whether it holds the evaluation of its step."""
     with disk_errors_in(run, f"resuming {run.name}"):
-        checkpoint.rewind(run, state, keep=record.config.train.keep)
+        checkpoint.rewind(run, state, keep=record.config.train.keep_checkpoints)
         write_json(run / "config.json", record.to_dict())
     counted = state.best_step == state.step or state.evaluations_since_best > 0
     return rewind_metrics(run / "metrics.jsonl", state.step) and counted

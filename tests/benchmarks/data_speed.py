@@ -37,12 +37,12 @@ GPT2 = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("corpus")
-    parser.add_argument("--column", default="")
+    parser.add_argument("--text-column", default="")
     parser.add_argument("--tokenizer", default="")
     parser.add_argument("--megabytes", type=float, default=56)
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
-    batches = list(read(asked.corpus, asked.column, asked.megabytes * 1e6))
+    batches = list(read(asked.corpus, asked.text_column, asked.megabytes * 1e6))
     size = sum(len(text.encode()) for texts in batches for text in texts) / 1e6
     library = bpe(asked.tokenizer, batches)
     makers = contestants(library, "".join(batches[0]))
@@ -65,7 +65,7 @@ def main() -> None:
         shown = {True: "yes", False: "NO", None: ""}[same]
         clock, cpu = (size / statistics.median(seconds) for seconds in zip(*taken, strict=True))
         print(f"| {name:24} | {clock:7.1f} | {cpu:7.1f} | {tokens:11,} | {shown:17} |")
-    whole_jobs(asked.corpus, asked.column, [asked.tokenizer or "bpe", "char", "byte"], asked.rounds)
+    whole_jobs(asked.corpus, asked.text_column, [asked.tokenizer or "bpe", "char", "byte"], asked.rounds)
 
 
 def whole_jobs(corpus: str, column: str, tokenizers: list[str], rounds: int) -> None:
@@ -75,7 +75,7 @@ def whole_jobs(corpus: str, column: str, tokenizers: list[str], rounds: int) -> 
             with tempfile.TemporaryDirectory() as folder:
                 os.environ["GPTSCRATCH_HOME"] = folder
                 start = time.perf_counter()
-                prepared = prepare(DataConfig(corpus=(corpus,), column=column, tokenizer=tokenizer))
+                prepared = prepare(DataConfig(corpus=(corpus,), text_column=column, tokenizer=tokenizer))
                 taken.append(time.perf_counter() - start)
     text = prepared.manifest.train.bytes + prepared.manifest.val.bytes
     print(f"\n| the whole job, {text / 1e6:.1f} MB | MB/s |\n|---|---:|")
@@ -84,7 +84,7 @@ def whole_jobs(corpus: str, column: str, tokenizers: list[str], rounds: int) -> 
 
 
 def read(corpus: str, column: str, limit: float) -> Iterator[list[str]]:
-    texts = (piece.text for piece in Corpus(DataConfig(corpus=(corpus,), column=column)).pieces())
+    texts = (piece.text for piece in Corpus(DataConfig(corpus=(corpus,), text_column=column)).pieces())
     batch: list[str] = []
     size = total = 0
     for text in texts:

@@ -100,7 +100,7 @@ def training_step(label: str, optimizer: str) -> Path:
             model, optimizer=optimizer, learning_rate=1e-3, adamw_learning_rate=1e-3, weight_decay=0.1,
             betas=(0.9, 0.95), momentum=0.95,
         )  # fmt: skip
-        return lambda: take_step(worker, update, ids, ids, micro_batch=8, grad_clip=1.0, scale=1.0)
+        return lambda: take_step(worker, update, ids, ids, micro_batch_size=8, grad_clip=1.0, scale=1.0)
 
     name = f"training step, {label}, bfloat16 products"
     return Path(name, step(F32), step(BF16), has_fast_bfloat16(CPU))

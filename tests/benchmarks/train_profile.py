@@ -43,7 +43,7 @@ def make_step(config: ModelConfig, rows: int, dtype: torch.dtype) -> Callable[[]
         betas=(0.9, 0.95), momentum=0.95,
     )  # fmt: skip
     ids = np.random.default_rng(0).integers(0, config.vocab_size, (rows, config.context_length))
-    return lambda: take_step(worker, optimizer, ids, ids, micro_batch=rows, grad_clip=1.0, scale=1.0)
+    return lambda: take_step(worker, optimizer, ids, ids, micro_batch_size=rows, grad_clip=1.0, scale=1.0)
 
 
 def main() -> None:

@@ -176,7 +176,7 @@ def our_step(
     )
 
     def step() -> None:
-        take_step(worker, update, inputs, targets, micro_batch=ROWS, grad_clip=1.0, scale=1.0)
+        take_step(worker, update, inputs, targets, micro_batch_size=ROWS, grad_clip=1.0, scale=1.0)
 
     return step
 

@@ -112,7 +112,7 @@ def test_settings_are_changed_and_shown(talk: Chat, capsys: pytest.CaptureFixtur
     assert "/set NAME VALUE" in shown
     listed = [line.split()[0] for line in shown.partition("Type a")[0].splitlines()]
     assert listed == ["run", *(name for name in vars(KNOBS) if name != "num_samples")]  # all can be set
-    for name in set(listed) - {"run", "no_copy"}:
+    for name in set(listed) - {"run", "no_copy_ngram"}:
         talk.answer(f"/set {name} 1")
 
 
@@ -146,7 +146,7 @@ def test_replies_are_shaded_and_what_they_copied_is_told(
 
 def test_to_forbid_copies_the_training_tokens_are_looked_at_when_it_is_set(tale: Path) -> None:
     talk = Chat(load(tale, device="cpu"), SampleConfig(max_tokens=60, temperature=0))
-    talk.answer("/set no_copy 6")
+    talk.answer("/set no_copy_ngram 6")
     talk.answer("the")
     assert talk.gpt.copies is not None
     assert talk.gpt.copies.longest(talk.gpt.tokenizer.encode(talk.text)).length < 6

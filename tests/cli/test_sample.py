@@ -124,7 +124,7 @@ def test_what_was_copied_from_the_corpus_is_reported_and_forbidden_by_choice(sam
     free = json.loads(sample(*asked).stdout)
     assert free["copied"][0]["tokens"] > 8
     assert free["copied"][0]["text"] in free["samples"][0]
-    kept = json.loads(sample(*asked, "--no-copy", "8").stdout)
+    kept = json.loads(sample(*asked, "--no-copy-ngram", "8").stdout)
     assert 0 < kept["copied"][0]["tokens"] < 8
     shown = sample("--novelty", "--prompt", "the")
     assert "stand in the training tokens" in shown.stderr

@@ -50,7 +50,7 @@ def test_dry_run_prints_the_plan_and_makes_no_run(gptscratch: Command, corpus: P
 
 
 def test_the_plan_says_how_a_step_is_made_and_where(gptscratch: Command, corpus: Path) -> None:
-    shown = gptscratch("train", corpus, *SMALL, "--steps", 1, "--micro-batch", 4, "--dry-run").out
+    shown = gptscratch("train", corpus, *SMALL, "--steps", 1, "--micro-batch-size", 4, "--dry-run").out
     assert "1 layer, 32 wide, 2 heads" in shown
     assert "1 step of 128 tokens (8 x 16, 4 x 16 at once)" in shown
     assert "on cpu in float32" in shown
@@ -117,7 +117,7 @@ def wrong(tmp_path: Path) -> Path:
         (["empty.txt"], "empty"),
         (["latin.txt"], "offset 2"),
         (["binary.bin"], "binary"),
-        (["rows.csv", "--column", "review"], "title"),
+        (["rows.csv", "--text-column", "review"], "title"),
         (["CORPUS", "--tokenizer", "chars"], "char"),
         (["CORPUS", "--tokenizer", "bpe", "--vocab-size", "100"], "257"),
         (["CORPUS", "--heads", "3", "--d-model", "32"], "does not divide"),

@@ -210,7 +210,7 @@ def test_scan_counts_and_hashes_the_text(tmp_path: Path) -> None:
         ("a.txt", b"abc\xff\xfe def", "not utf-8: byte 0xff at offset 3"),
         ("a.txt", b"x" * (1 << 20) + b"yz\xe9 caf\xe9", "offset 1,048,578"),
         ("a.txt", "schöne Grüße an alle Bären ".encode("latin-1") * 20, "--encoding cp1252"),
-        ("a.txt", "é ö ü ".encode() + b"\xff", "--errors replace"),
+        ("a.txt", "é ö ü ".encode() + b"\xff", "--encoding-errors replace"),
         ("a.txt", bytes(range(256)) * 8, "looks like binary data"),
         ("a.txt", "plain text ".encode("utf-16-le"), "--encoding utf-16-le"),
         ("a.pdf", b"%PDF-1.7\n\xe2\xe3\xcf\xd3", "looks like a PDF"),
@@ -241,14 +241,14 @@ def test_a_missing_file_gets_a_near_match(tmp_path: Path) -> None:
 
 def test_damaged_bytes_are_replaced_by_request(tmp_path: Path) -> None:
     file = written(tmp_path / "a.txt", b"a\xffb")
-    assert documents(file, errors="replace") == ["a\ufffdb"]
+    assert documents(file, encoding_errors="replace") == ["a\ufffdb"]
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 1 << 18])
 def test_replaced_bytes_are_counted(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "_CHUNK", chunk)
     file = written(tmp_path / "a.txt", b"a\xffb \xef\xbf\xbd\xe2\x82 c\xc3")  # U+FFFD itself is no damage
-    found = scanned(file, errors="replace")
+    found = scanned(file, encoding_errors="replace")
     assert found.replaced == 4
     assert found.characters == len("a?b ?? c?")
 
@@ -269,9 +269,9 @@ def test_parquet_columns_are_read(tmp_path: Path) -> None:
     parquet.write_table(table, tmp_path / "a.parquet")
     assert documents(tmp_path / "a.parquet") == ["one", "two\nlines"]
     with pytest.raises(CorpusError, match="has no column 'body'"):
-        documents(tmp_path / "a.parquet", column="body")
+        documents(tmp_path / "a.parquet", text_column="body")
     with pytest.raises(CorpusError, match="does not hold text but int64"):
-        documents(tmp_path / "a.parquet", column="n")
+        documents(tmp_path / "a.parquet", text_column="n")
     with pytest.raises(CorpusError, match="Is the file whole"):
         documents(written(tmp_path / "b.parquet", b"PAR1 and no more"))
 
@@ -282,7 +282,7 @@ def test_a_parquet_column_of_lists_or_structures_is_refused(tmp_path: Path) -> N
     parquet.write_table(table, tmp_path / "a.parquet")
     for column in ("text", "chat"):
         with pytest.raises(CorpusError, match=f"the column '{column}' does not hold text but (list|struct)"):
-            documents(tmp_path / "a.parquet", column=column)
+            documents(tmp_path / "a.parquet", text_column=column)
 
 
 def test_parquet_text_may_be_a_dictionary_or_large(tmp_path: Path) -> None:
@@ -290,8 +290,8 @@ def test_parquet_text_may_be_a_dictionary_or_large(tmp_path: Path) -> None:
     kinds = {"a": arrow.dictionary(arrow.int32(), arrow.string()), "b": arrow.large_string()}
     table = arrow.table({name: arrow.array(["ä", "ä", None]).cast(kind) for name, kind in kinds.items()})
     parquet.write_table(table, tmp_path / "a.parquet")
-    assert documents(tmp_path / "a.parquet", column="a") == ["ä", "ä"]
-    assert documents(tmp_path / "a.parquet", column="b") == ["ä", "ä"]
+    assert documents(tmp_path / "a.parquet", text_column="a") == ["ä", "ä"]
+    assert documents(tmp_path / "a.parquet", text_column="b") == ["ä", "ä"]
 
 
 def test_parquet_bytes_that_are_not_utf8_are_named_or_replaced(tmp_path: Path) -> None:
@@ -300,10 +300,12 @@ def test_parquet_bytes_that_are_not_utf8_are_named_or_replaced(tmp_path: Path) -
         2, arrow.py_buffer(b"\0\0\0\0\2\0\0\0\5\0\0\0"), arrow.py_buffer(b"okx\xffy")
     )
     parquet.write_table(arrow.table({"text": damaged}), tmp_path / "a.parquet")
-    with pytest.raises(CorpusError, match=r"row 2: .* not UTF-8: byte 0xff at offset 1\. --errors replace"):
+    with pytest.raises(
+        CorpusError, match=r"row 2: .* not UTF-8: byte 0xff at offset 1\. --encoding-errors replace"
+    ):
         documents(tmp_path / "a.parquet")
-    assert documents(tmp_path / "a.parquet", errors="replace") == ["ok", "x\ufffdy"]
-    assert scanned(tmp_path / "a.parquet", errors="replace").replaced == 1
+    assert documents(tmp_path / "a.parquet", encoding_errors="replace") == ["ok", "x\ufffdy"]
+    assert scanned(tmp_path / "a.parquet", encoding_errors="replace").replaced == 1
 
 
 def test_parquet_rows_are_taken_by_their_size(tmp_path: Path) -> None:
@@ -420,9 +422,11 @@ def test_encoding_auto_guesses_file_by_file(tmp_path: Path) -> None:
 
 def test_encoding_auto_takes_damaged_utf8_for_what_it_is(tmp_path: Path) -> None:
     written(tmp_path / "a.txt", "Größe und Läufe, schön".encode() + b" \xff. Ende")
-    with pytest.raises(CorpusError, match=r"byte 0xff.*--errors replace"):
+    with pytest.raises(CorpusError, match=r"byte 0xff.*--encoding-errors replace"):
         documents(tmp_path, encoding="auto")
-    assert documents(tmp_path, encoding="auto", errors="replace") == ["Größe und Läufe, schön \ufffd. Ende"]
+    assert documents(tmp_path, encoding="auto", encoding_errors="replace") == [
+        "Größe und Läufe, schön \ufffd. Ende"
+    ]
 
 
 def test_an_unknown_encoding_is_named(tmp_path: Path) -> None:

@@ -201,7 +201,10 @@ def test_a_validation_corpus_is_the_whole_validation_side(tmp_path: Path) -> Non
 def test_the_manifest_keeps_what_cleaning_removed_and_what_was_replaced(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"<b>one</b>\xff<|endoftext|>two<|endoftext|>two")
     config = DataConfig(
-        corpus=(str(tmp_path / "a.txt"),), clean=("html", "dedup"), errors="replace", tokenizer="char"
+        corpus=(str(tmp_path / "a.txt"),),
+        clean=("html", "dedup"),
+        encoding_errors="replace",
+        tokenizer="char",
     )
     manifest = prepare(config).manifest
     assert manifest.removed == (

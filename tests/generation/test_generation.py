@@ -139,10 +139,10 @@ def test_decoding_ends_with_its_last_row() -> None:
 
 def test_nothing_repeats_where_it_may_not_and_a_row_is_never_left_without_a_token() -> None:
     model = lively()
-    found = PROMPT + list(generate(model, PROMPT, max_tokens=60, temperature=0, no_repeat=2))
+    found = PROMPT + list(generate(model, PROMPT, max_tokens=60, temperature=0, no_repeat_ngram=2))
     pairs = list(itertools.pairwise(found))
     assert len(set(pairs)) == len(pairs)
-    assert len(list(generate(model, PROMPT, max_tokens=60, temperature=0, no_repeat=1))) == 60
+    assert len(list(generate(model, PROMPT, max_tokens=60, temperature=0, no_repeat_ngram=1))) == 60
 
 
 def test_penalties_count_what_was_drawn() -> None:

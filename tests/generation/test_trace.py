@@ -28,7 +28,7 @@ WILD = SampleConfig(
     seed=4,
     repetition_penalty=1.3,
     frequency_penalty=0.5,
-    no_repeat=3,
+    no_repeat_ngram=3,
 )
 
 

@@ -198,8 +198,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         "eval_interval is 0",
     ),
     "a micro-batch of 0": (
-        lambda run: edit(run / "config.json", lambda v: v["train"].update(micro_batch=0)),
-        "micro_batch is 0",
+        lambda run: edit(run / "config.json", lambda v: v["train"].update(micro_batch_size=0)),
+        "micro_batch_size is 0",
     ),
     "no length": (
         lambda run: edit(run / "config.json", lambda v: v["train"].update(steps=0)),

@@ -31,7 +31,7 @@ def test_a_run_that_is_being_trained_is_neither_resumed_nor_replaced(fit: Fit, t
     with held(tale):
         for attempt in (
             lambda: resume("tale", steps=30),
-            lambda: resume("tale", anneal=True),
+            lambda: resume("tale", cooldown=True),
             lambda: fit(name="tale", replace_run=True),
         ):
             with pytest.raises(RunBusyError, match=f"tale is being trained by process {os.getpid()}"):

@@ -33,7 +33,7 @@ from gptscratch.runs.tensors import load_tensors
 from gptscratch.training.trainer import resume, train
 
 SETTINGS: dict[str, Any] = {
-    "n_layer": 1, "n_head": 2, "d_model": 16, "context_length": 16, "batch_size": 4, "micro_batch": 2,
+    "n_layer": 1, "n_head": 2, "d_model": 16, "context_length": 16, "batch_size": 4, "micro_batch_size": 2,
     "steps": 24, "log_interval": 3, "eval_interval": 8, "save_interval": 4, "sample_interval": 0,
     "tokenizer": "char", "device": "cpu", "dtype": "float32", "optimizer": "adamw", "dropout": 0.2,
     "eval_tokens": 64,
@@ -131,10 +131,10 @@ def scenarios(corpus: Path, keep: int) -> dict[str, tuple[Callable[[], object], 
         try:
             return resume(run)
         except CheckpointError:  # killed before the first checkpoint: the same command starts it again
-            return train(corpus, name="killed", keep=keep, **SETTINGS)
+            return train(corpus, name="killed", keep_checkpoints=keep, **SETTINGS)
 
     def finished() -> object:
-        return train(corpus, name="killed", keep=keep, **SETTINGS)
+        return train(corpus, name="killed", keep_checkpoints=keep, **SETTINGS)
 
     def rewind(run: Path) -> object:
         return resume(paths.checkpoints(run)[0][1])

@@ -22,7 +22,7 @@ from gptscratch.training.state import TrainState
 from gptscratch.training.trainer import TrainResult, resume
 
 Fit = Callable[..., TrainResult]
-LONG: dict[str, Any] = {"steps": 400, "log_interval": 1, "warmup": 3, "eval_interval": 100}
+LONG: dict[str, Any] = {"steps": 400, "log_interval": 1, "warmup_steps": 3, "eval_interval": 100}
 
 
 def interrupt_at(*steps: int) -> hooks.Hook:
@@ -46,7 +46,7 @@ def rates(run: Path) -> list[float]:
 def test_an_interrupted_run_anneals_over_a_tenth_of_its_steps(
     fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = stopped(fit, monkeypatch, 150, anneal=True)
+    result = stopped(fit, monkeypatch, 150, cooldown=True)
     assert (result.step, result.interrupted) == (165, False)
     assert result.evaluation is not None
     found = rates(result.run)
@@ -59,7 +59,7 @@ def test_a_saved_run_anneals_for_as_long_as_is_asked_from_then_on(
     fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert stopped(fit, monkeypatch, 30).interrupted
-    assert resume("a", anneal=True, tokens=20 * 8 * 16).step == 50
+    assert resume("a", cooldown=True, tokens=20 * 8 * 16).step == 50
 
 
 def test_a_run_that_falls_already_goes_on_from_the_rate_it_has(
@@ -67,7 +67,7 @@ def test_a_run_that_falls_already_goes_on_from_the_rate_it_has(
 ) -> None:
     run = stopped(fit, monkeypatch, 300).run  # half of its fall is done
     before = rates(run)[-1]
-    assert resume("a", anneal=True, steps=20).step == 320
+    assert resume("a", cooldown=True, steps=20).step == 320
     after = rates(run)[300:]
     assert after[0] == pytest.approx(before, rel=0.02)
     assert after == pytest.approx([after[0] * (1 - n / 20) for n in range(20)])
@@ -76,10 +76,10 @@ def test_a_run_that_falls_already_goes_on_from_the_rate_it_has(
 def test_annealing_that_is_stopped_goes_on_as_if_it_had_not_been(
     fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    straight = rates(stopped(fit, monkeypatch, 150, anneal=True).run)
+    straight = rates(stopped(fit, monkeypatch, 150, cooldown=True).run)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "HOOKS", (interrupt_at(150, 155), *hooks.HOOKS))
-        result = fit(name="b", anneal=True, **LONG)
+        result = fit(name="b", cooldown=True, **LONG)
     assert (result.step, result.interrupted) == (155, True)
     assert resume("b").step == 165
     assert rates(result.run) == straight
@@ -87,7 +87,7 @@ def test_annealing_that_is_stopped_goes_on_as_if_it_had_not_been(
 
 def test_minutes_count_from_now_on_and_leave_room_for_the_end() -> None:
     state = TrainState(step=50, seconds=90.0, closing_seconds=10.0)
-    config = RunConfig(train=TrainConfig(minutes=10, learning_rate=0.3, warmup=5, batch_size=4))
+    config = RunConfig(train=TrainConfig(minutes=10, learning_rate=0.3, warmup_steps=5, batch_size=4))
     train = annealed(config, state, 1000, 8.0, {"minutes": 1.0}).train
     assert train.minutes == pytest.approx(2.5)
     scale, horizon = schedule_of(train), make_horizon(train, 1000, 8)
@@ -99,10 +99,10 @@ def test_minutes_count_from_now_on_and_leave_room_for_the_end() -> None:
 def test_a_run_that_has_ended_has_nothing_to_anneal(tale: Path) -> None:
     before = (tale / "config.json").read_text()
     with pytest.raises(ConfigError, match="fallen to 0"):
-        resume("tale", anneal=True)
+        resume("tale", cooldown=True)
     assert (tale / "config.json").read_text() == before
 
 
 def test_annealing_changes_nothing_but_the_rate(tale: Path) -> None:
     with pytest.raises(ConfigError, match="weight_decay"):
-        resume(tale, anneal=True, weight_decay=0.3)
+        resume(tale, cooldown=True, weight_decay=0.3)

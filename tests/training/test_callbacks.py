@@ -85,8 +85,8 @@ def test_a_first_step_that_compiles_for_a_minute_does_not_end_five_minutes(clock
 
 def test_steps_whose_micro_batch_was_halved_are_not_typical(clock: Clock) -> None:
     session = session_of(clock, seconds=300)
-    for micro_batch, seconds in ((8, 1.0), (8, 0.1), (4, 30.0), (4, 0.1)):
-        session.micro_batch = micro_batch
+    for micro_batch_size, seconds in ((8, 1.0), (8, 0.1), (4, 30.0), (4, 0.1)):
+        session.micro_batch_size = micro_batch_size
         step(session, clock, seconds)
     assert session.pace.step_seconds == pytest.approx(0.1)
 
@@ -216,7 +216,9 @@ def test_an_evaluation_saves_only_where_it_is_the_best(fit: Fit, monkeypatch: py
 
     monkeypatch.setattr(loop, "HOOKS", (hooks.log, evaluate, hooks.save))
     events: list[Event] = []
-    result = fit(name="a", eval_interval=4, save_interval=1000, steps=24, keep=9, listen=events.append)
+    result = fit(
+        name="a", eval_interval=4, save_interval=1000, steps=24, keep_checkpoints=9, listen=events.append
+    )
     assert [e.step for e in events if isinstance(e, Saved)] == [4, 8, 16, 24]
     assert result.best_step == 16
     assert json.loads((result.run / "best.json").read_text())["step"] == 16
@@ -224,7 +226,7 @@ def test_an_evaluation_saves_only_where_it_is_the_best(fit: Fit, monkeypatch: py
 
 
 def test_a_run_that_patience_ended_is_over_and_more_patience_continues_it(fit: Fit) -> None:
-    rising = {"schedule": "constant", "learning_rate": 0.3, "adamw_learning_rate": 0.6}
+    rising = {"lr_schedule": "constant", "learning_rate": 0.3, "adamw_learning_rate": 0.6}
     ended = fit(name="a", steps=400, eval_interval=4, patience=2, **rising)
     assert ended.step < 400
     events: list[Event] = []
@@ -237,7 +239,7 @@ def test_out_of_patience_says_which_step_was_the_best(fit: Fit) -> None:
     events: list[Event] = []
     result = fit(
         name="a", listen=events.append, steps=400, eval_interval=4, patience=2,
-        schedule="constant", learning_rate=0.3, adamw_learning_rate=0.6,
+        lr_schedule="constant", learning_rate=0.3, adamw_learning_rate=0.6,
     )  # fmt: skip
     said = [e.text for e in events if isinstance(e, Notice) and "patience" in e.text]
     assert len(said) == 1
@@ -246,7 +248,7 @@ def test_out_of_patience_says_which_step_was_the_best(fit: Fit) -> None:
 
 def test_divergence_says_what_is_left_and_how_to_continue(fit: Fit) -> None:
     with pytest.raises(RunError) as caught:
-        fit(name="a", optimizer="adamw", learning_rate=1e38, warmup=0, schedule="constant")
+        fit(name="a", optimizer="adamw", learning_rate=1e38, warmup_steps=0, lr_schedule="constant")
     assert "diverged" in caught.value.message
     assert "No checkpoint was saved yet" in caught.value.hint
 

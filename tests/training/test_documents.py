@@ -65,10 +65,12 @@ class Watching:
         del state
 
 
-def gradients_of_a_step(model: GPT, batch: Batch, *, micro_batch: int, mask: bool) -> tuple[float, int, list]:
+def gradients_of_a_step(
+    model: GPT, batch: Batch, *, micro_batch_size: int, mask: bool
+) -> tuple[float, int, list]:
     watching = Watching(model)
     worker = Worker(model, torch.float32, mask_at=END if mask else None)
-    result = take_step(worker, watching, *batch, micro_batch=micro_batch, grad_clip=0.0, scale=1.0)
+    result = take_step(worker, watching, *batch, micro_batch_size=micro_batch_size, grad_clip=0.0, scale=1.0)
     return result.loss.item(), result.tokens, watching.gradients
 
 
@@ -104,37 +106,40 @@ def packed() -> Batch:
     return np.stack([row[:-1] for row in rows]), np.stack([row[1:] for row in rows])
 
 
-@pytest.mark.parametrize("micro_batch", [1, 4, 6])
-def test_packed_rows_train_as_plain_rows(micro_batch: int) -> None:
+@pytest.mark.parametrize("micro_batch_size", [1, 4, 6])
+def test_packed_rows_train_as_plain_rows(micro_batch_size: int) -> None:
     batch = packed()
     pieces = [[*x, y[-1]] for x, y in zip(*batch, strict=True)]
     assert_same(
-        gradients_of_a_step(tiny(), batch, micro_batch=micro_batch, mask=False), naive(tiny(), pieces)
+        gradients_of_a_step(tiny(), batch, micro_batch_size=micro_batch_size, mask=False),
+        naive(tiny(), pieces),
     )
 
 
-@pytest.mark.parametrize("micro_batch", [1, 4, 6])
+@pytest.mark.parametrize("micro_batch_size", [1, 4, 6])
 @pytest.mark.parametrize("position", ["rope", "learned"])
-def test_masked_rows_train_as_their_documents_alone(position: str, micro_batch: int) -> None:
+def test_masked_rows_train_as_their_documents_alone(position: str, micro_batch_size: int) -> None:
     batch = packed()
     pieces = []
     for x, y in zip(*batch, strict=True):
         pieces += cut_at_documents([*x, y[-1]])
     assert len(pieces) > 10
-    found = gradients_of_a_step(tiny(position), batch, micro_batch=micro_batch, mask=True)
+    found = gradients_of_a_step(tiny(position), batch, micro_batch_size=micro_batch_size, mask=True)
     assert_same(found, naive(tiny(position), pieces))
 
 
-@pytest.mark.parametrize("micro_batch", [1, 3, 5, 20])
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 5, 20])
 @pytest.mark.parametrize("position", ["rope", "learned"])
-def test_padded_rows_train_as_their_documents_alone(position: str, micro_batch: int) -> None:
+def test_padded_rows_train_as_their_documents_alone(position: str, micro_batch_size: int) -> None:
     batches = Batches(TOKENS, CONTEXT, 13, seed=1, pad_with=END)
     assert batches.n_rows == 13
     pieces = []
     for document in DOCUMENTS:
         whole = [END, *document]
         pieces += [whole[i : i + CONTEXT + 1] for i in range(0, len(document), CONTEXT)]
-    found = gradients_of_a_step(tiny(position), batches.batch(0), micro_batch=micro_batch, mask=False)
+    found = gradients_of_a_step(
+        tiny(position), batches.batch(0), micro_batch_size=micro_batch_size, mask=False
+    )
     assert_same(found, naive(tiny(position), pieces))
 
 
@@ -143,7 +148,9 @@ def test_what_stands_in_the_pads_changes_nothing() -> None:
     other = np.where(targets < 0, 17, inputs)
     other[:, 0] = inputs[:, 0]
     assert not np.array_equal(other, inputs)
-    found = [gradients_of_a_step(tiny(), (x, targets), micro_batch=4, mask=False)[2] for x in (inputs, other)]
+    found = [
+        gradients_of_a_step(tiny(), (x, targets), micro_batch_size=4, mask=False)[2] for x in (inputs, other)
+    ]
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
@@ -177,7 +184,7 @@ def tales(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def settings(**changes: Any) -> dict[str, Any]:
         base = {
             "corpus": str(tmp_path / "tales.jsonl"), "n_layer": 1, "n_head": 2, "d_model": 32,
-            "context_length": 64, "batch_size": 8, "micro_batch": 4, "steps": 12, "log_interval": 1,
+            "context_length": 64, "batch_size": 8, "micro_batch_size": 4, "steps": 12, "log_interval": 1,
             "eval_interval": 6, "save_interval": 6, "sample_interval": 0, "tokenizer": "byte",
             "device": "cpu", "dtype": "float32", "dropout": 0.1, "seed": 3,
         }  # fmt: skip

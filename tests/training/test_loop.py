@@ -46,7 +46,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
 def test_full_memory_halves_the_micro_batch_until_it_fits(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     small_memory(monkeypatch, rows=2)
     events: list[Event] = []
-    assert fit(batch_size=8, micro_batch=8, steps=4, listen=events.append).step == 4
+    assert fit(batch_size=8, micro_batch_size=8, steps=4, listen=events.append).step == 4
     notices = [event.text for event in events if isinstance(event, Notice)]
     assert [n for n in notices if "memory" in n] == [
         "The memory is full: going on with 4 sequences at a time.",
@@ -57,9 +57,9 @@ def test_full_memory_halves_the_micro_batch_until_it_fits(fit: Fit, monkeypatch:
 def test_a_run_that_ran_out_of_memory_is_one_with_a_smaller_micro_batch(
     fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = fit(name="a", batch_size=8, micro_batch=4, dropout=0.2)
+    small = fit(name="a", batch_size=8, micro_batch_size=4, dropout=0.2)
     small_memory(monkeypatch, rows=4)
-    halved = fit(name="b", batch_size=8, micro_batch=8, dropout=0.2)
+    halved = fit(name="b", batch_size=8, micro_batch_size=8, dropout=0.2)
     assert small.evaluation is not None
     assert small.evaluation == halved.evaluation
 
@@ -77,7 +77,7 @@ def test_an_update_that_runs_out_of_memory_is_not_tried_twice(
 
     monkeypatch.setattr(Muon, "_update", limited)
     with pytest.raises(RunError, match="Out of memory while it updates the parameters"):
-        fit(batch_size=8, micro_batch=8)
+        fit(batch_size=8, micro_batch_size=8)
     assert len(updates) == 2
 
 
@@ -132,7 +132,7 @@ def test_everything_is_compiled_before_the_first_step(fit: Fit, monkeypatch: pyt
         if isinstance(event, Started):
             before.append(list(eager.shapes))
 
-    fit(compile=True, batch_size=5, micro_batch=2, listen=listen)
+    fit(compile=True, batch_size=5, micro_batch_size=2, listen=listen)
     assert before == [[(2, 16), (1, 16)]] == [eager.shapes]
 
 
@@ -143,7 +143,7 @@ def test_half_of_the_minutes_remain_after_a_long_compilation() -> None:
 
 
 def test_rows_of_documents_are_compiled_for_two_lengths() -> None:
-    config = TrainConfig(documents="padded", batch_size=8, micro_batch=4)
+    config = TrainConfig(documents="padded", batch_size=8, micro_batch_size=4)
     assert compiled_shapes(config, 64) == [(4, 64), (4, 32)]
 
 
@@ -154,7 +154,7 @@ def test_a_compilation_that_runs_out_of_memory_is_left_to_the_first_step(
     eager.error = torch.OutOfMemoryError("too much")
     monkeypatch.setattr(torch, "compile", eager)
     events: list[Event] = []
-    fit(compile=True, batch_size=8, micro_batch=8, steps=2, listen=events.append)
+    fit(compile=True, batch_size=8, micro_batch_size=8, steps=2, listen=events.append)
     assert eager.shapes == [(8, 16)]  # the compiled function is what trains
     assert not [e for e in events if isinstance(e, Notice) and "compile" in e.text]
 

@@ -27,7 +27,7 @@ from gptscratch.training.trainer import TrainResult, resume
 Fit = Callable[..., TrainResult]
 HARD = {
     "dropout": 0.2,
-    "keep": 3,
+    "keep_checkpoints": 3,
     "eval_tokens": 64,
 }  # randomness in each step, two micro-batches, a part scored
 TIMES = ("seconds", "tokens_per_second")

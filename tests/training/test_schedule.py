@@ -13,8 +13,8 @@ from gptscratch.training.schedule import CURVES, Schedule, make_schedule
 from gptscratch.training.state import TrainState
 
 
-def schedule(name: str, *, warmup: int = 0, decay: float = 0.5, final: float = 0.0) -> Schedule:
-    return make_schedule(name, warmup=warmup, decay_fraction=decay, final_fraction=final)
+def schedule(name: str, *, warmup_steps: int = 0, decay: float = 0.5, final: float = 0.0) -> Schedule:
+    return make_schedule(name, warmup_steps=warmup_steps, decay_fraction=decay, final_fraction=final)
 
 
 def test_every_schedule_of_the_config_exists() -> None:
@@ -34,7 +34,7 @@ def test_the_ends_of_each_schedule(name: str, start: float, end: float) -> None:
 
 @pytest.mark.parametrize("name", ["constant", "cosine", "linear", "wsd"])
 def test_warm_up_rises_evenly_and_never_begins_at_zero(name: str) -> None:
-    scale = schedule(name, warmup=4)
+    scale = schedule(name, warmup_steps=4)
     assert [scale(step, 0.0) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
 
 

@@ -51,7 +51,7 @@ class Watching:
 
 
 def stepped(
-    model: GPT, *, micro_batch: int = 8, grad_clip: float = 0.0, dtype: torch.dtype = torch.float32,
+    model: GPT, *, micro_batch_size: int = 8, grad_clip: float = 0.0, dtype: torch.dtype = torch.float32,
     targets: np.ndarray = TARGETS,
 ) -> tuple[StepResult, list[torch.Tensor]]:  # fmt: skip
     watching = Watching(model)
@@ -60,18 +60,18 @@ def stepped(
         watching,
         INPUTS,
         targets,
-        micro_batch=micro_batch,
+        micro_batch_size=micro_batch_size,
         grad_clip=grad_clip,
         scale=1.0,
     )
     return result, watching.gradients
 
 
-@pytest.mark.parametrize("micro_batch", [1, 2, 3, 8, 100])
-def test_the_result_does_not_depend_on_the_micro_batch(micro_batch: int) -> None:
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 8, 100])
+def test_the_result_does_not_depend_on_the_micro_batch(micro_batch_size: int) -> None:
     targets = TARGETS.copy()
     targets[0, :9] = IGNORE  # so that the micro-batches count unequally
-    result, gradients = stepped(tiny(), micro_batch=micro_batch, targets=targets)
+    result, gradients = stepped(tiny(), micro_batch_size=micro_batch_size, targets=targets)
     model = tiny()
     logits = model(torch.from_numpy(INPUTS))
     wanted = F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(targets).flatten(), ignore_index=IGNORE)
@@ -105,8 +105,8 @@ def test_a_gradient_below_the_limit_is_left_alone() -> None:
 def test_half_precision_work_gives_float32_gradients_near_the_full_ones(tied: bool) -> None:
     model = tiny(tie_embeddings=tied)
     full, wanted = stepped(model)
-    for micro_batch in (8, 1):
-        half, found = stepped(model, micro_batch=micro_batch, dtype=torch.bfloat16)
+    for micro_batch_size in (8, 1):
+        half, found = stepped(model, micro_batch_size=micro_batch_size, dtype=torch.bfloat16)
         assert half.loss.item() == pytest.approx(full.loss.item(), rel=1e-2)
         assert len(found) == len(wanted)
         for own, their in zip(found, wanted, strict=True):
@@ -142,7 +142,9 @@ def test_a_tiny_batch_is_learnt_by_heart(kind: str, dtype: str) -> None:
     worker = Worker(model, getattr(torch, dtype))
     optimizer = Together(optimizer_of(model, kind), *[worker.loss_scale] * (dtype == "float16"))
     losses = [
-        take_step(worker, optimizer, INPUTS, TARGETS, micro_batch=4, grad_clip=1.0, scale=1.0).loss.item()
+        take_step(
+            worker, optimizer, INPUTS, TARGETS, micro_batch_size=4, grad_clip=1.0, scale=1.0
+        ).loss.item()
         for _ in range(80)
     ]
     assert losses[0] == pytest.approx(np.log(31), abs=0.3)
@@ -152,7 +154,7 @@ def test_a_tiny_batch_is_learnt_by_heart(kind: str, dtype: str) -> None:
 def test_no_gradient_outlives_its_step() -> None:
     model = tiny()
     worker = Worker(model, torch.bfloat16)
-    take_step(worker, optimizer_of(model), INPUTS, TARGETS, micro_batch=4, grad_clip=1.0, scale=1.0)
+    take_step(worker, optimizer_of(model), INPUTS, TARGETS, micro_batch_size=4, grad_clip=1.0, scale=1.0)
     assert all(p.grad is None for p in [*worker.parameters, *(twin for _, twin in worker.copies)])
 
 
@@ -160,7 +162,7 @@ def test_the_working_copy_follows_the_model() -> None:
     model = tiny()
     worker = Worker(model, torch.bfloat16)
     before = copy.deepcopy(model)
-    take_step(worker, optimizer_of(model), INPUTS, TARGETS, micro_batch=8, grad_clip=1.0, scale=1.0)
+    take_step(worker, optimizer_of(model), INPUTS, TARGETS, micro_batch_size=8, grad_clip=1.0, scale=1.0)
     worker.refresh()
     for now, twin in worker.copies:
         assert torch.equal(twin, now.bfloat16())
@@ -181,7 +183,7 @@ def test_an_update_without_a_finite_gradient_changes_nothing_at_all(kind: str, n
         worker, optimizer = Worker(model, torch.float32), optimizer_of(model, kind)
 
         def step() -> StepResult:
-            return take_step(worker, optimizer, INPUTS, TARGETS, micro_batch=8, grad_clip=1.0, scale=1.0)  # noqa: B023
+            return take_step(worker, optimizer, INPUTS, TARGETS, micro_batch_size=8, grad_clip=1.0, scale=1.0)  # noqa: B023
 
         step()
         if broken:
@@ -206,7 +208,7 @@ def test_float16_lowers_its_scale_until_the_gradients_fit() -> None:
     worker.loss_scale.scale.fill_(2.0**24)
     optimizer = Together(watching, worker.loss_scale)
     norms = [
-        take_step(worker, optimizer, INPUTS, TARGETS, micro_batch=8, grad_clip=0.0, scale=1.0).grad_norm
+        take_step(worker, optimizer, INPUTS, TARGETS, micro_batch_size=8, grad_clip=0.0, scale=1.0).grad_norm
         for _ in range(12)
     ]
     finite = [bool(norm.isfinite()) for norm in norms]

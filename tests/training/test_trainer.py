@@ -61,7 +61,7 @@ def test_a_run_learns_and_says_how_it_ended(fit: Fit) -> None:
 def test_the_losses_are_the_golden_ones(fit: Fit, optimizer: str) -> None:
     """A change of the mathematics shows here. If it was meant: delete the file's entry, and run twice."""
     events: list[Event] = []
-    fit(name="a", listen=events.append, optimizer=optimizer, learning_rate=0.02, warmup=3)
+    fit(name="a", listen=events.append, optimizer=optimizer, learning_rate=0.02, warmup_steps=3)
     found = {
         "train": [e.train_loss for e in events if isinstance(e, Logged)],
         "val": [e.val_loss for e in events if isinstance(e, Evaluated)],
@@ -118,15 +118,15 @@ def test_the_logged_loss_is_the_mean_over_the_steps_since_the_last(fit: Fit) -> 
 
 
 def test_the_newest_and_the_best_checkpoint_are_kept(fit: Fit) -> None:
-    run = fit(name="a", keep=2).run  # it grows better to the end
+    run = fit(name="a", keep_checkpoints=2).run  # it grows better to the end
     assert steps_of(run) == [20, 24]
-    assert steps_of(fit(name="b", keep=1).run) == [24]
+    assert steps_of(fit(name="b", keep_checkpoints=1).run) == [24]
     assert read(run / "last.json") == {"checkpoint": "step-00000024", "step": 24, "finished": True}
 
 
 def test_the_best_checkpoint_is_the_one_of_lowest_loss_and_survives(fit: Fit) -> None:
-    rising = {"schedule": "constant", "warmup": 40, "learning_rate": 2.0, "adamw_learning_rate": 2.0}
-    run = fit(name="a", keep=1, steps=40, **rising).run
+    rising = {"lr_schedule": "constant", "warmup_steps": 40, "learning_rate": 2.0, "adamw_learning_rate": 2.0}
+    run = fit(name="a", keep_checkpoints=1, steps=40, **rising).run
     losses = {r["step"]: r["val_loss"] for r in read_metrics(run / "metrics.jsonl") if "val_loss" in r}
     best = min(losses, key=lambda step: losses[step])
     assert best < 40  # a rate that only rises does not end at its best
@@ -140,7 +140,7 @@ def test_patience_ends_a_run_that_grows_no_better(fit: Fit) -> None:
     events: list[Event] = []
     result = fit(
         name="a", listen=events.append, steps=400, eval_interval=4, patience=3,
-        schedule="constant", learning_rate=0.3, adamw_learning_rate=0.6,
+        lr_schedule="constant", learning_rate=0.3, adamw_learning_rate=0.6,
     )  # fmt: skip
     losses = [e.val_loss for e in events if isinstance(e, Evaluated)]
     assert result.step < 400
@@ -190,7 +190,7 @@ def test_a_loss_that_is_no_number_stops_and_leaves_the_last_good_checkpoint(
 
 def test_a_rate_far_too_high_ends_in_one_clear_error_or_a_whole_run(fit: Fit) -> None:
     with pytest.raises(RunError, match="learning-rate"):
-        fit(name="a", optimizer="adamw", learning_rate=1e38, warmup=0, schedule="constant")
+        fit(name="a", optimizer="adamw", learning_rate=1e38, warmup_steps=0, lr_schedule="constant")
     for _, folder in paths.checkpoints(paths.run_dir("a")):
         tensors = load_tensors(folder / "model.safetensors")
         assert all(tensor.isfinite().all() for tensor in tensors.values())

@@ -53,7 +53,13 @@ def _step_of(worker: Worker, optimizer: Optimizer, config: RunConfig, rows: int)
 
     def step() -> None:
         result = take_step(
-            worker, optimizer, ids, ids, micro_batch=config.train.micro_batch, grad_clip=1.0, scale=0.0
+            worker,
+            optimizer,
+            ids,
+            ids,
+            micro_batch_size=config.train.micro_batch_size,
+            grad_clip=1.0,
+            scale=0.0,
         )
         result.loss.item()  # waits for the device
 

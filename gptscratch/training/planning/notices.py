@@ -45,9 +45,13 @@ def held_back(config: RunConfig, facts: Facts) -> list[str]:
 def unreachable(config: RunConfig, given: Mapping[str, Any], steps: int) -> list[str]:
     """What was asked for and cannot be had."""
     notices = []
-    if "train.warmup" in given and config.train.warmup >= steps and config.train.schedule != "onecycle":
+    if (
+        "train.warmup_steps" in given
+        and config.train.warmup_steps >= steps
+        and config.train.lr_schedule != "onecycle"
+    ):
         notices.append(
-            f"The warm-up takes {config.train.warmup:,} steps, and the run has {steps:,}: "
+            f"The warm-up takes {config.train.warmup_steps:,} steps, and the run has {steps:,}: "
             "the learning rate never reaches its peak."
         )
     if config.train.learning_rate == 0:
@@ -60,9 +64,17 @@ def ineffective(config: RunConfig, given: Mapping[str, Any]) -> list[str]:
     model, train = config.model, config.train
     cases = (
         ("model.rope_theta", model.position != "rope", f"--position {model.position}"),
-        ("train.warmup", train.schedule == "onecycle", "--schedule onecycle, which has its own rise"),
-        ("train.decay_fraction", train.schedule != "wsd", f"--schedule {train.schedule}"),
-        ("train.final_fraction", train.schedule in ("constant", "onecycle"), f"--schedule {train.schedule}"),
+        (
+            "train.warmup_steps",
+            train.lr_schedule == "onecycle",
+            "--lr-schedule onecycle, which has its own rise",
+        ),
+        ("train.decay_fraction", train.lr_schedule != "wsd", f"--lr-schedule {train.lr_schedule}"),
+        (
+            "train.final_fraction",
+            train.lr_schedule in ("constant", "onecycle"),
+            f"--lr-schedule {train.lr_schedule}",
+        ),
         ("train.adamw_learning_rate", train.optimizer == "adamw", "--optimizer adamw"),
         ("train.momentum", train.optimizer == "adamw", "--optimizer adamw"),
     )

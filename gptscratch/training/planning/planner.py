@@ -32,9 +32,9 @@ MEMORY_SHARE = 0.75  # of what is free, that a plan fills: what comes and goes i
 GPU_RESERVE = 1 << 30  # bytes of a GPU's memory for logits, kernels and fragments
 # Settings that the plan chooses where they have this value, given or not.
 _OPEN = {
-    "train.batch_size": 0, "train.micro_batch": 0, "train.log_interval": 0, "train.eval_interval": 0,
+    "train.batch_size": 0, "train.micro_batch_size": 0, "train.log_interval": 0, "train.eval_interval": 0,
     "train.save_interval": 0, "train.eval_tokens": 0, "train.final_eval_tokens": 0,
-    "train.weight_decay": -1, "train.warmup": -1,
+    "train.weight_decay": -1, "train.warmup_steps": -1,
 }  # fmt: skip
 
 
@@ -117,7 +117,7 @@ def make_plan(settings: Mapping[str, Any], data: DataConfig, facts: Facts) -> Pl
 def _training_peak(config: RunConfig, facts: Facts) -> int:
     return sizing.training_peak(
         config.model,
-        micro_batch=config.train.micro_batch,
+        micro_batch_size=config.train.micro_batch_size,
         optimizer=config.train.optimizer,
         dtype=facts.dtype,
         device=facts.device,
@@ -218,7 +218,7 @@ def _batch_settings(
     """Sequences of a step by ``rules.batch_tokens``, and of a micro-batch as many as the memory holds."""
     row = facts.tokens_per_row(config.model.context_length)
     wanted = _planned_batch(config, facts)
-    micro = config.train.micro_batch
+    micro = config.train.micro_batch_size
     if micro and "train.batch_size" not in given:
         return {"train.batch_size": micro * max(1, round(wanted / row / micro))}
     batch = config.train.batch_size or max(1, round(min(wanted, facts.train_tokens) / row))
@@ -226,7 +226,7 @@ def _batch_settings(
         notices.append(f"The micro-batch has {batch} sequences instead of {micro}: a step has no more.")
         micro = batch
     passes = math.ceil(batch / _rows_at_once(config, facts))
-    return {"train.batch_size": batch, "train.micro_batch": micro or math.ceil(batch / passes)}
+    return {"train.batch_size": batch, "train.micro_batch_size": micro or math.ceil(batch / passes)}
 
 
 def _planned_batch(config: RunConfig, facts: Facts) -> float:
@@ -243,7 +243,7 @@ def _rows_at_once(config: RunConfig, facts: Facts) -> int:
     model, device = config.model, facts.device
     one, two = (
         sizing.memory_to_train(
-            model, micro_batch=rows, optimizer=config.train.optimizer, dtype=facts.dtype, device=device
+            model, micro_batch_size=rows, optimizer=config.train.optimizer, dtype=facts.dtype, device=device
         )
         for rows in (1, 2)
     )
@@ -308,7 +308,7 @@ def _rate_settings(config: RunConfig, steps: int, facts: Facts) -> dict[str, Any
     rates |= {name: factor * rate for name, rate in rates.items() if name.endswith("rate")}
     rate = config.train.learning_rate or rates["train.learning_rate"]
     return {
-        "train.warmup": min(100, steps // 20),
+        "train.warmup_steps": min(100, steps // 20),
         "train.weight_decay": rules.weight_decay(rate, steps),
         **rates,
         **rules.regularisation(steps * step_tokens / facts.train_tokens, facts.train_tokens),

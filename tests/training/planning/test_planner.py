@@ -62,10 +62,10 @@ def test_the_tokens_to_come_fit_into_the_time() -> None:
 def test_a_step_that_does_not_fit_into_memory_is_made_in_even_passes() -> None:
     wide = {"n_layer": 12, "d_model": 768, "n_head": 12, "context_length": 1024, "steps": 100}
     found = plan(dataclasses.replace(LAPTOP, vocab_size=50_000), batch_size=23, **wide)
-    at_once = found.config.train.micro_batch
+    at_once = found.config.train.micro_batch_size
     assert 1 < at_once < 23
     activations = [
-        sizing.memory_to_train(found.config.model, micro_batch=n, dtype="bfloat16").activations
+        sizing.memory_to_train(found.config.model, micro_batch_size=n, dtype="bfloat16").activations
         for n in (0, at_once)
     ]
     assert activations[1] - activations[0] < 2.1 * 2**30
@@ -258,8 +258,8 @@ def test_a_small_corpus_has_its_useful_steps_also_after_a_slow_start() -> None:
     ("given", "said"),
     [
         ({"context_length": 500_000}, "context length is 111,999 instead of 500,000: the validation text"),
-        ({"warmup": 1000, "steps": 3}, "warm-up takes 1,000 steps, and the run has 3"),
-        ({"micro_batch": 64, "batch_size": 4}, "micro-batch has 4 sequences instead of 64"),
+        ({"warmup_steps": 1000, "steps": 3}, "warm-up takes 1,000 steps, and the run has 3"),
+        ({"micro_batch_size": 64, "batch_size": 4}, "micro-batch has 4 sequences instead of 64"),
         ({"learning_rate": 0.0}, "learning rate is 0"),
     ],
 )
@@ -269,10 +269,10 @@ def test_what_was_given_and_cannot_be_had_is_told(given: dict[str, Any], said: s
 
 
 def test_a_learning_rate_of_0_is_kept_and_other_zeros_are_chosen() -> None:
-    zeros = {"learning_rate": 0.0, "batch_size": 0, "eval_interval": 0, "log_interval": 0, "warmup": -1}
+    zeros = {"learning_rate": 0.0, "batch_size": 0, "eval_interval": 0, "log_interval": 0, "warmup_steps": -1}
     found = plan(steps=100, **zeros).config.train
     assert found.learning_rate == 0
-    assert min(found.batch_size, found.eval_interval, found.log_interval, found.warmup) > 0
+    assert min(found.batch_size, found.eval_interval, found.log_interval, found.warmup_steps) > 0
 
 
 @pytest.mark.parametrize("unit", ["minutes", "steps", "epochs", "tokens"])

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 BATCH = RunConfig().with_settings(
     {
         "n_layer": 2, "d_model": 64, "n_head": 2, "context_length": 64, "model.vocab_size": 67,
-        "batch_size": 32, "micro_batch": 16, "steps": 1,
+        "batch_size": 32, "micro_batch_size": 16, "steps": 1,
     }
 )  # fmt: skip
 
