@@ -1,12 +1,10 @@
-"""Which device and which number format, seeding, and the threads' settings."""
+"""Which device and which number format; memory, seeding, and settings of torch in this process."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import importlib.util
-import itertools
-import math
 import os
 import sys
 import time
@@ -16,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gptscratch.accelerate.linear import linear
 from gptscratch.errors import ConfigError, RunError
 
 _GROUP = ("max", "current", "stat")
@@ -79,8 +77,6 @@ def _cpu_has_fast_bfloat16() -> bool:
     """Timed once for each process, about 5 ms: the instructions that a processor reports do not say which of
     them torch and its libraries use. Ratios seen: 2.1 with AVX-512 BF16, 0.4 and less without.
     """
-    if not torch._C._has_mkldnn or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return False  # products would go to a plain loop
     return _PAYS * product_seconds(torch.bfloat16) < product_seconds(torch.float32)
 
 
@@ -120,9 +116,9 @@ def set_up(device: torch.device) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Linux's C library hands large blocks back when they are freed, and each page is cleared anew in the
-    next step: a tenth to a fifth of its time. Here it keeps them, once what is free now has gone back
-    (malloc_trim(3), mallopt(3); glibc alone has them).
+    """Linux's C library returns large blocks when they are freed, and each page is cleared again in the next
+    step, which takes a tenth to a fifth of its time. Here it keeps them, once what is free now was returned
+    (malloc_trim(3), mallopt(3); only glibc has them).
     """
     if sys.platform != "linux":
         return
@@ -134,7 +130,7 @@ def _keep_freed_memory() -> None:
 
 
 def peak_memory() -> int:
-    """The most bytes of memory that this process has had at once; 0 where nobody counts them (Windows)."""
+    """The most bytes of memory that this process has had at once; 0 where that is not known (Windows)."""
     try:
         import resource
     except ImportError:
@@ -144,7 +140,7 @@ def peak_memory() -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that a model may take on the device; 0 where nobody tells."""
+    """Bytes that a model may take on the device; 0 where that is not known."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type == "mps":
@@ -194,19 +190,19 @@ def out_of_memory(when: str) -> Iterator[None]:
         ) from None
 
 
-def seed_step(seed: int, step: int, rank: int = 0) -> None:
+def seed_step(seed: int, step: int) -> None:
     """Make the randomness of a step (dropout) a function of the step, so that a resumed run has the same."""
-    torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + rank) % 2**63)
+    torch.manual_seed((seed * 1_000_003 + step) * 65_537 % 2**63)
 
 
-def product_seconds(dtype: torch.dtype, size: int = 256, repeats: int = 8) -> float:
+def product_seconds(dtype: torch.dtype, size: int = 256) -> float:
     """The least time that one CPU thread takes for a product of two square matrices."""
     a, b = (torch.ones(size, size, dtype=dtype) for _ in range(2))
-    times = []
+    times: list[float] = []
     with one_thread():
-        for _ in range(repeats + 1):
+        while len(times) < 2 or (len(times) < 9 and sum(times) < 0.01):
             started = time.perf_counter()
-            linear(a, b)
+            F.linear(a, b)
             times.append(time.perf_counter() - started)
     return min(times[1:])
 
@@ -220,22 +216,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOPs per second of a large matrix product at its best, measured for a tenth of a second.
-
-    On a CPU one thread is measured and multiplied: what else runs for a moment does not count.
-    """
-    on_cpu = device.type == "cpu"
-    size, threads = (512, torch.get_num_threads()) if on_cpu else (4096, 1)
-    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
-    best, end = math.inf, time.perf_counter() + 0.1
-    with one_thread() if on_cpu else contextlib.nullcontext():
-        for repeat in itertools.count():
-            started = time.perf_counter()
-            linear(a, b)[0, 0].item()  # waits for the device
-            best = min(best, time.perf_counter() - started)
-            if repeat >= 5 and started > end:
-                break
-    return threads * 2 * size**3 / best

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import math
 import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
+from gptscratch.accelerate.linear import linear
 from gptscratch.config import RunConfig
+from gptscratch.device import one_thread
 from gptscratch.model.gpt import GPT
 from gptscratch.training.optimizer import Optimizer, make_optimizer
 from gptscratch.training.step import Worker, apply_gradients, take_step
@@ -46,6 +51,25 @@ def timed(step: Callable[[], None], limit: float) -> float:
         step()
         times.append(time.perf_counter() - started)
     return min(times[1:])
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOPs per second of a large matrix product at its best, measured for a tenth of a second.
+
+    On a CPU one thread is measured and multiplied: other programs that run for a moment do not count.
+    """
+    on_cpu = device.type == "cpu"
+    size, threads = (512, torch.get_num_threads()) if on_cpu else (4096, 1)
+    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    best, end = math.inf, time.perf_counter() + 0.1
+    with one_thread() if on_cpu else contextlib.nullcontext():
+        for repeat in itertools.count():
+            started = time.perf_counter()
+            linear(a, b)[0, 0].item()  # waits for the device
+            best = min(best, time.perf_counter() - started)
+            if repeat >= 5 and started > end:
+                break
+    return threads * 2 * size**3 / best
 
 
 def _step_of(worker: Worker, optimizer: Optimizer, config: RunConfig, rows: int) -> Callable[[], None]:

@@ -18,7 +18,6 @@ from gptscratch.device import (
     can_compile,
     free_memory,
     is_out_of_memory,
-    matmul_rate,
     peak_memory,
     pick_device,
     pick_dtype,
@@ -29,7 +28,7 @@ from gptscratch.training.budget import require_length
 from gptscratch.training.events import Listener, Notice, Planned, Working, ignore
 from gptscratch.training.origin import like_run
 from gptscratch.training.planning import heuristics as rules
-from gptscratch.training.planning.benchmark import step_seconds
+from gptscratch.training.planning.benchmark import matmul_rate, step_seconds
 from gptscratch.training.planning.heuristics import Facts
 from gptscratch.training.planning.planner import Plan, make_plan
 
