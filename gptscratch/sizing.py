@@ -1,4 +1,4 @@
-"""How large and how dear a model is, from its config alone: parameters, FLOPs and memory.
+"""How large a model is and what it costs, from its config alone: parameters, FLOPs and memory.
 
 Arithmetic without torch, so that a plan or ``info gpt2-xl`` is instant. Bytes and FLOPs are plain
 integers. Shape letters in the formulas: B batch, T context, D d_model, H heads, G kv heads,
@@ -71,37 +71,26 @@ class SamplingMemory:
 
 
 def count_parameters(config: ModelConfig) -> ParameterCounts:
-    """The exact number of parameters, by formula."""
+    """The exact number of parameters, summed over their shapes."""
     c = config.resolved()
-    bias = int(c.bias)
-    heads, kv_heads = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
-    projections = 2 * c.d_model * (heads + kv_heads) + bias * (heads + 2 * kv_heads + c.d_model)
-    matrices = 3 if c.activation == "swiglu" else 2
-    mlp = matrices * c.d_model * c.d_ff + bias * ((matrices - 1) * c.d_ff + c.d_model)
-    norm = c.d_model * (1 + (bias if c.norm == "layernorm" else 0))
+    once, block = _shapes_once(c), _block_shapes(c)
     return ParameterCounts(
-        token_embedding=c.vocab_size * c.d_model,
-        position_embedding=c.context_length * c.d_model if c.position == "learned" else 0,
-        attention=c.n_layer * (projections + (2 * c.head_dim if c.qk_norm else 0)),
-        mlp=c.n_layer * mlp,
-        norms=(2 * c.n_layer + 1) * norm,
-        lm_head=0 if c.tie_embeddings else sum(math.prod(shape) for shape in _head_shapes(c).values()),
+        token_embedding=_total(once, "token_embedding"),
+        position_embedding=_total(once, "position_embedding"),
+        attention=c.n_layer * _total(block, "attention"),
+        mlp=c.n_layer * _total(block, "mlp"),
+        norms=c.n_layer * _total(block, "norm") + _total(once, "final_norm"),
+        lm_head=_total(once, "lm_head"),
     )
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, Shape]:
     """Every parameter's name and shape, in the order of the torch model's ``named_parameters``."""
     c = config.resolved()
-    shapes: dict[str, Shape] = {"token_embedding.weight": (c.vocab_size, c.d_model)}
-    if c.position == "learned":
-        shapes["position_embedding.weight"] = (c.context_length, c.d_model)
-    block = _block_shapes(c)
-    for layer in range(c.n_layer):
-        shapes |= _prefixed(f"blocks.{layer}", block)
-    shapes |= _prefixed("final_norm", _norm_shapes(c))
-    if not c.tie_embeddings:
-        shapes |= _prefixed("lm_head", _head_shapes(c))
-    return shapes
+    once, block = _shapes_once(c), _block_shapes(c)
+    first = {name: shape for name, shape in once.items() if "embedding" in name}
+    layers = [_prefixed(f"blocks.{layer}", block) for layer in range(c.n_layer)]
+    return first | {name: shape for layer in layers for name, shape in layer.items()} | once
 
 
 def forward_flops_per_token(config: ModelConfig, context_length: int | None = None) -> int:
@@ -145,7 +134,7 @@ def memory_to_train(
 
 
 def update_bytes(config: ModelConfig, *, optimizer: str, dtype: str) -> int:
-    """What an update needs beside what is held: Muon's copies of the gradients that it works on at a time.
+    """What an update adds to what is held: Muon's copies of the gradients that it works on at a time.
 
     These are the float32 stack, its look ahead and the update, and five matrices of the iteration in
     ``dtype``. AdamW is computed in place.
@@ -161,21 +150,21 @@ def update_bytes(config: ModelConfig, *, optimizer: str, dtype: str) -> int:
 
 def least_memory(config: ModelConfig, *, optimizer: str, dtype: str, device: str) -> int:
     """Bytes without which not even one sequence at a time can be trained on."""
-    one = memory_to_train(config, optimizer=optimizer, dtype=dtype, device=device)
-    held = one.total - one.activations
-    return held + max(one.activations, update_bytes(config, optimizer=optimizer, dtype=dtype))
+    return _peak(config, 1, optimizer, dtype, device)
 
 
 def training_peak(
     config: ModelConfig, *, micro_batch_size: int, optimizer: str, dtype: str, device: str
 ) -> int:
-    """Bytes at the peak: what is held, a fifth more for what comes and goes, and on a CPU the process."""
-    memory = memory_to_train(
-        config, micro_batch_size=micro_batch_size, optimizer=optimizer, dtype=dtype, device=device
-    )
-    passing = max(memory.activations, update_bytes(config, optimizer=optimizer, dtype=dtype))
-    held = memory.total - memory.activations + passing
-    return int(1.2 * held) + (PROCESS_BYTES if device == "cpu" else 0)
+    """Bytes at the peak, with a fifth more for what is held for a moment, and on a CPU the process."""
+    peak = _peak(config, micro_batch_size, optimizer, dtype, device)
+    return int(1.2 * peak) + (PROCESS_BYTES if device == "cpu" else 0)
+
+
+def _peak(config: ModelConfig, rows: int, optimizer: str, dtype: str, device: str) -> int:
+    memory = memory_to_train(config, micro_batch_size=rows, optimizer=optimizer, dtype=dtype, device=device)
+    update = update_bytes(config, optimizer=optimizer, dtype=dtype)
+    return memory.total - memory.activations + max(memory.activations, update)
 
 
 def memory_to_sample(config: ModelConfig, *, batch_size: int = 1, dtype: str = "float32") -> SamplingMemory:
@@ -216,61 +205,67 @@ def _activation_bytes(c: ModelConfig, micro_batch_size: int, size: int, device: 
     return size * tokens * (c.n_layer * per_layer + 3 * c.d_model) + masks + head_gradient + copies
 
 
-def _matrix_parameters(c: ModelConfig) -> int:
-    return c.n_layer * sum(math.prod(shape) for shape in _block_shapes(c).values() if len(shape) == 2)
-
-
-def _block_shapes(c: ModelConfig) -> dict[str, Shape]:
-    norm = _norm_shapes(c)
-    return {
-        **_prefixed("norm_attention", norm),
-        **_prefixed("attention", _attention_shapes(c)),
-        **_prefixed("norm_mlp", norm),
-        **_prefixed("mlp", _mlp_shapes(c)),
-    }
-
-
 def _product_weights(c: ModelConfig) -> int:
-    blocks = _matrix_parameters(c)
+    """Weights in matrix products: of the blocks and of the head, tied or not."""
     if not c.adaptive_cutoffs:
-        return blocks + c.vocab_size * c.d_model
+        return _matrix_parameters(c) + c.vocab_size * c.d_model
     # A part is computed where the token lies in it: at a share of ln(end / start) / ln V by Zipf's law.
     head = c.d_model * (c.adaptive_cutoffs[0] + len(c.adaptive_cutoffs))
     for part, (low, high) in enumerate(itertools.pairwise((*c.adaptive_cutoffs, c.vocab_size))):
         width = c.d_model // NARROWING ** (part + 1)
         head += int(math.log(high / low) / math.log(c.vocab_size) * width * (c.d_model + high - low))
-    return blocks + head
+    return _matrix_parameters(c) + head
+
+
+def _matrix_parameters(c: ModelConfig) -> int:
+    return c.n_layer * sum(math.prod(shape) for shape in _block_shapes(c).values() if len(shape) == 2)
+
+
+def _total(shapes: Mapping[str, Shape], prefix: str) -> int:
+    return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(prefix))
+
+
+def _shapes_once(c: ModelConfig) -> dict[str, Shape]:
+    """Of everything but the blocks."""
+    shapes: dict[str, Shape] = {"token_embedding.weight": (c.vocab_size, c.d_model)}
+    if c.position == "learned":
+        shapes["position_embedding.weight"] = (c.context_length, c.d_model)
+    shapes |= _prefixed("final_norm", _norm_shapes(c))
+    return shapes if c.tie_embeddings else shapes | _prefixed("lm_head", _head_shapes(c))
+
+
+def _block_shapes(c: ModelConfig) -> dict[str, Shape]:
+    heads, kv_heads = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
+    head_norms = ("norm_q.weight", "norm_k.weight") if c.qk_norm else ()
+    attention = (
+        _linear_shapes("q", (heads, c.d_model), c.bias)
+        | _linear_shapes("k", (kv_heads, c.d_model), c.bias)
+        | _linear_shapes("v", (kv_heads, c.d_model), c.bias)
+        | dict.fromkeys(head_norms, (c.head_dim,))
+        | _linear_shapes("out", (c.d_model, heads), c.bias)
+    )
+    mlp = _linear_shapes("up", (c.d_ff, c.d_model), c.bias)
+    if c.activation == "swiglu":
+        mlp |= _linear_shapes("gate", (c.d_ff, c.d_model), c.bias)
+    mlp |= _linear_shapes("down", (c.d_model, c.d_ff), c.bias)
+    parts = {
+        "norm_attention": _norm_shapes(c),
+        "attention": attention,
+        "norm_mlp": _norm_shapes(c),
+        "mlp": mlp,
+    }
+    return {f"{part}.{name}": shape for part, shapes in parts.items() for name, shape in shapes.items()}
 
 
 def _head_shapes(c: ModelConfig) -> dict[str, Shape]:
     if not c.adaptive_cutoffs:
-        return _linear_shapes("", c.vocab_size, c.d_model, c.output_bias)
+        return _linear_shapes("", (c.vocab_size, c.d_model), c.output_bias)
     first = c.adaptive_cutoffs[0] + len(c.adaptive_cutoffs)
-    shapes = _linear_shapes("head", first, c.d_model, c.output_bias)
+    shapes = _linear_shapes("head", (first, c.d_model), c.output_bias)
     for part, (low, high) in enumerate(itertools.pairwise((*c.adaptive_cutoffs, c.vocab_size))):
         width = c.d_model // NARROWING ** (part + 1)
         shapes |= {f"tail.{part}.0.weight": (width, c.d_model), f"tail.{part}.1.weight": (high - low, width)}
     return shapes
-
-
-def _attention_shapes(c: ModelConfig) -> dict[str, Shape]:
-    heads, kv_heads = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
-    shapes = {f"{name}.weight": (c.head_dim,) for name in ("norm_q", "norm_k") if c.qk_norm}
-    return {
-        **_linear_shapes("q", heads, c.d_model, c.bias),
-        **_linear_shapes("k", kv_heads, c.d_model, c.bias),
-        **_linear_shapes("v", kv_heads, c.d_model, c.bias),
-        **shapes,
-        **_linear_shapes("out", c.d_model, heads, c.bias),
-    }
-
-
-def _mlp_shapes(c: ModelConfig) -> dict[str, Shape]:
-    wide = ("up", "gate") if c.activation == "swiglu" else ("up",)
-    shapes: dict[str, Shape] = {}
-    for name in wide:
-        shapes |= _linear_shapes(name, c.d_ff, c.d_model, c.bias)
-    return shapes | _linear_shapes("down", c.d_model, c.d_ff, c.bias)
 
 
 def _norm_shapes(c: ModelConfig) -> dict[str, Shape]:
@@ -278,8 +273,8 @@ def _norm_shapes(c: ModelConfig) -> dict[str, Shape]:
     return dict.fromkeys(names, (c.d_model,))
 
 
-def _linear_shapes(name: str, n_out: int, n_in: int, bias: bool) -> dict[str, Shape]:
-    shapes: dict[str, Shape] = {"weight": (n_out, n_in)} | ({"bias": (n_out,)} if bias else {})
+def _linear_shapes(name: str, shape: Shape, bias: bool) -> dict[str, Shape]:
+    shapes = {"weight": shape} | ({"bias": shape[:1]} if bias else {})
     return _prefixed(name, shapes) if name else shapes
 
 
