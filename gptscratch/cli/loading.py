@@ -38,12 +38,12 @@ def load(
     from gptscratch.cli import render
     from gptscratch.device import pick_device, slow_dtype_warning
     from gptscratch.generation.generator import Generator
-    from gptscratch.runs import checkpoint as checkpoints
+    from gptscratch.runs.run import read_run
 
     if quantize and device is None:
         device = "cpu"  # the only one that has such kernels
     if device is None and not exact:
-        device = sampling_device(checkpoints.read_run(paths.find_checkpoint(checkpoint)[0]).config.model)
+        device = sampling_device(read_run(paths.find_checkpoint(checkpoint)[0]).config.model)
     device = device or "auto"
     if dtype is None:
         dtype = "float32" if exact else sampling_dtype(pick_device(device))

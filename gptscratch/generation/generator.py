@@ -25,7 +25,8 @@ from gptscratch.generation.memorization import CopyIndex, NoCopy
 from gptscratch.generation.sampling import Sampler, make_sampler
 from gptscratch.generation.stop import Reply
 from gptscratch.model.gpt import GPT
-from gptscratch.runs.checkpoint import load_model, read_run
+from gptscratch.runs.checkpoint import load_model
+from gptscratch.runs.run import read_run
 from gptscratch.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gptscratch.errors import CheckpointError, ConfigError, disk_errors
 from gptscratch.files import new_file
-from gptscratch.runs.checkpoint import read_run
+from gptscratch.runs.run import read_run
 from gptscratch.runs.run_tokens import tokens_of_run
 
 if TYPE_CHECKING:

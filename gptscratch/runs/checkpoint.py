@@ -1,163 +1,73 @@
-"""Runs and checkpoints on disk: whole or not at all, safetensors and JSON, never a pickle.
+"""Checkpoints: safetensors and JSON, never a pickle; complete or absent.
 
-A checkpoint is written under a temporary name next to its own, flushed to the disk, and renamed; before
-it is deleted it is renamed, too. So a folder with a state.json is complete.
+A checkpoint is written under a temporary name, flushed to the disk and renamed; before it is deleted it is
+renamed too. So a folder with a state.json is complete. best.json and last.json name a checkpoint.
 """
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-import gptscratch
 from gptscratch import paths, sizing
-from gptscratch.config import FORMAT, ModelConfig, RunConfig, read_json, read_versioned
-from gptscratch.config.checks import require
+from gptscratch.config import FORMAT, ModelConfig, read_versioned
 from gptscratch.device import pick_device, pick_dtype
-from gptscratch.errors import CheckpointError, ConfigError
+from gptscratch.errors import CheckpointError
 from gptscratch.files import new_folder, remove_folder, remove_leftovers, write_json
 from gptscratch.model.gpt import GPT
-from gptscratch.runs.run_folder import LOCK, disk_errors_in, disk_errors_making, is_unused
+from gptscratch.runs.run import disk_errors_in, read_facts, read_run
 from gptscratch.runs.tensors import load_tensors, save_tensors
-from gptscratch.tokenizer import Tokenizer
-from gptscratch.training.state import TrainState
-
-_OWN = ("corpus_hash", "tokens", "end_of_text", "parameters")
-_DIVISORS = ("batch_size", "micro_batch_size", "log_interval", "eval_interval", "save_interval")
-_HORIZONS = ("steps", "epochs", "tokens", "minutes")
 
 
-@dataclass(frozen=True)
-class RunRecord:
-    """What a run's config.json holds."""
+def save_checkpoint(
+    run: Path,
+    model: GPT,
+    optimizer_state: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    *,
+    best: Mapping[str, Any] | None = None,
+    keep: int,
+) -> Path:
+    """Write a checkpoint, name it in last.json (and in best.json, with these facts), and delete old ones.
 
-    config: RunConfig
-    corpus_hash: str
-    tokens: str  # the folder of its token files
-    end_of_text: int | None  # the id between documents
-    parameters: int
-    split: dict[str, Any] | None = None  # how the corpus was split; runs of older versions lack it
-
-    def to_dict(self) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in (*_OWN, "split")}
-        return {"format": FORMAT, "version": gptscratch.__version__, **self.config.to_dict(), **own}
-
-
-def require_free(run: Path, *, replace: bool = False) -> None:
-    """Check that a run may be made in this folder. A run without a checkpoint may always be replaced.
-
-    Raises:
-        ConfigError: a run is there already and ``replace`` is false, or the folder holds something else.
-    """
-    if is_run(run):
-        if not replace and paths.checkpoints(run):
-            raise ConfigError(
-                f"The run {run.name} exists already, in {run}.",
-                "Take another --name, continue it with --resume, or replace it with --force.",
-            )
-    elif not is_unused(run):
-        raise ConfigError(f"{run} exists and is not a run.", "Name an empty or a new folder.")
-
-
-def create_run(run: Path, record: RunRecord, tokenizer: Tokenizer, *, replace: bool = False) -> None:
-    """Make the run's folder with its config.json and tokenizer.json; errors as ``require_free``.
-
-    A run that is replaced loses config.json last, so that the folder is a run at every moment.
-    """
-    require_free(run, replace=replace)
-    with disk_errors_making(run):
-        run.mkdir(parents=True, exist_ok=True)
-        for _, folder in paths.checkpoints(run):
-            remove_folder(folder)
-        for file in run.iterdir():
-            if file.is_dir() and not file.is_symlink():
-                shutil.rmtree(file)
-            elif file.name not in ("config.json", LOCK):
-                file.unlink()
-        write_json(run / "config.json", record.to_dict())
-        tokenizer.save(run / "tokenizer.json")
-
-
-def read_run(run: Path) -> RunRecord:
-    """Raises CheckpointError where config.json is damaged or of a newer format."""
-    file = run / "config.json"
-    values = read_versioned(file)
-    values.pop("version", None)
-    try:
-        own = {name: values.pop(name) for name in _OWN} | {"split": values.pop("split", None)}
-        record = RunRecord(config=RunConfig.from_dict(values), **own)
-        _require_kinds(record)
-        require_planned(record.config)
-        return record
-    except KeyError as error:
-        raise CheckpointError(f"{file} is damaged, or not from a run: it lacks {error}.") from None
-    except ConfigError as error:
-        raise CheckpointError(f"{file} is damaged: {error.message}") from None
-
-
-def _require_kinds(record: RunRecord) -> None:
-    end, vocab_size = record.end_of_text, record.config.model.vocab_size
-    checks = {
-        "corpus_hash": isinstance(record.corpus_hash, str),
-        "tokens": isinstance(record.tokens, str),
-        "end_of_text": end is None or (type(end) is int and 0 <= end < vocab_size),
-        "parameters": type(record.parameters) is int and record.parameters >= 0,
-        "split": record.split is None or isinstance(record.split, dict),
-    }
-    for name, is_right in checks.items():
-        require(is_right, f"{name} is {getattr(record, name)!r}.")
-
-
-def require_planned(config: RunConfig) -> None:
-    """Check that a run's settings leave nothing to be chosen that training needs.
-
-    Raises:
-        ConfigError: an interval, a size or the length of the training is 0.
-    """
-    train = config.train
-    for name in _DIVISORS:
-        require(getattr(train, name) >= 1, f"{name} is 0: a run that was planned needs at least 1.")
-    require(
-        any(getattr(train, name) for name in _HORIZONS),
-        "the length of the training is missing.",
-        "Give one of --steps, --epochs, --tokens, --minutes.",
-    )
-
-
-def save_checkpoint(run: Path, state: TrainState, model: GPT, optimizer_state: Mapping[str, Tensor]) -> Path:
-    """Write the checkpoint of ``state.step`` and point last.json to it.
+    Args:
+        state: numbers that a resume needs, among them ``step`` and ``best_step``.
+        best: what is known of this checkpoint, where it is the best one so far.
+        keep: how many of the newest checkpoints stay, in addition to the best one.
 
     Raises:
         RunError: the disk is full or cannot be written to; what was saved before is untouched.
     """
-    folder = paths.checkpoint_dir(run, state.step)
-    if paths.is_checkpoint(folder):
-        return folder  # of this very moment: a resumed run forgets what was saved after it
-    with disk_errors_in(run, f"saving step {state.step}"):
-        if not run.is_dir():
-            raise FileNotFoundError(run)  # rather than make a folder that is half a run
-        if folder.exists():
-            remove_folder(folder)  # a process was killed while it deleted this one
-        with new_folder(folder) as temporary:
-            save_tensors(temporary / "model.safetensors", dict(model.named_parameters()))
-            save_tensors(temporary / "optimizer.safetensors", optimizer_state)
-            write_json(temporary / "state.json", {"format": FORMAT, **state.to_dict()})
-        point(run, "last", state.step)
+    folder = paths.checkpoint_dir(run, state["step"])
+    with disk_errors_in(run, f"saving step {state['step']}"):
+        if not paths.is_checkpoint(folder):  # else of this very moment: a resume deletes what came after it
+            if not run.is_dir():
+                raise FileNotFoundError(run)  # a folder of checkpoints alone would be half a run
+            if folder.exists():
+                remove_folder(folder)  # a process was killed while it deleted this one
+            with new_folder(folder) as temporary:
+                save_tensors(temporary / "model.safetensors", dict(model.named_parameters()))
+                save_tensors(temporary / "optimizer.safetensors", optimizer_state)
+                write_json(temporary / "state.json", {"format": FORMAT, **state})
+        _point(run, "last", state["step"])
+        if best is not None:
+            _point(run, "best", state["step"], **best)
+        _prune(run, keep=keep, best_step=state["best_step"])
     return folder
 
 
-def point(run: Path, which: str, step: int, **facts: Any) -> None:
-    """Write best.json or last.json."""
-    with disk_errors_in(run, f"writing {which}.json"):
-        write_json(run / f"{which}.json", {"checkpoint": f"step-{step:08d}", "step": step, **facts})
+def finish(run: Path, *, step: int, best_step: int, best: Mapping[str, Any]) -> None:
+    """Note the final evaluation of the best checkpoint, and that training ended at ``step``."""
+    with disk_errors_in(run, "writing best.json and last.json"):
+        _point(run, "best", best_step, **best)
+        _point(run, "last", step, finished=True)
 
 
 def is_finished(run: Path, step: int) -> bool:
@@ -166,88 +76,60 @@ def is_finished(run: Path, step: int) -> bool:
     return last.get("finished") is True and last.get("step") == step
 
 
-def rewind(run: Path, state: TrainState, *, keep: int) -> None:
-    """Forget what was saved after ``state``, from which the run continues, the best included, and prune.
+def rewind(run: Path, state: Mapping[str, Any], *, keep: int) -> bool:
+    """Delete what was saved after ``state``; returns whether the best checkpoint until then still exists.
 
     last.json comes first: if this is interrupted, the next resume starts from ``state`` too.
     """
     with disk_errors_in(run, f"resuming {run.name}"):
-        point(run, "last", state.step)
+        _point(run, "last", state["step"])
         for step, folder in paths.checkpoints(run):
-            if step > state.step:
+            if step > state["step"]:
                 remove_folder(folder)
-        best = paths.checkpoint_dir(run, state.best_step)
-        if not paths.is_checkpoint(best):  # there was none yet, or a better one later took its place
-            state.best_val_loss, state.best_step, state.evaluations_since_best = math.inf, -1, 0
+        has_best = paths.is_checkpoint(paths.checkpoint_dir(run, state["best_step"]))
+        if not has_best:  # there was none yet, or a better one took its place later
             (run / "best.json").unlink(missing_ok=True)
-        elif read_facts(run / "best.json").get("step") != state.best_step:
-            point(run, "best", state.best_step, val_loss=state.best_val_loss)
-    prune(run, keep=keep, best_step=state.best_step)
+        elif read_facts(run / "best.json").get("step") != state["best_step"]:
+            _point(run, "best", state["best_step"], val_loss=state["best_val_loss"])
+        _prune(run, keep=keep, best_step=state["best_step"])
+    return has_best
 
 
-def prune(run: Path, *, keep: int, best_step: int) -> None:
-    """Delete all but the ``keep`` newest checkpoints and the best one, and what a killed process left."""
+def _point(run: Path, which: str, step: int, **facts: Any) -> None:
+    """Write best.json or last.json."""
+    name = paths.checkpoint_dir(run, step).name
+    write_json(run / f"{which}.json", {"checkpoint": name, "step": step, **facts})
+
+
+def _prune(run: Path, *, keep: int, best_step: int) -> None:
+    """Delete all but the newest checkpoints and the best one, and what a killed process left."""
     saved = paths.checkpoints(run)
-    with disk_errors_in(run, "deleting old checkpoints"):
-        for step, folder in saved[: max(0, len(saved) - keep)]:
-            if step != best_step:
-                remove_folder(folder)
-        sweep(run)
-
-
-def sweep(run: Path) -> None:
-    """Delete temporary files, and checkpoints that are not whole: a killed process left them."""
-    for folder in (run, run / "checkpoints"):
-        remove_leftovers(folder)
+    for step, folder in saved[: max(0, len(saved) - keep)]:
+        if step != best_step:
+            remove_folder(folder)
+    remove_leftovers(run)
+    remove_leftovers(run / "checkpoints")
     for folder in (run / "checkpoints").glob("step-*"):
         if folder.is_dir() and not paths.is_checkpoint(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def load_state(checkpoint: Path) -> TrainState:
-    """Raises CheckpointError where state.json is damaged, of another step or of a newer format."""
-    state = TrainState.from_dict(read_versioned(checkpoint / "state.json"))
-    if paths.checkpoint_dir(Path(), state.step).name != checkpoint.resolve().name:
-        raise CheckpointError(f"{checkpoint / 'state.json'} is damaged: it is of step {state.step}.")
+def load_state(checkpoint: Path) -> dict[str, Any]:
+    """The numbers that a resume needs.
+
+    Raises:
+        CheckpointError: state.json is damaged, of another step or of a newer format.
+    """
+    state = read_versioned(checkpoint / "state.json")
+    step = state.get("step")
+    if type(step) is not int or paths.checkpoint_dir(Path(), step).name != checkpoint.resolve().name:
+        raise CheckpointError(f"{checkpoint / 'state.json'} is damaged: its step is {step!r}.")
     return state
 
 
-def require_size(config: ModelConfig, checkpoint: Path) -> None:
-    """Check that a checkpoint can hold a model of this shape, before memory is taken for it.
-
-    Raises:
-        CheckpointError: the file is too small for that many parameters, or missing.
-    """
-    file = checkpoint / "model.safetensors"
-    n_bytes = file.stat().st_size if paths.is_file(file) else 0
-    parameters = sizing.count_parameters(config).total
-    if parameters > n_bytes > 0:
-        raise CheckpointError(
-            f"{checkpoint} does not fit its run's config.json: {n_bytes:,} bytes cannot hold "
-            f"{parameters:,} parameters."
-        )
-
-
-def load_parameters(model: GPT, checkpoint: Path) -> None:
-    """Copy a checkpoint's parameters into a model of the same shape.
-
-    Raises:
-        CheckpointError: the file is damaged, or a name or shape differs.
-    """
-    tensors = load_tensors(checkpoint / "model.safetensors")
-    wanted = dict(model.named_parameters())
-    for name in sorted(wanted.keys() ^ tensors.keys()):
-        side = "lacks" if name in wanted else "has an unknown"
-        raise CheckpointError(f"{checkpoint} does not fit its run's config.json: it {side} {name}.")
-    for name, parameter in wanted.items():
-        if parameter.shape != tensors[name].shape:
-            found, expected = tuple(tensors[name].shape), tuple(parameter.shape)
-            raise CheckpointError(
-                f"{checkpoint} does not fit its run's config.json: {name} is {found}, not {expected}."
-            )
-    with torch.no_grad():
-        for name, parameter in wanted.items():
-            parameter.copy_(tensors[name])
+def load_optimizer_state(checkpoint: Path) -> dict[str, Tensor]:
+    """Raises CheckpointError where the file is missing, truncated or not a safetensors file."""
+    return load_tensors(checkpoint / "optimizer.safetensors")
 
 
 def load_model(run: Path, checkpoint: Path, *, device: str, dtype: str) -> GPT:
@@ -257,7 +139,7 @@ def load_model(run: Path, checkpoint: Path, *, device: str, dtype: str) -> GPT:
         CheckpointError: it is missing, damaged, of a newer format, or holds numbers that are not finite.
     """
     config = read_run(run).config.model
-    require_size(config, checkpoint)
+    require_same_shapes(config, checkpoint)
     place = pick_device(device)
     with place, _Uninitialised():
         model = GPT(config)
@@ -267,6 +149,47 @@ def load_model(run: Path, checkpoint: Path, *, device: str, dtype: str) -> GPT:
     return model.eval()
 
 
+def load_parameters(model: GPT, checkpoint: Path) -> None:
+    """Copy a checkpoint's parameters into a model.
+
+    Raises:
+        CheckpointError: as ``require_same_shapes``.
+    """
+    require_same_shapes(model.config, checkpoint)
+    tensors = load_tensors(checkpoint / "model.safetensors")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[name])
+
+
+def require_same_shapes(config: ModelConfig, checkpoint: Path) -> None:
+    """Check that a checkpoint fits its run's config.json, before memory is taken for a model.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or a name or a shape differs.
+    """
+    found, wanted = _shapes_in(checkpoint / "model.safetensors"), sizing.parameter_shapes(config)
+    for name in [*wanted, *found]:
+        if found.get(name) != wanted.get(name):
+            raise CheckpointError(
+                f"{checkpoint} does not fit its run's config.json: {name} is "
+                f"{found.get(name, 'missing')}, not {wanted.get(name, 'absent')}."
+            )
+
+
+def _shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes in a safetensors file, from its header."""
+    try:
+        if not file.is_file():
+            raise OSError("not a regular file")
+        with safe_open(file, "pt") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{file} is damaged or missing ({error}).", "Use another checkpoint of the run, or train again."
+        ) from None
+
+
 def _require_finite(model: GPT, checkpoint: Path) -> None:
     for name, parameter in model.named_parameters():
         # The sum is fast; where it overflows, each number is looked at.
@@ -274,7 +197,7 @@ def _require_finite(model: GPT, checkpoint: Path) -> None:
             dtype = str(parameter.dtype).removeprefix("torch.")
             raise CheckpointError(
                 f"{checkpoint} holds numbers that are not finite ({name} in {dtype}).",
-                "Take another checkpoint of the run, or train again with a lower learning rate.",
+                "Use another checkpoint of the run, or train again with a lower learning rate.",
             )
 
 
@@ -288,20 +211,3 @@ class _Uninitialised(TorchFunctionMode):
         if getattr(func, "__module__", "") == "torch.nn.init":
             return (kwargs or {}).get("tensor", args[0] if args else None)
         return func(*args, **(kwargs or {}))
-
-
-def is_run(folder: Path) -> bool:
-    """Tells a run, also a damaged one, from other folders with a config.json: those are never replaced."""
-    if paths.checkpoints(folder):
-        return True
-    return "corpus_hash" in read_facts(folder / "config.json")
-
-
-def read_facts(file: Path) -> dict[str, Any]:
-    """A small JSON object of a run that may be missing or damaged: empty then."""
-    if not paths.is_file(file):
-        return {}
-    try:
-        return read_json(file)
-    except ConfigError:
-        return {}

@@ -1,33 +1,26 @@
-"""Where measurements go: metrics.jsonl, one flat object a line, always on."""
+"""metrics.jsonl: the measurements of a run, one flat JSON object per line."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gptscratch.files import write_text
-from gptscratch.runs.run_folder import disk_errors_in
-from gptscratch.training.events import Evaluated, Event, Logged
+from gptscratch.runs.run import disk_errors_in
 
 
-class MetricsFile:
-    """A listener that appends each ``Logged`` and ``Evaluated`` record to a file, and flushes."""
+def append_metrics(file: Path, record: Mapping[str, Any]) -> None:
+    """Add a line, which is on disk when this returns.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, Logged | Evaluated):
-            record = {name: value for name, value in asdict(event).items() if name != "progress"}
-            line = json.dumps(record, allow_nan=False) + "\n"
-            with (
-                disk_errors_in(self.path.parent, f"writing {self.path.name}"),
-                self.path.open("a", encoding="utf-8") as file,
-            ):
-                file.write(line)
+    Raises:
+        RunError: the file cannot be written.
+    """
+    line = json.dumps(record, allow_nan=False) + "\n"
+    with disk_errors_in(file.parent, f"writing {file.name}"), file.open("a", encoding="utf-8") as lines:
+        lines.write(line)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from gptscratch import paths
 from gptscratch.data.prepare import Prepared, prepare
 from gptscratch.data.token_files import Manifest, open_tokens
 from gptscratch.errors import CheckpointError
-from gptscratch.runs.checkpoint import RunRecord
+from gptscratch.runs.run import RunRecord
 from gptscratch.tokenizer import Tokenizer
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from gptscratch import paths, sizing
-from gptscratch.config import FORMAT, ModelConfig, RunConfig, read_json, read_versioned
+from gptscratch.config import FORMAT, ModelConfig, RunConfig, read_versioned
 from gptscratch.data.token_files import Manifest, read_manifest
-from gptscratch.errors import CheckpointError, ConfigError, UserError, did_you_mean
+from gptscratch.errors import CheckpointError, UserError, did_you_mean
 from gptscratch.presets import PRESETS, preset_settings
+from gptscratch.runs.run import read_facts
 
 PLANNED = ("steps", "tokens", "epochs", "seconds", "memory_bytes")  # what info shows of a plan
 _LARGEST = 10**18  # of any number that a run reports
@@ -158,7 +159,7 @@ def _run_or_preset(what: str) -> Path:
 def describe_run(run: Path) -> RunDescription:
     """Raises CheckpointError or ConfigError where its files are damaged."""
     values = read_versioned(run / "config.json")
-    best = _read(run / "best.json")
+    best = read_facts(run / "best.json")
     config = RunConfig.from_dict({name: values.get(name, {}) for name in ("model", "data", "train")})
     return RunDescription(
         summary=summarise(run),
@@ -187,9 +188,9 @@ def summarise(run: Path) -> RunSummary:
         config = read_versioned(run / "config.json")
     except UserError as error:
         problem = error.message
-    best = _read(run / "best.json")
+    best = read_facts(run / "best.json")
     saved = paths.checkpoints(run)
-    state = _read(saved[-1][1] / "state.json") if saved else {}
+    state = read_facts(saved[-1][1] / "state.json") if saved else {}
     files = []
     for file in run.rglob("*"):
         with contextlib.suppress(OSError):  # a run that is being trained deletes files
@@ -210,14 +211,6 @@ def summarise(run: Path) -> RunSummary:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A small JSON file that may be missing or damaged: empty then."""
-    try:
-        return read_json(path) if paths.is_file(path) else {}
-    except ConfigError:
-        return {}
-
-
 def _number(values: Mapping[str, Any], name: str) -> float | None:
     """A finite number of a file that anybody may have written; None where it is something else."""
     value = values.get(name)
@@ -227,5 +220,5 @@ def _number(values: Mapping[str, Any], name: str) -> float | None:
 
 
 def _plan(run: Path) -> dict[str, Any]:
-    plan = _read(run / "plan.json")
+    plan = read_facts(run / "plan.json")
     return plan if all(_number(plan, name) is not None for name in PLANNED) else {}

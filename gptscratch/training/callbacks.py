@@ -149,11 +149,15 @@ class Session:
         self.settle()
         if not torch.stack([p.isfinite().all() for p in self.model.parameters()]).all():
             raise self.diverged("a parameter is not finite")
-        folder = checkpoint.save_checkpoint(self.run, self.state, self.model, self.optimizer.state())
+        folder = checkpoint.save_checkpoint(
+            self.run,
+            self.model,
+            self.optimizer.state(),
+            self.state.to_dict(),
+            best=best_facts(self.best) if self.best else None,
+            keep=self.config.keep_checkpoints,
+        )
         self.saved_at = time.perf_counter()
-        if self.best is not None:
-            checkpoint.point(self.run, "best", self.state.step, **best_facts(self.best))
-        checkpoint.prune(self.run, keep=self.config.keep_checkpoints, best_step=self.state.best_step)
         self.listen(Saved(step=self.state.step, folder=folder))
 
     def diverged(self, sign: str) -> RunError:

@@ -6,7 +6,7 @@ import errno
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +18,13 @@ from gptscratch.data.mixture import MixedBatches, make_batches
 from gptscratch.data.prepare import Prepared
 from gptscratch.device import pick_device, pick_dtype, set_up
 from gptscratch.model.gpt import GPT
-from gptscratch.runs.checkpoint import RunRecord
-from gptscratch.runs.metrics import MetricsFile
+from gptscratch.runs.metrics import append_metrics
+from gptscratch.runs.run import RunRecord
 from gptscratch.tokenizer import Tokenizer
 from gptscratch.training.budget import make_horizon
 from gptscratch.training.callbacks import Session
 from gptscratch.training.evaluate import Scorer
-from gptscratch.training.events import Event, Listener, Notice
+from gptscratch.training.events import Evaluated, Event, Listener, Logged, Notice
 from gptscratch.training.optimizer import Optimizer, Together, make_optimizer
 from gptscratch.training.state import TrainState
 from gptscratch.training.step import Worker
@@ -57,10 +57,11 @@ def make_setup(
     config, documents = record.config.train, record.config.train.documents
     mask_at = record.end_of_text if documents == "masked" else None
     pad_with = record.end_of_text if documents == "padded" else None
-    metrics = MetricsFile(run / "metrics.jsonl")
 
     def tell(event: Event) -> None:
-        metrics(event)
+        if isinstance(event, Logged | Evaluated):
+            values = {name: value for name, value in asdict(event).items() if name != "progress"}
+            append_metrics(run / "metrics.jsonl", values)
         try:
             listen(event)
         except OSError as error:

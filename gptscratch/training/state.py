@@ -39,6 +39,10 @@ class TrainState:
         self.skipped_steps += is_skipped
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if is_skipped else 0
 
+    def forget_best(self) -> None:
+        """The best checkpoint is gone: the next evaluation is the best one."""
+        self.best_val_loss, self.best_step, self.evaluations_since_best = math.inf, -1, 0
+
     def to_dict(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)
         if math.isinf(self.best_val_loss):

@@ -21,17 +21,25 @@ from gptscratch.files import write_json
 from gptscratch.model.gpt import GPT
 from gptscratch.model.head import start_from_frequencies
 from gptscratch.runs import checkpoint
+from gptscratch.runs.lock import held
 from gptscratch.runs.metrics import rewind_metrics
-from gptscratch.runs.run_folder import disk_errors_in, held
+from gptscratch.runs.run import (
+    RunRecord,
+    create_run,
+    disk_errors_in,
+    is_run,
+    new_run,
+    read_facts,
+    read_run,
+    resume_config,
+)
 from gptscratch.runs.run_tokens import split_of, tokens_of_run
-from gptscratch.runs.tensors import load_tensors
 from gptscratch.training.anneal import annealed
 from gptscratch.training.budget import make_horizon
 from gptscratch.training.callbacks import BEST_FACTS, Session, best_facts, evaluated, score
 from gptscratch.training.evaluate import Scorer
 from gptscratch.training.events import Evaluated, Listener, Notice, Started, ignore
 from gptscratch.training.loop import run_loop
-from gptscratch.training.origin import extended, new_run
 from gptscratch.training.planning.plan_run import plan_run, tokens_per_row
 from gptscratch.training.schedule import schedule_of
 from gptscratch.training.setup import SampleText, Setup, make_setup, new_model
@@ -88,7 +96,7 @@ def train(
         plan, prepared = plan_run(settings, init_from=init_from, listen=listen, started=started)
         model = new_model(plan.config)
         _begin(model, run, plan.config, prepared, init_from)
-        record = checkpoint.RunRecord(
+        record = RunRecord(
             config=replace(plan.config, name=run.name),
             corpus_hash=prepared.manifest.corpus_hash,
             tokens=str(prepared.folder.resolve()),
@@ -96,9 +104,9 @@ def train(
             parameters=plan.parameters,
             split=split_of(prepared.manifest),
         )
-        if checkpoint.is_run(run) and not replace_run:
+        if is_run(run) and not replace_run:
             listen(Notice(f"The run {run.name} had no checkpoint yet. It starts again."))
-        checkpoint.create_run(run, record, prepared.tokenizer, replace=replace_run)
+        create_run(run, record, prepared.tokenizer)
         write_json(run / "plan.json", plan.record())
         setup = make_setup(
             run,
@@ -155,13 +163,13 @@ def _resume(
     sample_text: SampleText | None,
     settings: dict[str, Any],
 ) -> TrainResult:
-    record = checkpoint.read_run(run)
-    state = checkpoint.load_state(folder)
+    record = read_run(run)
+    state = TrainState.from_dict(checkpoint.load_state(folder))
     finished = not cooldown and checkpoint.is_finished(run, state.step)
     if finished and not settings:
         return _finished(run, state, listen)
     if not cooldown:
-        record = replace(record, config=extended(record.config, settings))
+        record = replace(record, config=resume_config(record.config, settings))
     prepared = tokens_of_run(run, record)
     record = replace(record, tokens=str(prepared.folder.resolve()), split=split_of(prepared.manifest))
     train_tokens = prepared.manifest.train.tokens
@@ -174,7 +182,7 @@ def _resume(
     device = pick_device(record.config.train.device)
     if warning := slow_dtype_warning(pick_dtype(record.config.train.dtype, device), device):
         listen(Notice(warning))
-    checkpoint.require_size(record.config.model, folder)
+    checkpoint.require_same_shapes(record.config.model, folder)
     model = new_model(record.config)
     checkpoint.load_parameters(model, folder)
     setup = make_setup(
@@ -187,7 +195,7 @@ def _resume(
         sample_text=sample_text,
         started=time.perf_counter(),
     )
-    setup.session.optimizer.load(load_tensors(folder / "optimizer.safetensors"))
+    setup.session.optimizer.load(checkpoint.load_optimizer_state(folder))
     evaluated = _rewind(run, record, state)
     # Its own start-up is not counted: a horizon in time goes on where the run was saved.
     setup.session.started = time.perf_counter() - state.seconds
@@ -204,7 +212,7 @@ def _finished(run: Path, state: TrainState, listen: Listener) -> TrainResult:
             f"with N above {state.step}."
         )
     )
-    best = checkpoint.read_facts(run / "best.json")
+    best = read_facts(run / "best.json")
     facts: dict[str, Any] = {name: best.get(name) for name in ("step", *BEST_FACTS)}
     known = all(isinstance(value, int | float) for value in facts.values())
     perplexity = math.exp(min(facts["val_loss"], 700.0)) if known else 0.0
@@ -219,7 +227,7 @@ def _finished(run: Path, state: TrainState, listen: Listener) -> TrainResult:
     )
 
 
-def _train(setup: Setup, record: checkpoint.RunRecord, *, score_first: bool = False) -> TrainResult:
+def _train(setup: Setup, record: RunRecord, *, score_first: bool = False) -> TrainResult:
     """Run the loop, and score the best checkpoint.
 
     ``score_first``: the run is over, and its last step was not evaluated.
@@ -255,8 +263,7 @@ def _score_best(session: Session, scorer: Scorer) -> Evaluated:
     record = evaluated(state.best_step, evaluation)
     if evaluation.tokens > session.config.eval_tokens:
         session.listen(record)  # on more than those along the way
-    checkpoint.point(session.run, "best", state.best_step, **best_facts(evaluation))
-    checkpoint.point(session.run, "last", state.step, finished=True)
+    checkpoint.finish(session.run, step=state.step, best_step=state.best_step, best=best_facts(evaluation))
     return record
 
 
@@ -278,10 +285,11 @@ def _begin(
         start_from_frequencies(model.lm_head, torch.from_numpy(counts))
 
 
-def _rewind(run: Path, record: checkpoint.RunRecord, state: TrainState) -> bool:
+def _rewind(run: Path, record: RunRecord, state: TrainState) -> bool:
     """Put a run's folder back to ``state``; returns whether it holds the evaluation of its step."""
     with disk_errors_in(run, f"resuming {run.name}"):
-        checkpoint.rewind(run, state, keep=record.config.train.keep_checkpoints)
+        if not checkpoint.rewind(run, state.to_dict(), keep=record.config.train.keep_checkpoints):
+            state.forget_best()
         write_json(run / "config.json", record.to_dict())
     counted = state.best_step == state.step or state.evaluations_since_best > 0
     return rewind_metrics(run / "metrics.jsonl", state.step) and counted

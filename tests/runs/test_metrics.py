@@ -7,39 +7,18 @@ from pathlib import Path
 import pytest
 
 from gptscratch.errors import RunError
-from gptscratch.runs.metrics import MetricsFile, read_metrics, rewind_metrics
-from gptscratch.training.events import Evaluated, Logged, Notice, Sampled
+from gptscratch.runs.metrics import append_metrics, read_metrics, rewind_metrics
 
-
-def logged(step: int) -> Logged:
-    return Logged(
-        step=step, tokens=10 * step, seconds=1.0, train_loss=2.0, learning_rate=0.1, grad_norm=1.0,
-        tokens_per_second=5.0, progress=0.5,
-    )  # fmt: skip
-
-
-def evaluated(step: int) -> Evaluated:
-    return Evaluated(
-        step=step, val_loss=2.0, val_accuracy=0.5, val_perplexity=7.4, val_bits_per_byte=2.9, val_tokens=9
-    )
-
-
-def test_numbers_are_written_and_words_are_not(tmp_path: Path) -> None:
-    file = MetricsFile(tmp_path / "metrics.jsonl")
-    for event in (Notice("hm"), logged(1), Sampled(1, "la"), evaluated(1)):
-        file(event)
-    records = read_metrics(file.path)
-    assert [sorted(r) for r in records] == [
-        sorted({*vars(logged(1))} - {"progress"}),
-        sorted(vars(evaluated(1))),
-    ]
+LOGGED = [{"step": step, "train_loss": 2.0} for step in range(7)]
+EVALUATED = [{"step": step, "val_loss": 2.0} for step in range(7)]
 
 
 def test_each_line_is_on_disk_at_once(tmp_path: Path) -> None:
-    file = MetricsFile(tmp_path / "metrics.jsonl")
-    for step in (1, 2, 3):
-        file(logged(step))
-        assert len(file.path.read_text().splitlines()) == step
+    file = tmp_path / "metrics.jsonl"
+    for number in (1, 2, 3):
+        append_metrics(file, LOGGED[number])
+        assert len(file.read_text().splitlines()) == number
+    assert read_metrics(file) == LOGGED[1:4]
 
 
 def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
@@ -53,11 +32,11 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
 def test_rewinding_forgets_what_will_be_reported_again(
     tmp_path: Path, step: int, was_evaluated: bool
 ) -> None:
-    file = MetricsFile(tmp_path / "metrics.jsonl")
-    for event in (logged(2), evaluated(2), logged(4), evaluated(4), logged(6), evaluated(6)):
-        file(event)
-    assert rewind_metrics(file.path, step) is was_evaluated
-    kept = [(r["step"], "val_loss" in r) for r in read_metrics(file.path)]
+    file = tmp_path / "metrics.jsonl"
+    for record in (LOGGED[2], EVALUATED[2], LOGGED[4], EVALUATED[4], LOGGED[6], EVALUATED[6]):
+        append_metrics(file, record)
+    assert rewind_metrics(file, step) is was_evaluated
+    kept = [(r["step"], "val_loss" in r) for r in read_metrics(file)]
     assert kept == [(2, False), (2, True)] + ([] if step == 3 else [(4, False), (4, True)])
 
 
@@ -65,15 +44,15 @@ def test_a_file_that_cannot_be_written_is_an_error_in_one_line(tmp_path: Path) -
     (tmp_path / "config.json").touch()
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(RunError, match=r"writing metrics\.jsonl"):
-        MetricsFile(tmp_path / "metrics.jsonl")(logged(1))
+        append_metrics(tmp_path / "metrics.jsonl", LOGGED[1])
 
 
 def test_the_final_evaluation_of_an_earlier_step_is_forgotten_too(tmp_path: Path) -> None:
-    file = MetricsFile(tmp_path / "metrics.jsonl")
-    for event in (logged(2), evaluated(2), logged(4), evaluated(4), evaluated(2)):
-        file(event)
-    assert rewind_metrics(file.path, 4)
-    kept = [(r["step"], "val_loss" in r) for r in read_metrics(file.path)]
+    file = tmp_path / "metrics.jsonl"
+    for record in (LOGGED[2], EVALUATED[2], LOGGED[4], EVALUATED[4], EVALUATED[2]):
+        append_metrics(file, record)
+    assert rewind_metrics(file, 4)
+    kept = [(r["step"], "val_loss" in r) for r in read_metrics(file)]
     assert kept == [(2, False), (2, True), (4, False), (4, True)]
 
 

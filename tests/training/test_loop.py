@@ -207,7 +207,7 @@ def test_a_run_survives_a_step_without_a_finite_gradient_and_resumes_exactly(
         assert fit(name="stopped").step == stop
     assert resume("stopped").evaluation == whole.evaluation
     states = [checkpoint.load_state(paths.find_checkpoint(n, which="last")[1]) for n in ("whole", "stopped")]
-    assert [(s.skipped_steps, s.skipped_in_a_row) for s in states] == [(2, 0)] * 2
+    assert [(s["skipped_steps"], s["skipped_in_a_row"]) for s in states] == [(2, 0)] * 2
 
 
 def test_too_many_steps_in_a_row_without_a_finite_gradient_end_the_run(

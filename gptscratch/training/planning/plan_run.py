@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from gptscratch.config import ModelConfig, RunConfig, qualified
+from gptscratch import paths
+from gptscratch.config import ModelConfig, RunConfig, flattened, qualified
 from gptscratch.data.document_batches import require_documents
 from gptscratch.data.mixture import tokens_per_padded_row
 from gptscratch.data.prepare import Prepared, ineffective, prepare
@@ -24,9 +25,10 @@ from gptscratch.device import (
     set_up,
     slow_dtype_warning,
 )
+from gptscratch.errors import ConfigError
+from gptscratch.runs.run import read_run
 from gptscratch.training.budget import require_length
 from gptscratch.training.events import Listener, Notice, Planned, Working, ignore
-from gptscratch.training.origin import like_run
 from gptscratch.training.planning import heuristics as rules
 from gptscratch.training.planning.benchmark import matmul_rate, step_seconds
 from gptscratch.training.planning.heuristics import Facts
@@ -53,7 +55,7 @@ def plan_run(
     settings = qualified(settings)
     require_length(settings)
     if init_from is not None:
-        settings = like_run(init_from, settings)
+        settings = _like_run(init_from, settings)
     config = RunConfig().with_settings(settings)  # checks all that was given, before any work
     if not config.data.corpus:
         listen(Notice("No corpus was named: training on the source of Python's own library."))
@@ -144,3 +146,21 @@ def _measured(plan: Plan, facts: Facts, device: torch.device, dtype: torch.dtype
         if rows == 1:
             return facts  # training itself will say what does not fit
         rows = (rows + 1) // 2
+
+
+def _like_run(init_from: str | Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, completed with the shape and the tokenizer of a checkpoint.
+
+    Raises:
+        ConfigError: one of them differs from the checkpoint's.
+    """
+    run, _ = paths.find_checkpoint(init_from)
+    theirs = flattened({"model": read_run(run).config.to_dict()["model"]})
+    free = ("model.dropout",)
+    for key, value in settings.items():
+        if key.startswith("model.") and key not in free and theirs[key] != value:
+            raise ConfigError(f"{key} is {value}, but in {run.name} it is {theirs[key]}.", "Leave it out.")
+    if settings.get("data.tokenizer"):
+        raise ConfigError("--init-from brings its own tokenizer.", "Leave --tokenizer out.")
+    theirs.pop("model.vocab_size")
+    return {**theirs, **settings, "data.tokenizer": str(run / "tokenizer.json")}

@@ -1,0 +1,194 @@
+"""A run's folder: where it is made, and config.json, which describes the run.
+
+config.json is the first file of a new run and the last to go when a run is replaced: the folder of a run is
+a run at every moment, and a folder with nothing but a lock is free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import gptscratch
+from gptscratch import paths
+from gptscratch.config import FORMAT, RunConfig, qualified, read_json, read_versioned
+from gptscratch.config.checks import require
+from gptscratch.data.sources import split_weights
+from gptscratch.errors import CheckpointError, ConfigError, RunError, disk_errors
+from gptscratch.files import remove_folder, write_json
+from gptscratch.runs.lock import LOCK, RunBusyError, held, is_unused
+from gptscratch.tokenizer import Tokenizer
+
+LENGTHS = ("steps", "epochs", "tokens", "minutes", "max_steps")  # settings of how long a run trains
+_KEPT = ("train.optimizer", "train.documents")  # settings of training that a resume cannot change
+_AT_LEAST_1 = ("batch_size", "micro_batch_size", "log_interval", "eval_interval", "save_interval")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run's config.json holds."""
+
+    config: RunConfig
+    corpus_hash: str
+    tokens: str  # the folder of its token files
+    end_of_text: int | None  # id of the token between documents
+    parameters: int
+    split: Mapping[str, Any] | None = None  # how the corpus was split; runs of older versions lack it
+
+    def to_dict(self) -> dict[str, Any]:
+        own = {name: value for name, value in vars(self).items() if name != "config"}
+        return {"format": FORMAT, "version": gptscratch.__version__, **self.config.to_dict(), **own}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunRecord:
+        """Raises ConfigError where a value is missing or wrong."""
+        rest, own = dict(values), {}
+        rest.pop("version", None)
+        for name, is_valid in _OWN.items():
+            own[name] = rest.pop(name, None)
+            require(is_valid(own[name]), f"{name} is {own[name]!r}.")
+        record = cls(config=RunConfig.from_dict(rest), **own)
+        end = record.end_of_text
+        require(end is None or end < record.config.model.vocab_size, f"end_of_text is {end}.")
+        require_complete(record.config)
+        return record
+
+
+_OWN: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
+    {
+        "corpus_hash": lambda value: isinstance(value, str),
+        "tokens": lambda value: isinstance(value, str),
+        "end_of_text": lambda value: value is None or (type(value) is int and value >= 0),
+        "parameters": lambda value: type(value) is int and value >= 0,
+        "split": lambda value: value is None or isinstance(value, dict),
+    }
+)
+
+
+def require_complete(config: RunConfig) -> None:
+    """Raises ConfigError where a setting that training needs is still to be chosen."""
+    for name in _AT_LEAST_1:
+        require(getattr(config.train, name) >= 1, f"{name} is 0: it must be at least 1.")
+    require(any(getattr(config.train, name) for name in LENGTHS), "the training length is missing.")
+
+
+@contextlib.contextmanager
+def new_run(config: RunConfig, out: str | Path | None, *, replace: bool = False) -> Iterator[Path]:
+    """The folder of a new run, locked until the end. Without a name it is named after the corpus.
+
+    The folder is made at once, so that no other process takes the name while the corpus is prepared.
+
+    Raises:
+        ConfigError: as ``require_free``.
+        RunBusyError: another process trains a run in this folder.
+    """
+    if out is not None or config.name:
+        run = Path(out).expanduser() if out is not None else paths.run_dir(config.name)
+        require_free(run, replace=True)  # before a lock is made in a folder of something else
+        with held(run):
+            require_free(run, replace=replace)
+            yield run
+        return
+    with contextlib.ExitStack() as stack:
+        for run in filter(is_unused, _folders_named_after(config.data.corpus)):
+            with contextlib.suppress(RunBusyError):
+                stack.enter_context(held(run))
+                break
+        yield run
+
+
+def _folders_named_after(corpus: tuple[str, ...]) -> Iterator[Path]:
+    names, _ = split_weights(corpus)
+    first = names[0] if names else "python"
+    stem = paths.usable_name("stdin" if first == "-" else Path(first).resolve().name.split(".")[0])
+    yield paths.run_dir(stem)
+    for number in itertools.count(2):
+        yield paths.run_dir(f"{stem}-{number}")
+
+
+def require_free(run: Path, *, replace: bool = False) -> None:
+    """Check that a run may be made in this folder. A run without a checkpoint may always be replaced.
+
+    Raises:
+        ConfigError: a run is there already and ``replace`` is false, or the folder holds something else.
+    """
+    if is_run(run):
+        require(
+            replace or not paths.checkpoints(run),
+            f"The run {run.name} exists already, in {run}.",
+            "Choose another --name, continue it with --resume, or replace it with --force.",
+        )
+    else:
+        require(is_unused(run), f"{run} exists and is not a run.", "Name an empty or a new folder.")
+
+
+def is_run(folder: Path) -> bool:
+    """Tells a run, also a damaged one, from other folders with a config.json, which are never replaced."""
+    return bool(paths.checkpoints(folder)) or "corpus_hash" in read_facts(folder / "config.json")
+
+
+def create_run(run: Path, record: RunRecord, tokenizer: Tokenizer) -> None:
+    """Write config.json and tokenizer.json into a run's folder, and delete the run that was there."""
+    with disk_errors(f"making the run's folder {run}"):
+        run.mkdir(parents=True, exist_ok=True)
+        for _, folder in paths.checkpoints(run):
+            remove_folder(folder)
+        for file in run.iterdir():
+            if file.is_dir() and not file.is_symlink():
+                shutil.rmtree(file)
+            elif file.name not in ("config.json", LOCK):
+                file.unlink()
+        write_json(run / "config.json", record.to_dict())
+        tokenizer.save(run / "tokenizer.json")
+
+
+def read_run(run: Path) -> RunRecord:
+    """Raises CheckpointError where config.json is damaged or of a newer format."""
+    values = read_versioned(run / "config.json")
+    try:
+        return RunRecord.from_dict(values)
+    except ConfigError as error:
+        raise CheckpointError(f"{run / 'config.json'} is damaged: {error.message}") from None
+
+
+def resume_config(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
+    """A run's settings with the changes that a resume may make: those of training.
+
+    Raises:
+        ConfigError: another setting would change.
+    """
+    changes = qualified(settings)
+    fixed = [key for key in changes if not key.startswith("train.") or key in _KEPT]
+    require(not fixed, f"A resumed run keeps its {', '.join(fixed)}.", "Start a new run to change it.")
+    lengths = {f"train.{name}": 0 for name in LENGTHS}
+    changed = config.with_settings((lengths if lengths.keys() & changes.keys() else {}) | changes)
+    require_complete(changed)
+    return changed
+
+
+def read_facts(file: Path) -> dict[str, Any]:
+    """A small JSON object of a run; empty where it is missing or damaged."""
+    try:
+        return read_json(file) if paths.is_file(file) else {}
+    except ConfigError:
+        return {}
+
+
+@contextlib.contextmanager
+def disk_errors_in(run: Path, doing: str) -> Iterator[None]:
+    """Turn an error of the disk (no space, no permission) into a RunError that says what is saved."""
+    try:
+        yield
+    except OSError as error:
+        if not (run / "config.json").is_file():
+            raise RunError(f"The folder {run} was deleted or moved during training.") from None
+        saved = "Nothing of this run was saved yet."
+        for step, _ in paths.checkpoints(run):
+            saved = f"It is saved up to step {step:,}: gptscratch train --resume {paths.typed(run)}"
+        raise RunError(f"The disk reported an error while {doing}: {error}.", saved) from None
