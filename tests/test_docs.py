@@ -16,6 +16,7 @@ import json
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -149,8 +150,19 @@ def run_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not left.value.code, f"{command}: exit code {left.value.code}"
 
 
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection can be opened: the README says that no command needs one."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
 @pages_with(runs)
-@pytest.mark.usefixtures("desk")
+@pytest.mark.usefixtures("desk", "offline")
 def test_every_command_and_python_block_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session: dict[str, Any] = {"__name__": "page"}
     for block in BLOCKS[page]:
