@@ -25,22 +25,22 @@ def info(
 
     Presets: nano, tiny, mini, small, medium, large, gpt2, gpt2-medium, gpt2-large, gpt2-xl.
     """
-    from gptscratch.runs import summary as describe
+    from gptscratch.runs import summary
 
     if preset is not None:
         if what is not None:
             raise ConfigError(f"{what} and --preset are both given.", "Give one of them.")
-        render_info.model(describe.describe_preset(preset), title=preset, json=json)
+        render_info.model(summary.describe_preset(preset), title=preset, json=json)
         return
     if what is None:
-        render_info.runs(describe.list_runs(), json=json)
+        render_info.runs(summary.list_runs(), json=json)
         return
-    described = describe.describe(what)
-    if isinstance(described, describe.RunDescription):
+    described = summary.describe(what)
+    if isinstance(described, summary.RunDescription):
         render_info.run(described, json=json)
         if what in PRESETS:
             notice(f"There is also a preset of this name: gptscratch info --preset {what}")
-    elif isinstance(described, describe.ModelDescription):
+    elif isinstance(described, summary.ModelDescription):
         render_info.model(described, title=what, json=json)
     else:
         render_info.token_files(described, json=json)

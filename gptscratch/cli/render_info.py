@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -17,7 +18,7 @@ from gptscratch.cli.units import count, duration, size, some, when
 if TYPE_CHECKING:
     from gptscratch.data.prepare import Prepared
     from gptscratch.data.token_files import Manifest
-    from gptscratch.runs.summary import ModelDescription, Part, RunDescription, RunSummary
+    from gptscratch.runs.summary import ModelDescription, RunDescription, RunSummary
 
 
 def prepared(prepared: Prepared, *, json: bool) -> None:
@@ -117,7 +118,7 @@ def model(described: ModelDescription, *, title: str, json: bool) -> None:
         print_json(described)
         return
     tree = Tree(f"[bold]{escape(title)}[/]  {described.parameters:,} parameters", guide_style="dim")
-    _grow(tree, described.architecture.children)
+    _grow(tree, described.shapes)
     out.print(tree)
     flops, training = described.forward_flops_per_token, described.training_flops_per_token
     rows = f"{described.micro_batch_size} x {described.config.context_length} tokens at once"
@@ -129,19 +130,22 @@ def model(described: ModelDescription, *, title: str, json: bool) -> None:
     facts(out, lines)
 
 
-def _grow(tree: Tree, parts: Sequence[Part]) -> None:
-    """Add parts to the tree; of blocks, which are alike, the first stands for all."""
-    for part in parts:
-        if part.shape is not None:
-            tree.add(f"{part.name}  [cyan]{' x '.join(map(str, part.shape))}[/]  [dim]{part.parameters:,}[/]")
-        elif part.name == "blocks":
-            branch = tree.add(f"blocks  [cyan]{len(part.children)} alike[/]  [dim]{part.parameters:,}[/]")
-            _grow(branch, part.children[:1])
-        elif len(part.children) == 1 and part.children[0].shape is not None:
-            shape = " x ".join(map(str, part.children[0].shape))
-            tree.add(f"{part.name}  [cyan]{shape}[/]  [dim]{part.parameters:,}[/]")
+def _grow(tree: Tree, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Add parameters by the parts of their dotted names; the first block is shown for all of them."""
+    groups: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
+        part, _, rest = name.partition(".")
+        groups.setdefault(part, {})[rest] = shape
+    for part, inner in groups.items():
+        total = f"[dim]{sum(map(math.prod, inner.values())):,}[/]"
+        if len(inner) == 1:
+            (shape,) = inner.values()
+            tree.add(f"{part}  [cyan]{' x '.join(map(str, shape))}[/]  {total}")
+        elif part == "blocks":
+            first = {name: shape for name, shape in inner.items() if name.startswith("0.")}
+            _grow(tree.add(f"blocks  [cyan]{len(inner) // len(first)} times[/]  {total}"), first)
         else:
-            _grow(tree.add(f"{part.name}  [dim]{part.parameters:,}[/]"), part.children)
+            _grow(tree.add(f"{part}  {total}"), inner)
 
 
 def _manifest_facts(manifest: Manifest) -> dict[str, Any]:

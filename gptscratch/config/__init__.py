@@ -12,14 +12,12 @@ the plan (``training/planner.py``), and a run's config.json holds the results.
 from gptscratch.config.data import CLEAN, DataConfig
 from gptscratch.config.model import ACTIVATIONS, NARROWING, NORMS, POSITIONS, ModelConfig
 from gptscratch.config.run import (
-    FORMAT,
     SECTIONS,
     RunConfig,
     flattened,
     is_setting,
     qualified,
     read_json,
-    read_versioned,
 )
 from gptscratch.config.sample import SampleConfig, SampleOptions, sample_config
 from gptscratch.config.train import DEVICES, DOCUMENTS, DTYPES, OPTIMIZERS, SCHEDULES, TrainConfig
@@ -30,7 +28,6 @@ __all__ = [
     "DEVICES",
     "DOCUMENTS",
     "DTYPES",
-    "FORMAT",
     "NARROWING",
     "NORMS",
     "OPTIMIZERS",
@@ -47,6 +44,5 @@ __all__ = [
     "is_setting",
     "qualified",
     "read_json",
-    "read_versioned",
     "sample_config",
 ]

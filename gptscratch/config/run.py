@@ -16,10 +16,7 @@ from gptscratch.config.checks import require
 from gptscratch.config.data import DataConfig
 from gptscratch.config.model import ModelConfig
 from gptscratch.config.train import TrainConfig
-from gptscratch.errors import CheckpointError, ConfigError, did_you_mean, listed
-
-FORMAT = 1  # of a run folder; a reader refuses a newer one
-_LARGEST = 1 << 24  # bytes of a config.json or state.json
+from gptscratch.errors import ConfigError, did_you_mean, listed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,29 +114,6 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read as JSON: it is nested too deep.") from None
     require(isinstance(values, dict), f"{path} must hold a JSON object.")
     return dict(values)
-
-
-def read_versioned(file: Path) -> dict[str, Any]:
-    """The object in a run's config.json or state.json, without its format.
-
-    Raises:
-        CheckpointError: it cannot be read, or a newer gptscratch wrote it.
-    """
-    try:
-        if file.exists():  # what is not a regular file could be read without end
-            require(file.is_file() and file.stat().st_size <= _LARGEST, f"{file} is not a small file.")
-        values = read_json(file)
-    except ConfigError as error:
-        raise CheckpointError(f"{file} is damaged or missing: {error.message}") from None
-    version = values.pop("format", None)
-    if type(version) is not int:
-        raise CheckpointError(f"{file} is damaged, or not from a run: it has no format number.")
-    if version > FORMAT:
-        raise CheckpointError(
-            f"{file} has format {version}; this gptscratch reads up to {FORMAT}.",
-            "Update gptscratch to read it.",
-        )
-    return values
 
 
 def is_setting(key: str) -> bool:

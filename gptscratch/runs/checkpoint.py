@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gptscratch import paths, sizing
-from gptscratch.config import FORMAT, ModelConfig, read_versioned
+from gptscratch.config import ModelConfig
 from gptscratch.device import pick_device, pick_dtype
 from gptscratch.errors import CheckpointError
 from gptscratch.files import new_folder, remove_folder, remove_leftovers, write_json
 from gptscratch.model.gpt import GPT
-from gptscratch.runs.run import disk_errors_in, read_facts, read_run
+from gptscratch.runs.run import FORMAT, disk_errors_in, read_facts, read_run, read_versioned
 from gptscratch.runs.tensors import load_tensors, save_tensors
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import gptscratch
 from gptscratch import paths
-from gptscratch.config import FORMAT, RunConfig, qualified, read_json, read_versioned
+from gptscratch.config import RunConfig, qualified, read_json
 from gptscratch.config.checks import require
 from gptscratch.data.sources import split_weights
 from gptscratch.errors import CheckpointError, ConfigError, RunError, disk_errors
@@ -25,8 +25,10 @@ from gptscratch.files import remove_folder, write_json
 from gptscratch.runs.lock import LOCK, RunBusyError, held, is_unused
 from gptscratch.tokenizer import Tokenizer
 
+FORMAT = 2  # of config.json and state.json; 1 had other names of settings and another order of batches
 LENGTHS = ("steps", "epochs", "tokens", "minutes", "max_steps")  # settings of how long a run trains
 _KEPT = ("train.optimizer", "train.documents")  # settings of training that a resume cannot change
+_LARGEST = 1 << 24  # bytes of a config.json or state.json
 _AT_LEAST_1 = ("batch_size", "micro_batch_size", "log_interval", "eval_interval", "save_interval")
 
 
@@ -40,9 +42,10 @@ class RunRecord:
     end_of_text: int | None  # id of the token between documents
     parameters: int
     split: Mapping[str, Any] | None = None  # how the corpus was split; runs of older versions lack it
+    format: int = FORMAT
 
     def to_dict(self) -> dict[str, Any]:
-        own = {name: value for name, value in vars(self).items() if name != "config"}
+        own = {name: getattr(self, name) for name in _OWN}
         return {"format": FORMAT, "version": gptscratch.__version__, **self.config.to_dict(), **own}
 
     @classmethod
@@ -50,10 +53,11 @@ class RunRecord:
         """Raises ConfigError where a value is missing or wrong."""
         rest, own = dict(values), {}
         rest.pop("version", None)
+        number = rest.pop("format")
         for name, is_valid in _OWN.items():
             own[name] = rest.pop(name, None)
             require(is_valid(own[name]), f"{name} is {own[name]!r}.")
-        record = cls(config=RunConfig.from_dict(rest), **own)
+        record = cls(config=RunConfig.from_dict(rest), format=number, **own)
         end = record.end_of_text
         require(end is None or end < record.config.model.vocab_size, f"end_of_text is {end}.")
         require_complete(record.config)
@@ -170,6 +174,28 @@ def resume_config(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     changed = config.with_settings((lengths if lengths.keys() & changes.keys() else {}) | changes)
     require_complete(changed)
     return changed
+
+
+def read_versioned(file: Path) -> dict[str, Any]:
+    """The object in config.json or state.json.
+
+    Raises:
+        CheckpointError: it cannot be read, or a newer gptscratch wrote it.
+    """
+    try:
+        if file.exists():  # what is not a regular file could be read without end
+            require(file.is_file() and file.stat().st_size <= _LARGEST, f"{file} is not a small file.")
+        values = read_json(file)
+    except ConfigError as error:
+        raise CheckpointError(f"{file} is damaged or missing: {error.message}") from None
+    number = values.get("format")
+    if type(number) is not int:
+        raise CheckpointError(f"{file} is damaged, or not from a run: it has no format number.")
+    if number > FORMAT:
+        raise CheckpointError(
+            f"{file} has format {number}; this gptscratch reads up to {FORMAT}.", "Update gptscratch."
+        )
+    return values
 
 
 def read_facts(file: Path) -> dict[str, Any]:

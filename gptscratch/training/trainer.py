@@ -172,6 +172,8 @@ def _resume(
         record = replace(record, config=resume_config(record.config, settings))
     prepared = tokens_of_run(run, record)
     record = replace(record, tokens=str(prepared.folder.resolve()), split=split_of(prepared.manifest))
+    if record.format == 1:
+        listen(Notice(f"{run.name} was begun by an earlier version: the order of its batches changes here."))
     train_tokens = prepared.manifest.train.tokens
     row = tokens_per_row(prepared, record.config.train.documents)(record.config.model.context_length)
     if finished and make_horizon(record.config.train, train_tokens, row).is_over(state):

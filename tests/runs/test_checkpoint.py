@@ -113,8 +113,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "another program's config": (lambda run: (run / "config.json").write_text("{}"), "no format number"),
     "a newer run": (
-        lambda run: edit(run / "config.json", lambda v: v.update(format=2)),
-        "has format 2; this",
+        lambda run: edit(run / "config.json", lambda v: v.update(format=3)),
+        "has format 3; this",
     ),
     "a config without its tokens": (
         lambda run: edit(run / "config.json", lambda v: v.pop("tokens")),
@@ -250,7 +250,7 @@ STATES = {
     "no JSON": lambda file: _truncate(file),
     "gone": lambda file: file.unlink(),
     "a list": lambda file: file.write_text("[]"),
-    "newer": lambda file: edit(file, lambda v: v.update(format=2)),
+    "newer": lambda file: edit(file, lambda v: v.update(format=3)),
     "without a format": lambda file: edit(file, lambda v: v.pop("format")),
     "without its step": lambda file: edit(file, lambda v: v.pop("step")),
     "a step that is a text": lambda file: edit(file, lambda v: v.update(step="ten")),
@@ -293,7 +293,7 @@ def test_a_record_comes_back_as_it_was(tale: Path, tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", record.to_dict())
     assert read_run(tmp_path) == record
     values = json.loads((tale / "config.json").read_text(encoding="utf-8"))
-    assert (values["format"], values["version"]) == (1, gptscratch.__version__)
+    assert (values["format"], values["version"]) == (2, gptscratch.__version__)
 
 
 def test_a_state_comes_back_as_it_was() -> None:
