@@ -1,16 +1,19 @@
-"""gptscratch: your own GPT from your own text.
+"""Train a small GPT on your own text, and generate text with it.
 
-    from gptscratch import GPT, ModelConfig, PRESETS, load, train, generate
+    from gptscratch import GPT, ModelConfig, PRESETS, Tokenizer, generate, load, train
 
-A map of the house; imports go strictly down:
+The packages; each imports only from those below it, and those on one line do not import each other:
 
-    cli/                                    the command line; typer and rich live there alone
-    training/trainer  data/prepare  describe    one function, one job that a user can name
-    checkpoint  generation  metrics  training/{step,evaluate,hooks}  interop/    parts composed
-    model/  tokenizer  data/{corpus,shards,batches}  sampling  device  training/{schedule,optimizer,state}
-    errors  config  presets  paths  sizing      no torch; every knob and every path
+    cli                                 the command line
+    training, generation, interop       the loop and its plan; text from a model; Hugging Face transformers
+    accelerate                          faster kernels for a CPU, applied to a finished model
+    runs                                a run on disk: config, checkpoints, metrics
+    model, data                         the GPT in plain PyTorch; from a corpus to batches of tokens
+    tokenizer                           characters, bytes, words, BPE
+    device                              device, data type, random seeds
+    config, presets, paths, sizing, errors, files      settings and files; they do not import torch
 
-Names are loaded when first used, so that ``import gptscratch`` costs nothing.
+The names above are imported when they are first used, so that ``import gptscratch`` takes no time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The errors a user may see without a traceback. Everything else that is raised is a bug of ours."""
+"""The errors that a user sees as one line, without a traceback. Any other exception is a bug."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """Something that the user can mend: what is wrong, and what to do about it, in one line each.
+    """What is wrong, and what to do about it, in one line each.
 
     The command line prints ``message`` and ``hint`` and exits with ``exit_code``.
     """
@@ -48,7 +48,7 @@ class MissingExtraError(UserError):
 
 
 class RunError(UserError):
-    """A run that started well and could not go on (a non-finite loss, a full disk). Exit code 1."""
+    """A run that began and could not continue (a loss that is not finite, a full disk). Exit code 1."""
 
     exit_code = 1
 

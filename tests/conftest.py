@@ -1,4 +1,4 @@
-"""What many tests share: a home of their own, a small corpus, tiny runs, a model that recites."""
+"""What many tests share: their own home folder, a small corpus, tiny runs, a model with known output."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def reciter() -> Callable[..., Generator]:
 
 
 def reciting(text: str, *, kind: str = "byte", then_end: bool = False, **shape: Any) -> Generator:
-    """A real GPT whose weights were set by hand: each token of the text leads to the next one, for ever.
+    """A real GPT whose weights were set by hand: each token of the text leads to the next one, without end.
 
     No token may occur twice in the text. The residual stream is the token's one-hot vector.
     """

@@ -141,7 +141,7 @@ def test_without_a_best_the_newest_checkpoint_counts() -> None:
     assert paths.find_checkpoint("a")[1] == paths.checkpoint_dir(run, 123_456_789)
 
 
-def test_a_run_without_a_checkpoint_says_so() -> None:
+def test_a_run_without_a_checkpoint_is_reported() -> None:
     run = make_run(paths.run_dir("a"))
     half = run / "checkpoints" / ".step-00000004.1.tmp"
     half.mkdir(parents=True)
@@ -166,7 +166,7 @@ def test_a_pointer_to_a_half_deleted_checkpoint_is_not_followed() -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "{}", "3", '"x"', '{"checkpoint": 3}', "[" * 100_000])
-def test_a_damaged_pointer_says_so(content: str) -> None:
+def test_a_damaged_pointer_is_reported(content: str) -> None:
     run = make_run(paths.run_dir("a"), 5)
     (run / "best.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"best\.json is damaged"):

@@ -79,9 +79,9 @@ def run(described: RunDescription, *, json: bool) -> None:
         print_json(described)
         return
     summary = described.summary
-    loss = "-" if summary.best_val_loss is None else f"{summary.best_val_loss:.4f} nats a token"
+    loss = "-" if summary.best_val_loss is None else f"{summary.best_val_loss:.4f} nats/token"
     if described.val_bits_per_byte is not None and described.val_accuracy is not None:
-        loss += f", {described.val_bits_per_byte:.4f} bits a byte, accuracy {described.val_accuracy:.1%}"
+        loss += f", {described.val_bits_per_byte:.4f} bits/byte, accuracy {described.val_accuracy:.1%}"
     facts(
         out,
         [
@@ -124,7 +124,7 @@ def model(described: ModelDescription, *, title: str, json: bool) -> None:
     rows = f"{described.micro_batch_size} x {described.config.context_length} tokens at once"
     to_train, to_sample = described.training_memory_bytes, described.sampling_memory_bytes
     lines = [
-        ("FLOPs", f"{count(flops)} a token, {count(training)} in training"),
+        ("FLOPs", f"{count(flops)} per token, {count(training)} in training"),
         ("memory", f"{size(to_train)} to train ({rows}), {size(to_sample)} to sample"),
     ]
     facts(out, lines)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -23,7 +22,7 @@ from gptscratch.errors import CheckpointError
 from gptscratch.files import new_folder, remove_folder, remove_leftovers, write_json
 from gptscratch.model.gpt import GPT
 from gptscratch.runs.run import FORMAT, disk_errors_in, read_facts, read_run, read_versioned
-from gptscratch.runs.tensors import load_tensors, save_tensors
+from gptscratch.runs.tensors import load_shapes, load_tensors, save_tensors
 
 
 def save_checkpoint(
@@ -168,26 +167,13 @@ def require_same_shapes(config: ModelConfig, checkpoint: Path) -> None:
     Raises:
         CheckpointError: the file is missing or damaged, or a name or a shape differs.
     """
-    found, wanted = _shapes_in(checkpoint / "model.safetensors"), sizing.parameter_shapes(config)
+    found, wanted = load_shapes(checkpoint / "model.safetensors"), sizing.parameter_shapes(config)
     for name in [*wanted, *found]:
         if found.get(name) != wanted.get(name):
             raise CheckpointError(
                 f"{checkpoint} does not fit its run's config.json: {name} is "
                 f"{found.get(name, 'missing')}, not {wanted.get(name, 'absent')}."
             )
-
-
-def _shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes in a safetensors file, from its header."""
-    try:
-        if not file.is_file():
-            raise OSError("not a regular file")
-        with safe_open(file, "pt") as tensors:
-            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{file} is damaged or missing ({error}).", "Use another checkpoint of the run, or train again."
-        ) from None
 
 
 def _require_finite(model: GPT, checkpoint: Path) -> None:

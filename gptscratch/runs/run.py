@@ -103,7 +103,9 @@ def new_run(config: RunConfig, out: str | Path | None, *, replace: bool = False)
         for run in filter(is_unused, _folders_named_after(config.data.corpus)):
             with contextlib.suppress(RunBusyError):
                 stack.enter_context(held(run))
-                break
+                if is_unused(run):
+                    break
+                stack.close()  # meanwhile another process finished a run here
         yield run
 
 

@@ -1,4 +1,4 @@
-"""The data behind ``gptscratch info``: plain frozen dataclasses, JSON by ``dataclasses.asdict``."""
+"""What ``gptscratch info`` shows, as plain frozen dataclasses; ``dataclasses.asdict`` makes JSON of them."""
 
 from __future__ import annotations
 

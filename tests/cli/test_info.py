@@ -50,7 +50,7 @@ def test_info_of_token_files_counts_them(gptscratch: Command, corpus: Path, tmp_
 
 
 def test_info_of_nothing_that_exists_is_exit_code_2(gptscratch: Command, tale: Path) -> None:
-    ended = gptscratch("info", "nobody")
+    ended = gptscratch("info", "unknown")
     assert ended.code == 2
     assert tale.name in ended.err  # the hint lists what there is
     assert gptscratch("info", "x" * 5000).code == 2
@@ -105,7 +105,7 @@ def test_a_file_of_odd_values_takes_neither_the_list_nor_the_run_down(
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no JSON": (lambda file: file.write_text("{"), "is damaged"),
+    "not JSON": (lambda file: file.write_text("{"), "is damaged"),
     "gone": (lambda file: file.unlink(), "missing"),
     "newer": (lambda file: file.write_text('{"format": 99}'), "has format 99"),
 }

@@ -40,7 +40,7 @@ def edit(file: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     file.write_text(json.dumps(values), encoding="utf-8")
 
 
-def test_a_trained_run_talks_by_its_name(tale: Path) -> None:
+def test_a_trained_run_is_loaded_by_its_name(tale: Path) -> None:
     gpt = load("tale")
     assert gpt.run == tale
     text = gpt.generate("the fox ", max_tokens=40, temperature=0)
@@ -62,7 +62,7 @@ def test_a_loaded_model_is_the_saved_one_and_ready_to_be_used(tale: Path) -> Non
     assert all(torch.equal(p, saved[name]) for name, p in gpt.model.named_parameters())
 
 
-def test_a_run_folder_moves_as_one_piece(tale: Path, tmp_path: Path) -> None:
+def test_a_run_folder_can_be_moved(tale: Path, tmp_path: Path) -> None:
     text = load("tale").generate("a dog", max_tokens=20, seed=1)
     moved = Path(shutil.move(tale, tmp_path / "renamed"))
     shutil.rmtree(paths.home())
@@ -87,7 +87,7 @@ def test_nothing_on_disk_is_a_pickle(tale: Path) -> None:
             assert all(isinstance(json.loads(part), dict) for part in parts)
 
 
-def test_no_module_of_ours_reads_or_writes_pickled_files() -> None:
+def test_no_module_reads_or_writes_pickled_files() -> None:
     package = Path(gptscratch.__file__).parent
     to_its_workers = package / "data" / "encode.py"  # through pipes, and it opens no file
     assert "open(" not in to_its_workers.read_text(encoding="utf-8").replace("Popen(", "")
@@ -106,7 +106,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty weights": (lambda run: (newest(run) / "model.safetensors").write_bytes(b""), "is damaged"),
     "no weights": (lambda run: (newest(run) / "model.safetensors").unlink(), "damaged or missing"),
     "no config": (lambda run: (run / "config.json").unlink(), "config.json"),
-    "a config that is no JSON": (lambda run: _truncate(run / "config.json"), "config.json is damaged"),
+    "a config that is not JSON": (lambda run: _truncate(run / "config.json"), "config.json is damaged"),
     "a config that is a list": (
         lambda run: (run / "config.json").write_text("[1]"),
         "config.json is damaged",
@@ -144,7 +144,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda run: edit(run / "config.json", lambda v: v["model"].update(qk_norm=False)),
         "not absent",
     ),
-    "a layer for every byte": (
+    "a billion layers": (
         lambda run: edit(run / "config.json", lambda v: v["model"].update(n_layer=10**9)),
         "n_layer is 1000000000",
     ),
@@ -256,9 +256,9 @@ STATES = {
     "a step that is a text": lambda file: edit(file, lambda v: v.update(step="ten")),
     "a step that is a fraction": lambda file: edit(file, lambda v: v.update(step=1.5)),
     "a loss that is true": lambda file: edit(file, lambda v: v.update(loss_sum=True)),
-    "seconds that are no number": lambda file: edit(file, lambda v: v.update(seconds=float("nan"))),
-    "a loss without end": lambda file: edit(file, lambda v: v.update(loss_sum=float("inf"))),
-    "a best step to come": lambda file: edit(file, lambda v: v.update(best_step=10**17)),
+    "seconds that are not a number": lambda file: edit(file, lambda v: v.update(seconds=float("nan"))),
+    "an infinite loss": lambda file: edit(file, lambda v: v.update(loss_sum=float("inf"))),
+    "a best step after the last one": lambda file: edit(file, lambda v: v.update(best_step=10**17)),
     "a step of hundreds of digits": lambda file: edit(file, lambda v: v.update(step=10**300)),
     "another step": lambda file: edit(file, lambda v: v.update(step=25)),
 }
