@@ -6,69 +6,45 @@ from collections.abc import Mapping
 from typing import Any
 
 from gptscratch.config import RunConfig
-from gptscratch.training.planning.heuristics import VERY_SMALL_BYTES, Facts
+from gptscratch.training.planning.heuristics import Facts
+
+_VERY_SMALL_BYTES = 50_000  # a model sees too little in them for sentences
 
 
-def expectation(facts: Facts) -> list[str]:
-    """What a very small corpus can give."""
-    if facts.train_bytes >= VERY_SMALL_BYTES:
-        return []
-    return [
-        f"The corpus is very small ({facts.train_bytes / 1000:.3g} kB to train on): expect its letters and "
-        "common words, not its sentences. Some hundred kB make a difference."
-    ]
-
-
-def late_start(minutes: float, facts: Facts) -> list[str]:
-    """Where reading and tokenizing took much of the time that is given."""
-    given, gone = 60 * minutes, facts.start_up_seconds
-    if gone < given / 3:
-        return []
-    left = max(0.0, given - gone)
-    return [
-        f"Starting and preparing the text took {gone:.0f} of the {given:.0f} seconds: {left:.0f} are left to "
-        "train. Another run on this text starts sooner, since its tokens are kept."
-    ]
-
-
-def held_back(config: RunConfig, facts: Facts) -> list[str]:
-    """Where less than a tenth of a large text is for validation."""
-    total = facts.train_bytes + facts.val_bytes
-    if config.data.val_fraction > 0 or config.data.val_file or facts.val_bytes > 0.05 * total:
-        return []
-    return [
-        f"{facts.val_bytes / 1e6:,.3g} MB of the {total / 1e6:,.0f} MB of text are held back for validation: "
-        "that is enough to measure the loss. --val-fraction changes it."
-    ]
-
-
-def unreachable(config: RunConfig, given: Mapping[str, Any], steps: int) -> list[str]:
-    """What was asked for and cannot be had."""
-    notices = []
-    if (
-        "train.warmup_steps" in given
-        and config.train.warmup_steps >= steps
-        and config.train.lr_schedule != "onecycle"
-    ):
-        notices.append(
-            f"The warm-up takes {config.train.warmup_steps:,} steps, and the run has {steps:,}: "
-            "the learning rate never reaches its peak."
-        )
-    if config.train.learning_rate == 0:
-        notices.append("The learning rate is 0: the model does not change.")
-    return notices
-
-
-def ineffective(config: RunConfig, given: Mapping[str, Any]) -> list[str]:
-    """Options that do nothing together with the others."""
+def notices_about(config: RunConfig, given: Mapping[str, Any], steps: int, facts: Facts) -> list[str]:
+    """What follows from the corpus and the time, and what was given without effect."""
     model, train = config.model, config.train
+    total = facts.train_bytes + facts.val_bytes
+    minutes, started = 60 * (train.minutes or 0), facts.start_up_seconds
+    chosen_share = (given.get("data.val_fraction") or -1) < 0 and not config.data.val_file
+    warms_up = "train.warmup_steps" in given and train.lr_schedule != "onecycle"
     cases = (
-        ("model.rope_theta", model.position != "rope", f"--position {model.position}"),
         (
-            "train.warmup_steps",
-            train.lr_schedule == "onecycle",
-            "--lr-schedule onecycle, which has its own rise",
+            facts.train_bytes < _VERY_SMALL_BYTES,
+            f"The corpus is very small ({facts.train_bytes / 1000:.3g} kB to train on): expect its letters and "
+            "common words, not its sentences. Some hundred kB make a difference.",
         ),
+        (
+            bool(train.minutes) and started > minutes / 3,
+            f"Starting and preparing the text took {started:.0f} of the {minutes:.0f} seconds: "
+            f"{max(0.0, minutes - started):.0f} are left to train. Another run on this text starts sooner, "
+            "since its tokens are kept.",
+        ),
+        (
+            chosen_share and facts.val_bytes < 0.05 * total,
+            f"{facts.val_bytes / 1e6:,.3g} MB of the {total / 1e6:,.0f} MB of text are the validation set: "
+            "that is enough to measure the loss. --val-fraction changes it.",
+        ),
+        (
+            warms_up and train.warmup_steps >= steps,
+            f"The warm-up takes {train.warmup_steps:,} steps, and the run has {steps:,}: "
+            "the learning rate never reaches its peak.",
+        ),
+        (train.learning_rate == 0, "The learning rate is 0: the model does not change."),
+    )
+    without_effect = (
+        ("model.rope_theta", model.position != "rope", f"--position {model.position}"),
+        ("train.warmup_steps", train.lr_schedule == "onecycle", "--lr-schedule onecycle, which has its own"),
         ("train.decay_fraction", train.lr_schedule != "wsd", f"--lr-schedule {train.lr_schedule}"),
         (
             "train.final_fraction",
@@ -78,5 +54,8 @@ def ineffective(config: RunConfig, given: Mapping[str, Any]) -> list[str]:
         ("train.adamw_learning_rate", train.optimizer == "adamw", "--optimizer adamw"),
         ("train.momentum", train.optimizer == "adamw", "--optimizer adamw"),
     )
-    idle = [(key.partition(".")[2], why) for key, off, why in cases if off and key in given]
-    return [f"{name} has no effect with {why}." for name, why in idle]
+    return [text for applies, text in cases if applies] + [
+        f"{key.partition('.')[2]} has no effect with {reason}."
+        for key, is_idle, reason in without_effect
+        if is_idle and key in given
+    ]
