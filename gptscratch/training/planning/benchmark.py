@@ -13,34 +13,73 @@ import torch
 
 from gptscratch.accelerate.linear import linear
 from gptscratch.config import RunConfig
-from gptscratch.device import one_thread
+from gptscratch.device import is_out_of_memory, one_thread
 from gptscratch.model.gpt import GPT
-from gptscratch.training.optimizer import Optimizer, make_optimizer
+from gptscratch.training.optimizer import make_optimizer
 from gptscratch.training.step import Worker, apply_gradients, take_step
 
+MEASURING = 0.01  # of the run's time goes into measuring a plan ...
+LEAST, MOST = 0.3, 3.0  # ... or so many seconds
 _STEPS = 4  # that are timed at most; the first one does not count, and one more is always made
-_LEAST_SHARE = 0.1  # of a step, that its sequences take: noise could leave nothing beside the update
+_LEAST_SHARE = 0.1  # of a step is its sequences' work, even if noise leaves nothing next to the update
+
+
+def measured_step_seconds(
+    config: RunConfig, expected: float, device: torch.device, dtype: torch.dtype
+) -> float | None:
+    """Seconds of a step of a plan by time, on as many sequences as about one percent of the time allows.
+
+    None where not even one sequence fits into the memory: training will say so.
+    """
+    train = config.train
+    limit = min(MOST, max(LEAST, MEASURING * 60 * (train.minutes or 0)))
+    rows = int(min(train.batch_size, max(1.0, train.batch_size * limit / expected / 5)))
+    while rows:
+        try:
+            return step_seconds(config, rows, device, dtype, limit=limit)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        rows = (rows + 1) // 2 if rows > 1 else 0
+    return None
 
 
 def step_seconds(
     config: RunConfig, rows: int, device: torch.device, dtype: torch.dtype, *, limit: float
 ) -> float:
-    """Seconds of a step of the planned batch, measured for about ``limit`` seconds.
+    """Seconds of a step of the planned batch, from steps of ``rows`` sequences in about ``limit`` seconds.
 
-    With fewer ``rows`` than the batch has, the update is timed alone: it costs the same for any number of
+    With fewer rows than the batch has, the update is timed alone: it costs the same for any number of
     sequences. The rest of a step grows with them.
     """
     with torch.random.fork_rng(devices=[]):
         model = GPT(config.model).to(device)
-    optimizer = _optimizer(model, config)
-    batch = config.train.batch_size
-    rows = min(rows, batch)
+    optimizer = make_optimizer(
+        model, optimizer=config.train.optimizer, learning_rate=1e-3, adamw_learning_rate=1e-3,
+        weight_decay=0.0, betas=(0.9, 0.95), momentum=0.9,
+    )  # fmt: skip
     worker = Worker(model, dtype)
-    measured = timed(_step_of(worker, optimizer, config, rows), limit)
-    if rows == batch:
+    batch = config.train.batch_size
+    ids = np.random.default_rng(0).integers(0, config.model.vocab_size, (rows, config.model.context_length))
+
+    def step() -> None:
+        result = take_step(
+            worker, optimizer, ids, ids,
+            micro_batch_size=config.train.micro_batch_size, grad_clip=1.0, scale=0.0,
+        )  # fmt: skip
+        result.loss.item()  # waits for the device
+
+    def update() -> None:
+        for parameter in worker.parameters:
+            parameter.grad = torch.full_like(parameter, 1e-3)
+        apply_gradients(worker, optimizer, torch.ones((), device=device), grad_clip=1.0, scale=0.0)
+        worker.parameters[0].sum().item()  # waits for the device
+
+    measured = timed(step, limit)
+    if rows >= batch:
         return measured
-    update = min(timed(lambda: _update(worker, optimizer), limit / 4), (1 - _LEAST_SHARE) * measured)
-    return update + (measured - update) * batch / rows
+    fixed = min(timed(update, limit / 4), (1 - _LEAST_SHARE) * measured)
+    return fixed + (measured - fixed) * batch / rows
 
 
 def timed(step: Callable[[], None], limit: float) -> float:
@@ -70,36 +109,3 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
             if repeat >= 5 and started > end:
                 break
     return threads * 2 * size**3 / best
-
-
-def _step_of(worker: Worker, optimizer: Optimizer, config: RunConfig, rows: int) -> Callable[[], None]:
-    ids = np.random.default_rng(0).integers(0, config.model.vocab_size, (rows, config.model.context_length))
-
-    def step() -> None:
-        result = take_step(
-            worker,
-            optimizer,
-            ids,
-            ids,
-            micro_batch_size=config.train.micro_batch_size,
-            grad_clip=1.0,
-            scale=0.0,
-        )
-        result.loss.item()  # waits for the device
-
-    return step
-
-
-def _update(worker: Worker, optimizer: Optimizer) -> None:
-    for parameter in worker.parameters:
-        parameter.grad = torch.full_like(parameter, 1e-3)
-    loss = torch.ones((), device=worker.device)
-    apply_gradients(worker, optimizer, loss, grad_clip=1.0, scale=0.0)
-    worker.parameters[0].sum().item()  # waits for the device
-
-
-def _optimizer(model: GPT, config: RunConfig) -> Optimizer:
-    return make_optimizer(
-        model, optimizer=config.train.optimizer, learning_rate=1e-3, adamw_learning_rate=1e-3,
-        weight_decay=0.0, betas=(0.9, 0.95), momentum=0.9,
-    )  # fmt: skip

@@ -100,7 +100,8 @@ class _Planner:
         self._choose_rates(steps, seconds)
         self._choose_intervals(steps)
         context_length = self.model.context_length
-        config = RunConfig(model=self.model, data=self.data, train=self.train, name=self.given.get("name", ""))
+        model = replace(self.model, n_kv_head=self.model.resolved().n_kv_head)
+        config = RunConfig(model=model, data=self.data, train=self.train, name=self.given.get("name", ""))
         peak = sizing.training_peak(
             self.model, micro_batch_size=self.train.micro_batch_size, **self._memory_settings()
         )
@@ -217,7 +218,7 @@ class _Planner:
         return horizon_steps(self.train, self.facts.train_tokens, per_row)
 
     def _max_steps(self, steps: int) -> int:
-        """The steps after which the corpus would only be memorized, where the time suffices for more; else 0."""
+        """The steps after which the corpus would only be memorized; 0 where the time ends before."""
         useful = self._useful_tokens()
         if self._tokens_in_time(self.model) <= useful or "train.max_steps" in self.given:
             return 0
@@ -231,7 +232,7 @@ class _Planner:
     # The settings of training
 
     def _choose_batch(self) -> None:
-        """Sequences of a step by ``heuristics.batch_tokens``; of a micro-batch as many as the memory holds."""
+        """Sequences of a step, and in a micro-batch as many of them as the memory holds."""
         per_row = self.facts.tokens_per_row(self.model.context_length)
         wanted = min(self._planned_batch(), self.facts.train_tokens) / per_row
         micro = self.given.get("train.micro_batch_size")
@@ -252,9 +253,7 @@ class _Planner:
         """Tokens of a step; where the user gives the number of steps, not more of them for more steps."""
         width, train = self.model.d_model, self.train
         steps_on_gpu = train.steps and self.facts.device != "cpu"
-        tokens = (
-            16 * width * train.steps if train.steps else self._run_tokens(self.model)
-        )
+        tokens = 16 * width * train.steps if train.steps else self._run_tokens(self.model)
         return heuristics.batch_tokens(0 if steps_on_gpu else tokens, width, self.facts.device)
 
     def _rows_at_once(self) -> int:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from gptscratch import sizing
-from gptscratch.config import DataConfig
+from gptscratch.config import DataConfig, qualified
 from gptscratch.errors import ConfigError
-from gptscratch.training.planning import heuristics as rules
+from gptscratch.training.planning import heuristics
 from gptscratch.training.planning.heuristics import Facts
 from gptscratch.training.planning.planner import Plan, make_plan
 
@@ -26,7 +26,7 @@ SHAPE = {"n_layer": 4, "d_model": 192, "context_length": 256}
 
 
 def plan(facts: Facts = LAPTOP, **settings: Any) -> Plan:
-    return make_plan(settings, DataConfig(corpus=("a.txt",)), facts)
+    return make_plan(qualified(settings), DataConfig(corpus=("a.txt",)), facts)
 
 
 def blocks(found: Plan) -> int:
@@ -55,7 +55,7 @@ def test_what_is_given_is_kept_and_the_rest_planned_around_it() -> None:
 
 def test_the_tokens_to_come_fit_into_the_time() -> None:
     found = plan(minutes=10)
-    seconds = found.tokens / rules.tokens_per_second(found.config.model, LAPTOP)
+    seconds = found.tokens / heuristics.tokens_per_second(found.config.model, LAPTOP)
     assert 0.85 * 600 < seconds < 600
 
 
@@ -112,7 +112,7 @@ def test_a_small_corpus_ends_early_and_says_so() -> None:
     assert found.config.train.minutes == 10
     assert found.config.train.max_steps == found.steps
     assert found.seconds < 300
-    assert found.epochs == pytest.approx(rules.useful_epochs(SMALL.train_tokens), rel=0.05)
+    assert found.epochs == pytest.approx(heuristics.useful_epochs(SMALL.train_tokens), rel=0.05)
     assert any("memorize" in notice and f"{found.steps} steps" in notice for notice in found.notices)
     assert not any("memorize" in notice for notice in plan(minutes=10).notices)
     assert plan(minutes=10).config.train.max_steps == 0
@@ -187,14 +187,14 @@ def test_a_small_corpus_holds_a_gpu_to_a_small_model() -> None:
 
 @pytest.mark.parametrize(("tokens", "batch"), [(1.5e6, 1950), (1e9, 79_700), (1e11, 1_105_000)])
 def test_the_batch_rule_is_the_published_one(tokens: float, batch: float) -> None:
-    assert rules.batch_tokens(tokens, 16, "cuda") == pytest.approx(batch, rel=0.01)
+    assert heuristics.batch_tokens(tokens, 16, "cuda") == pytest.approx(batch, rel=0.01)
 
 
 def test_tokens_for_each_parameter_rise_from_the_measured_to_the_published() -> None:
-    assert rules.tokens_per_parameter(1_000_000) == 1.4
-    assert rules.tokens_per_parameter(5_000_000) == pytest.approx(1.4)
-    assert 1.5 < rules.tokens_per_parameter(20_000_000) < 10
-    assert rules.tokens_per_parameter(400_000_000) == pytest.approx(20)
+    assert heuristics.tokens_per_parameter(1_000_000) == 1.4
+    assert heuristics.tokens_per_parameter(5_000_000) == pytest.approx(1.4)
+    assert 1.5 < heuristics.tokens_per_parameter(20_000_000) < 10
+    assert heuristics.tokens_per_parameter(400_000_000) == pytest.approx(20)
 
 
 def test_rates_know_the_batch_that_was_given() -> None:
@@ -268,11 +268,13 @@ def test_what_was_given_and_cannot_be_had_is_told(given: dict[str, Any], said: s
     assert any(said in notice for notice in plan(**length, **given).notices)
 
 
-def test_a_learning_rate_of_0_is_kept_and_other_zeros_are_chosen() -> None:
-    zeros = {"learning_rate": 0.0, "batch_size": 0, "eval_interval": 0, "log_interval": 0, "warmup_steps": -1}
-    found = plan(steps=100, **zeros).config.train
-    assert found.learning_rate == 0
-    assert min(found.batch_size, found.eval_interval, found.log_interval, found.warmup_steps) > 0
+def test_a_learning_rate_of_0_is_kept() -> None:
+    assert plan(steps=100, learning_rate=0.0).config.train.learning_rate == 0
+
+
+def test_a_number_of_heads_alone_gives_a_width_that_it_divides() -> None:
+    found = plan(steps=100, n_head=6).config.model
+    assert (found.n_head, found.d_model) == (6, 192)
 
 
 @pytest.mark.parametrize("unit", ["minutes", "steps", "epochs", "tokens"])

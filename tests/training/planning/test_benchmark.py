@@ -9,9 +9,7 @@ import torch
 
 from gptscratch.config import RunConfig
 from gptscratch.device import _free_group_memory, free_memory
-from gptscratch.training.planning import benchmark as speed
-from gptscratch.training.planning import heuristics as rules
-from gptscratch.training.planning import plan_run as planning
+from gptscratch.training.planning import benchmark, heuristics, plan_run
 from gptscratch.training.planning.benchmark import step_seconds, timed
 
 CPU = torch.device("cpu")
@@ -33,7 +31,7 @@ def test_one_sequence_tells_how_long_a_whole_batch_takes(optimizer: str) -> None
 
 def test_noise_leaves_a_part_of_a_step_to_its_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
     found = iter([0.30, 0.35])  # a step of two sequences, and then an update that took longer
-    monkeypatch.setattr(speed, "timed", lambda _step, _limit: next(found))
+    monkeypatch.setattr(benchmark, "timed", lambda _step, _limit: next(found))
     assert step_seconds(BATCH, 2, CPU, torch.float32, limit=1.0) == pytest.approx(0.27 + 0.03 * 16)
 
 
@@ -56,15 +54,15 @@ def test_a_measurement_that_changes_the_shape_is_made_again(
     large.write_text(100 * corpus.read_text(encoding="utf-8"), encoding="utf-8")
     measured: list[int] = []
 
-    def slower_if_wide(config: RunConfig, *_: object, **__: object) -> float:
+    def slower_if_wide(config: RunConfig, *_: object) -> float:
         measured.append(config.model.d_model)
         return 0.02 * (config.model.d_model / 64) ** 2
 
-    monkeypatch.setattr(planning, "step_seconds", slower_if_wide)
-    monkeypatch.setattr(planning, "matmul_rate", lambda *_: 1e13)  # a first plan that is much too large
-    monkeypatch.setattr(rules, "useful_epochs", lambda _tokens: 1e9)
+    monkeypatch.setattr(plan_run, "measured_step_seconds", slower_if_wide)
+    monkeypatch.setattr(plan_run, "matmul_rate", lambda *_: 1e13)  # a first plan that is much too large
+    monkeypatch.setattr(heuristics, "useful_epochs", lambda _tokens: 1e9)
     settings = {"corpus": str(large), "minutes": 5.0, "tokenizer": "char", "device": "cpu"}
-    plan, _ = planning.plan_run(settings)
+    plan, _ = plan_run.plan_run(settings)
     assert len(measured) > 1
     assert plan.config.model.d_model == measured[-1]
     seconds = 0.02 * (plan.config.model.d_model / 64) ** 2
@@ -72,20 +70,22 @@ def test_a_measurement_that_changes_the_shape_is_made_again(
 
 
 def test_memory_that_runs_out_while_measuring_is_tried_with_fewer_sequences(
-    corpus: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tried: list[int] = []
 
     def small(_config: RunConfig, rows: int, *_: object, **__: object) -> float:
         tried.append(rows)
-        if rows > 2:
+        if rows > most:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return 0.01
 
-    monkeypatch.setattr(planning, "step_seconds", small)
-    settings = {"corpus": str(corpus), "minutes": 1.0, "tokenizer": "char", "batch_size": 8, "n_layer": 1}
-    assert planning.plan_run(settings)[0].steps > 0
-    assert tried == [8, 4, 2]
+    monkeypatch.setattr(benchmark, "step_seconds", small)
+    config = BATCH.with_settings({"steps": 0, "minutes": 5.0, "batch_size": 8})
+    for most, found in ((2, 0.01), (0, None)):
+        tried.clear()
+        assert benchmark.measured_step_seconds(config, 0.001, CPU, torch.float32) == found
+        assert tried == ([8, 4, 2] if most else [8, 4, 2, 1])
 
 
 def test_free_memory_is_asked_for_and_a_containers_limit_holds(tmp_path: Path) -> None:
