@@ -102,7 +102,7 @@ class Trace:
 
     def _traced(self, token_id: int) -> TracedToken:
         logprob, best = self._thoughts.of(self._row, token_id)
-        piece = self._tokenizer.piece
+        piece = self._tokenizer.token_text
         return TracedToken(
             id=token_id,
             token=piece(token_id),
