@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gptscratch.config import SampleConfig as SampleConfig
     from gptscratch.config import TrainConfig as TrainConfig
     from gptscratch.errors import UserError as UserError
-    from gptscratch.generation.generator import generate as generate
+    from gptscratch.generation.generate import generate as generate
     from gptscratch.generation.generator import load as load
     from gptscratch.model.gpt import GPT as GPT
     from gptscratch.presets import PRESETS as PRESETS
@@ -49,7 +49,7 @@ _HOMES = {
     "UserError": "errors",
     "load": "generation.generator",
     "train": "training.trainer",
-    "generate": "generation.generator",
+    "generate": "generation.generate",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

@@ -43,7 +43,7 @@ def test_help_needs_no_torch() -> None:
 
 
 def test_sampling_loads_no_compiler(tale: Path) -> None:
-    use = f"load({str(tale)!r}).for_sampling().generate('the', max_tokens=2)"
+    use = f"load({str(tale)!r}).accelerated().generate('the', max_tokens=2)"
     assert (
         loaded_by(
             f"from gptscratch import load\n{use}", ["torch._dynamo", "sympy", "transformers", "typer", "rich"]

@@ -14,7 +14,7 @@ from gptscratch.cli import loading, render, render_sample
 from gptscratch.config import SampleConfig
 from gptscratch.errors import ConfigError, UserError, did_you_mean
 from gptscratch.generation.generator import Generator
-from gptscratch.generation.memorization import copied
+from gptscratch.generation.memorization import longest_copy
 
 QUOTES = '"""'
 HELP = """\
@@ -71,7 +71,9 @@ class Chat:
         new: list[str] = []
 
         def kept() -> Iterator[tuple[str, float]]:
-            for piece, bits in render_sample.pieces(self.gpt, prompt, self.knobs, colors=self.colors):
+            n_best = None if self.colors is None else 0
+            tokens = self.gpt.tokens(prompt, self.knobs, n_best=n_best)
+            for piece, bits in render_sample.pieces(tokens):
                 new.append(piece)
                 yield piece, bits
 
@@ -80,12 +82,12 @@ class Chat:
         reply = "".join(new)
         self.text = prompt + reply
         if self.novelty:
-            render_sample.copied(reply, copied(self.gpt, reply, after=prompt))
+            render_sample.copied(reply, longest_copy(self.gpt, reply, after=prompt))
 
     def set(self, rest: str) -> None:
         name, _, value = rest.replace("=", " ", 1).partition(" ")
         self.knobs = changed(self.knobs, name.replace("-", "_"), value.strip())
-        if self.knobs.no_copy_ngram and self.gpt.copies is None:
+        if self.knobs.no_copy_ngram and self.gpt.training is None:
             self.gpt = loading.with_copies(self.gpt)
 
     def show(self, _: str) -> None:

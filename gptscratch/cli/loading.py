@@ -55,7 +55,7 @@ def load(
         render.notice(notice)
     if count_parameters(gpt.model.config).non_embedding < _SMALL:
         torch.set_num_threads(1)
-    return gpt.for_sampling(quantize=quantize)
+    return gpt.accelerated(quantize=quantize)
 
 
 def sampling_device(config: ModelConfig) -> str:
@@ -80,7 +80,7 @@ def with_copies(gpt: Generator) -> Generator:
     from gptscratch.generation import memorization
 
     with render.err.status("looking at the training tokens ..."):
-        return memorization.with_copies(gpt)
+        return memorization.with_training_tokens(gpt)
 
 
 def read_prompt(prompt: str | None, file: str | None) -> str:

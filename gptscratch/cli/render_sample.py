@@ -6,7 +6,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -19,13 +18,11 @@ from rich.text import Text
 from gptscratch.cli import render
 from gptscratch.cli.units import some
 from gptscratch.errors import RunError
-from gptscratch.generation.logprobs import merged
 
 if TYPE_CHECKING:
-    from gptscratch.config import SampleConfig
     from gptscratch.generation.generator import Generator
-    from gptscratch.generation.logprobs import TracedToken
-    from gptscratch.generation.memorization import CopiedText
+    from gptscratch.generation.logprobs import GeneratedToken
+    from gptscratch.generation.memorization import CopiedSpan
 
 _AROUND = 40  # characters shown on each side of a copied span
 
@@ -68,58 +65,21 @@ def stream(prompt: str, pieces: Iterable[tuple[str, float]], *, colors: ColorSys
     return new
 
 
-def pieces(
-    gpt: Generator, prompt: str, knobs: SampleConfig, *, colors: ColorSystem | None
-) -> Iterator[tuple[str, float]]:
-    """What the model goes on with, for ``stream``: the surprise is looked at only where it is shown."""
-    if colors is None:
-        return ((text, 0.0) for text in gpt.stream(prompt, knobs))
-    return merged((token.text, token.bits) for token in gpt.tokens(prompt, knobs))
+def pieces(tokens: Iterable[GeneratedToken]) -> Iterator[tuple[str, float]]:
+    """(text, bits of surprise) of tokens; those that make up one character are one piece."""
+    bits = 0.0
+    for token in tokens:
+        bits += token.bits
+        if token.text:
+            yield token.text, bits
+            bits = 0.0
 
 
-def all_pieces(
-    gpt: Generator, prompt: str, knobs: SampleConfig, *, colors: ColorSystem | None
-) -> Iterator[Iterator[tuple[str, float]]]:
-    """The same of each of ``knobs.num_samples``, as many at a time as fit into memory."""
-    for numbers in gpt.batches(prompt, knobs):
-        prompts = [prompt] * len(numbers)
-        if colors is None:
-            texts = gpt.complete(prompts, knobs, streams=numbers)
-            yield from (iter([(text, 0.0)]) for text in texts)
-        else:
-            rows = gpt.traced(prompts, knobs, streams=numbers)
-            yield from (merged((token.text, token.bits) for token in row) for row in rows)
+def separator() -> None:
+    sys.stdout.write("---\n")
 
 
-def samples(
-    prompt: str, rows: Iterable[Iterable[tuple[str, float]]], *, colors: ColorSystem | None
-) -> list[str]:
-    """Write samples of one prompt as they come; give what followed the prompt."""
-    texts = []
-    for number, row in enumerate(rows):
-        if number:
-            sys.stdout.write("---\n")
-        texts.append(stream(prompt, row, colors=colors))
-    return texts
-
-
-def samples_json(
-    prompt: str,
-    texts: Sequence[str],
-    *,
-    run: Path,
-    tokens: Sequence[Sequence[TracedToken]] | None,
-    copied: Sequence[CopiedText] | None,
-) -> None:
-    values: dict[str, Any] = {"run": run.name, "prompt": prompt, "samples": list(texts)}
-    if tokens is not None:
-        values["tokens"] = [list(row) for row in tokens]
-    if copied is not None:
-        values["copied"] = list(copied)
-    render.print_json(values)
-
-
-def copied(text: str, span: CopiedText, *, name: str = "copied") -> None:
+def copied(text: str, span: CopiedSpan, *, name: str = "copied") -> None:
     """The longest copied span of a text, and the span marked in what stands around it."""
     often = some(span.times, "time")
     say(f"{name}: {span.tokens} of {span.of_tokens} tokens in a row stand in the training tokens, {often}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -142,38 +142,40 @@ def _continue_each(
     )
 
 
-def _as_json(gpt: Generator, prompt: str, knobs: SampleConfig, *, n_best: int | None, novelty: bool) -> None:
-    from gptscratch.cli import render_sample
-    from gptscratch.generation.memorization import copied
+def _as_json(
+    generator: Generator, prompt: str, config: SampleConfig, *, n_best: int | None, novelty: bool
+) -> None:
+    from gptscratch.cli import render, render_sample
+    from gptscratch.generation.memorization import longest_copy
 
-    render_sample.warn_of_unknown(gpt, prompt)
-    tokens = None
-    if n_best is None:
-        texts = gpt.samples(prompt, knobs)
-    else:
-        tokens = [
-            row
-            for numbers in gpt.batches(prompt, knobs)
-            for row in gpt.traced([prompt] * len(numbers), knobs, n_best=n_best, streams=numbers)
-        ]
-        texts = ["".join(token.text for token in row) for row in tokens]
-    spans = [copied(gpt, text, after=prompt) for text in texts] if novelty else None
-    render_sample.samples_json(prompt, texts, run=gpt.run, tokens=tokens, copied=spans)
+    render_sample.warn_of_unknown(generator, prompt)
+    found = list(generator.sample(prompt, config, n_best=n_best))
+    values: dict[str, Any] = {"run": generator.run.name, "prompt": prompt}
+    values["samples"] = [sample.text for sample in found]
+    if n_best is not None:
+        values["tokens"] = [sample.tokens for sample in found]
+    if novelty:
+        values["copied"] = [longest_copy(generator, sample.text, after=prompt) for sample in found]
+    render.print_json(values)
 
 
 def _as_text(
-    gpt: Generator, prompt: str, knobs: SampleConfig, *, at_once: bool, color: bool, novelty: bool
+    generator: Generator, prompt: str, config: SampleConfig, *, at_once: bool, color: bool, novelty: bool
 ) -> None:
     from gptscratch.cli import render_sample
-    from gptscratch.generation.memorization import copied
+    from gptscratch.generation.memorization import longest_copy
 
-    render_sample.warn_of_unknown(gpt, prompt)
+    render_sample.warn_of_unknown(generator, prompt)
     colors = render_sample.colors() if color else None
-    if knobs.num_samples == 1 and not at_once:
-        rows = iter([render_sample.pieces(gpt, prompt, knobs, colors=colors)])
+    n_best = None if colors is None else 0
+    if config.num_samples == 1 and not at_once:
+        rows = iter([generator.tokens(prompt, config, n_best=n_best)])
     else:
-        rows = render_sample.all_pieces(gpt, prompt, knobs, colors=colors)
-    texts = render_sample.samples(prompt, rows, colors=colors)
-    for number, text in enumerate(texts if novelty else (), 1):
-        name = f"copied {number}" if len(texts) > 1 else "copied"
-        render_sample.copied(text, copied(gpt, text, after=prompt), name=name)
+        rows = (iter(sample.tokens) for sample in generator.sample(prompt, config, n_best=n_best))
+    for number, row in enumerate(rows, 1):
+        if number > 1:
+            render_sample.separator()
+        text = render_sample.stream(prompt, render_sample.pieces(row), colors=colors)
+        if novelty:
+            name = f"copied {number}" if config.num_samples > 1 else "copied"
+            render_sample.copied(text, longest_copy(generator, text, after=prompt), name=name)

@@ -1,37 +1,124 @@
-"""Rules about what may not come next, from the tokens that one row has so far."""
+"""Changes to the logits before a token is chosen, such as penalties and forbidden repetitions.
+
+A processor is made for a batch of prompts, called with the logits of each new token, and told which token
+was chosen for each row. Shapes: B rows, V vocab.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from gptscratch.config import SampleConfig
+
+if TYPE_CHECKING:
+    from gptscratch.generation.memorization import SuffixArray
+
+Prompts = Sequence[Sequence[int]]
 
 
-class Rule(Protocol):
-    """One row's: told of every token, asked before each new one."""
+class LogitsProcessor(Protocol):
+    """Called with (B, V) logits, which it may change in place; told the (B,) ids that were chosen."""
 
-    def take(self, token_id: int) -> None: ...
+    def __call__(self, logits: Tensor) -> Tensor: ...
 
-    def forbidden(self) -> Iterable[int]: ...
-
-
-MakeRule = Callable[[Sequence[int]], Rule]  # from the ids of a row's prompt
+    def append(self, token_ids: Tensor) -> None: ...
 
 
-class NoRepeat:
-    """No n tokens in a row come twice, the prompt's among them (Paulus et al. 2017, arXiv:1705.04304)."""
+class SuppressTokens:
+    """Tokens that are never chosen."""
 
-    def __init__(self, n: int, prompt: Sequence[int] = ()) -> None:
+    def __init__(self, token_ids: Sequence[int], device: torch.device) -> None:
+        self.token_ids = torch.tensor(list(token_ids), dtype=torch.long, device=device)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return logits.index_fill_(1, self.token_ids, -torch.inf)
+
+    def append(self, token_ids: Tensor) -> None:
+        pass
+
+
+class NoRepeatNgram:
+    """No n tokens in a row come twice, the prompt included (Paulus et al. 2017, arXiv:1705.04304)."""
+
+    def __init__(self, n: int, prompts: Prompts) -> None:
         self.n = n
-        self._recent: tuple[int, ...] = ()  # the last n - 1
-        self._after: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
-        for token_id in prompt:
-            self.take(token_id)
+        self.recent: list[tuple[int, ...]] = [()] * len(prompts)  # the last n - 1 tokens of each row
+        self.next: list[defaultdict[tuple[int, ...], set[int]]] = [defaultdict(set) for _ in prompts]
+        for row, prompt in enumerate(prompts):
+            for token_id in prompt:
+                self._append(row, token_id)
 
-    def take(self, token_id: int) -> None:
-        if len(self._recent) == self.n - 1:
-            self._after[self._recent].add(token_id)
-        self._recent = (*self._recent, token_id)[-(self.n - 1) :] if self.n > 1 else ()
+    def __call__(self, logits: Tensor) -> Tensor:
+        rows = zip(self.next, self.recent, strict=True)
+        return _without(logits, [following.get(recent, ()) for following, recent in rows])
 
-    def forbidden(self) -> Iterable[int]:
-        return self._after.get(self._recent, ())
+    def append(self, token_ids: Tensor) -> None:
+        for row, token_id in enumerate(token_ids.tolist()):
+            self._append(row, token_id)
+
+    def _append(self, row: int, token_id: int) -> None:
+        recent = self.recent[row]
+        if len(recent) == self.n - 1:
+            self.next[row][recent].add(token_id)
+        self.recent[row] = (*recent, token_id)[-(self.n - 1) :] if self.n > 1 else ()
+
+
+class NoCopyNgram:
+    """No n tokens in a row that are in the training tokens."""
+
+    def __init__(self, n: int, training: SuffixArray, prompts: Prompts) -> None:
+        self.n = n
+        self.training = training
+        self.recent = [list(prompt)[-(n - 1) :] if n > 1 else [] for prompt in prompts]
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        whole = self.n - 1
+        banned = [self.training.next_tokens(ids) if len(ids) == whole else () for ids in self.recent]
+        return _without(logits, banned)
+
+    def append(self, token_ids: Tensor) -> None:
+        if self.n > 1:
+            rows = zip(self.recent, token_ids.tolist(), strict=True)
+            self.recent = [[*ids, token_id][-(self.n - 1) :] for ids, token_id in rows]
+
+
+class TokenPenalties:
+    """Repetition, frequency and presence penalty: ``SampleConfig`` says what they do.
+
+    The first is by Keskar et al. 2019 and counts the prompt too; the others are those of OpenAI's API.
+    """
+
+    def __init__(self, config: SampleConfig, prompts: Prompts, vocab_size: int, device: torch.device) -> None:
+        self.config = config
+        seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool)
+        for row, prompt in enumerate(prompts):
+            seen[row, list(prompt)] = True
+        self.seen = seen.to(device)  # (B, V)
+        self.counts = torch.zeros(seen.shape, device=device)  # (B, V), of generated tokens
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        penalty, logits = self.config.repetition_penalty, logits.float()
+        penalized = torch.where(logits > 0, logits / penalty, logits * penalty)
+        logits = torch.where(self.seen, penalized, logits)
+        logits = logits - self.config.frequency_penalty * self.counts
+        return logits - self.config.presence_penalty * (self.counts > 0)
+
+    def append(self, token_ids: Tensor) -> None:
+        at = token_ids[:, None]  # (B, 1)
+        self.seen.scatter_(1, at, True)
+        self.counts.scatter_add_(1, at, torch.ones_like(at, dtype=self.counts.dtype))
+
+
+def _without(logits: Tensor, banned: Sequence[Collection[int]]) -> Tensor:
+    """The logits without the ids that are banned in each row; a row that would be left empty keeps all."""
+    for row, ids in enumerate(banned):
+        if len(ids):
+            left = logits[row].index_fill(0, torch.tensor(list(ids), device=logits.device), -torch.inf)
+            if left.isfinite().any():
+                logits[row] = left
+    return logits

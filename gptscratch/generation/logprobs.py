@@ -1,130 +1,98 @@
-"""Which token of a reply wrote which of its characters, and what else the model thought of.
+"""The tokens of a generated text: the characters each one wrote, and its log-probability.
 
-Log-probabilities are natural logarithms of the model's own distribution: before penalties, rules,
-temperature and truncation, so that they are those of ``score``.
-
-Shapes: B rows, V vocab, N alternatives.
+Log-probabilities are natural logarithms of the model's own distribution, before processors, temperature and
+truncation: the same as those of ``score``. Shapes: B rows, V vocab, N alternatives.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from gptscratch.generation.stop import Reply
+from gptscratch.generation.stop import StopStrings
 from gptscratch.tokenizer import Tokenizer
-from gptscratch.tokenizer.cluster import joined, whole
+from gptscratch.tokenizer.detokenize import DecodeStream
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Candidate:
-    """A token that could have come."""
+    """A token that could have been chosen."""
 
     id: int
-    token: str  # as the vocabulary has it; bytes that are no character as \\x..
+    token: str  # as in the vocabulary; bytes that are not a whole character as \\x..
     logprob: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class TracedToken(Candidate):
-    """A token that came."""
+@dataclass
+class GeneratedToken:
+    """A token that was chosen. Without log-probabilities ``token`` and ``best`` are empty."""
 
-    text: str  # what it added to the reply; empty while a character is in parts
-    best: tuple[Candidate, ...]  # the likeliest, it may be among them
+    id: int
+    token: str = ""  # as in the vocabulary
+    logprob: float | None = None
+    text: str = ""  # what it added to the text; empty while a character is in parts
+    best: tuple[Candidate, ...] = ()  # the most likely tokens, this one possibly among them
 
     @property
     def bits(self) -> float:
-        """The surprise."""
-        return -self.logprob / math.log(2)
+        """The surprise: -log2 of the probability."""
+        return -(self.logprob or 0.0) / math.log(2)
 
 
-class Thoughts:
-    """Remembers the newest logits of every row: a ``watch`` for ``decode``."""
+class LogprobRecorder:
+    """Keeps the log-probabilities of the newest token of each row, with the ``n_best`` most likely ones."""
 
-    def __init__(self, n_best: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, n_best: int) -> None:
+        self.tokenizer = tokenizer
         self.n_best = n_best
 
-    def __call__(self, logits: Tensor) -> None:
-        """Take (B, V) logits, before anything is ruled out."""
-        self._logprobs = logits.float().log_softmax(-1)  # (B, V), a copy: the logits are changed in place
+    def record(self, logits: Tensor) -> None:
+        """Take (B, V) logits, before any processor changes them."""
+        self._logprobs = logits.float().log_softmax(-1)  # (B, V), a copy
         values, ids = self._logprobs.topk(min(self.n_best, logits.size(-1)))  # (B, N)
-        self._best = [
-            list(zip(*pair, strict=True)) for pair in zip(ids.tolist(), values.tolist(), strict=True)
-        ]
+        self._best = list(zip(ids.tolist(), values.tolist(), strict=True))
 
-    def of(self, row: int, token_id: int) -> tuple[float, list[tuple[int, float]]]:
-        """The log-probability of the token that came, and (id, log-probability) of the likeliest."""
-        return float(self._logprobs[row, token_id]), self._best[row]
+    def token(self, row: int, token_id: int) -> GeneratedToken:
+        piece = self.tokenizer.piece
+        best = tuple(Candidate(i, piece(i), value) for i, value in zip(*self._best[row], strict=True))
+        return GeneratedToken(token_id, piece(token_id), float(self._logprobs[row, token_id]), best=best)
 
 
-class Trace:
-    """A reply told token by token: feed it as ``Reply``; the texts of what it gives, joined, are the reply's.
+class TokenTexts:
+    """Divides the text of one row among its tokens: each is returned once its text is certain.
 
-    A token comes out once its text is certain. What lies behind a stop text, or never became a character,
-    does not.
+    Tokens after a stop string, or of an incomplete character at the end, are never returned.
     """
 
-    def __init__(self, reply: Reply, tokenizer: Tokenizer, thoughts: Thoughts, row: int = 0) -> None:
-        self.reply = reply
-        self._tokenizer = tokenizer
-        self._thoughts = thoughts
-        self._row = row
+    def __init__(self, stream: DecodeStream, stop: Sequence[str]) -> None:
+        self.ended = False
+        self._stream = stream
+        self._stop = StopStrings(stop)
         self._certain = ""
-        self._waiting: deque[tuple[int, TracedToken]] = deque()  # each with its number of characters
+        self._waiting: deque[tuple[int, GeneratedToken]] = deque()  # each with its number of characters
 
-    def feed(self, token_id: int | None) -> list[TracedToken]:
-        """The tokens that are certain after one more; None ends the reply."""
-        if self.reply.ended:
+    def feed(self, token: GeneratedToken | None) -> list[GeneratedToken]:
+        """The tokens that are certain after one more; None ends the text."""
+        if self.ended:
             return []
-        before = self.reply.taken
-        self._certain += self.reply.feed(token_id)
-        if token_id is not None:
-            self._waiting.append((self.reply.taken - before, self._traced(token_id)))
-        return list(self._released())
-
-    def finish(self) -> list[TracedToken]:
-        """What was held back."""
-        return self.feed(None)
-
-    def _released(self) -> Iterator[TracedToken]:
+        if token is None:
+            self._certain += self._stop.finish()
+            self.ended = True
+        else:
+            text = self._stream.feed(token.id)
+            self._waiting.append((len(text), token))
+            self._certain += self._stop.feed(text)
+            self.ended = self._stop.found
+        released = []
         while self._certain and self._waiting:
             size, token = self._waiting[0]
-            if len(self._certain) < size and not self.reply.ended:
-                return
+            if len(self._certain) < size and not self.ended:
+                break
             self._waiting.popleft()
-            yield dataclasses.replace(token, text=self._certain[:size])
-            self._certain = self._certain[size:]
-
-    def _traced(self, token_id: int) -> TracedToken:
-        logprob, best = self._thoughts.of(self._row, token_id)
-        piece = self._tokenizer.token_text
-        return TracedToken(
-            id=token_id,
-            token=piece(token_id),
-            logprob=logprob,
-            text="",
-            best=tuple(Candidate(id=i, token=piece(i), logprob=value) for i, value in best),
-        )
-
-
-def merged(pieces: Iterable[tuple[str, float]]) -> Iterator[tuple[str, float]]:
-    """(text, bits) of tokens, put together where they make one character or one emoji."""
-    held, total, coming = "", 0.0, 0.0
-    for text, bits in pieces:
-        coming += bits
-        if not text:
-            continue
-        if held and not joined(held + text, len(held)):
-            yield held, total
-            held, total = "", 0.0
-        held, total, coming = held + text, total + coming, 0.0
-        if whole(held) == len(held):
-            yield held, total
-            held, total = "", 0.0
-    if held:
-        yield held, total
+            token.text, self._certain = self._certain[:size], self._certain[size:]
+            released.append(token)
+        return released

@@ -1,13 +1,13 @@
-"""What of a text stands in the training tokens: an index of all their suffixes, kept beside them.
+"""What a generated text has in common with the training tokens: a suffix array, saved next to them.
 
-The suffixes are sorted by their first 64 tokens, by prefix doubling (Manber and Myers 1990), so that any
-span is found by bisection. Four bytes a token on disk, mapped into memory.
+The suffixes are sorted by their first 64 tokens, by prefix doubling (Manber and Myers 1990), so that
+bisection finds any span. The file takes four bytes a token and is mapped into memory.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,31 +23,84 @@ from gptscratch.runs.run_tokens import tokens_of_run
 if TYPE_CHECKING:
     from gptscratch.generation.generator import Generator
 
-DEPTH = 64  # tokens that the order heeds
+PREFIX_TOKENS = 64  # of each suffix, by which it is sorted
 _NAME = "train.suffixes"
-_MOST_TOKENS = (1 << 32) - 1  # places and ranks are numbered with 32 bits
+_MOST_TOKENS = (1 << 32) - 1  # positions and ranks have 32 bits
 Ids = NDArray[np.unsignedinteger[Any]]
 
 
-@dataclass(frozen=True)
-class Copied:
-    """The longest span of a text that stands in the training tokens."""
+@dataclass(frozen=True, kw_only=True)
+class CopiedSpan:
+    """The longest span of a text that is also in the training tokens."""
 
-    start: int  # of the text's ids
-    length: int  # tokens
-    place: int  # in the training tokens
+    text: str
+    start: int  # where in the text it begins and ends, in characters
+    end: int
+    tokens: int
+    of_tokens: int  # in the whole text
+    place: int  # position of its first occurrence in the training tokens
+    times: int  # how often it occurs there
 
 
-class CopyIndex:
+def with_training_tokens(generator: Generator) -> Generator:
+    """The same generator with its training tokens, which ``no_copy_ngram`` and ``longest_copy`` need.
+
+    The token files are made again from the corpus if they are gone, the suffix array at the first use.
+
+    Raises:
+        UserError: the corpus is gone as well, or has changed.
+    """
+    record = read_run(generator.run)
+    prepared = tokens_of_run(generator.run, record)
+    if prepared.manifest.corpus_hash != record.corpus_hash:
+        raise CheckpointError(
+            f"The token files of {generator.run.name} are gone, and its corpus has changed since.",
+            "Copies can only be found in the text that the model was trained on.",
+        )
+    training = SuffixArray.open(prepared.folder, prepared.tokens.train)
+    return dataclasses.replace(generator, training=training)
+
+
+def longest_copy(generator: Generator, text: str, *, after: str = "") -> CopiedSpan:
+    """The longest span of a text, tokenized as a continuation of ``after``, that is in the training tokens.
+
+    Raises:
+        ValueError: the generator has no training tokens.
+    """
+    if generator.training is None:
+        raise ValueError("The generator has no training tokens: call with_training_tokens first.")
+    before = len(after)
+    spans = [
+        (i, max(0, start - before), end - before)
+        for i, start, end in generator.tokenizer.spans(after + text)
+        if end > before
+    ]
+    ids = [i for i, _, _ in spans]
+    first, length, position = generator.training.longest(ids)
+    copied = spans[first : first + length]
+    start, end = (copied[0][1], copied[-1][2]) if copied else (0, 0)
+    positions = generator.training.positions(ids[first : first + length]) if copied else np.zeros(0, np.int64)
+    return CopiedSpan(
+        text=text[start:end],
+        start=start,
+        end=end,
+        tokens=length,
+        of_tokens=len(ids),
+        place=int(positions.min(initial=position)),
+        times=len(positions),
+    )
+
+
+class SuffixArray:
     """Finds spans of ids in the training tokens."""
 
     def __init__(self, tokens: Ids, order: NDArray[np.uint32]) -> None:
-        self.tokens = np.asarray(tokens)  # as plain arrays: of a memmap, each slice costs twice as much
+        self.tokens = np.asarray(tokens)  # as plain arrays: a slice of a memmap costs twice as much
         self.order = np.asarray(order)
 
     @classmethod
-    def build(cls, tokens: Ids) -> CopyIndex:
-        """Sort the suffixes of the tokens; takes about 40 bytes of memory a token meanwhile.
+    def build(cls, tokens: Ids) -> SuffixArray:
+        """Sort the suffixes of the tokens, with about 40 bytes of memory a token.
 
         Raises:
             ConfigError: there are more tokens than four bytes can number.
@@ -55,8 +108,8 @@ class CopyIndex:
         return cls(tokens, _sorted_suffixes(tokens))
 
     @classmethod
-    def open(cls, folder: Path, tokens: Ids) -> CopyIndex:
-        """The index beside a folder's token files; made at the first time.
+    def open(cls, folder: Path, tokens: Ids) -> SuffixArray:
+        """The array in a folder of token files, built where it is missing or older than they are.
 
         Raises:
             ConfigError: as ``build``.
@@ -68,42 +121,42 @@ class CopyIndex:
                 _sorted_suffixes(tokens).tofile(temporary)
         return cls(tokens, np.memmap(file, np.uint32, "r") if len(tokens) else np.zeros(0, np.uint32))
 
-    def following(self, span: Sequence[int]) -> list[int]:
+    def next_tokens(self, span: Sequence[int]) -> list[int]:
         """The ids that follow a span of up to 64 ids anywhere in the training tokens."""
-        behind = self.places(span) + len(span)
-        return [int(i) for i in np.unique(self.tokens[behind[behind < len(self.tokens)]])]
+        ends = self.positions(span) + len(span)
+        return [int(i) for i in np.unique(self.tokens[ends[ends < len(self.tokens)]])]
 
-    def places(self, span: Sequence[int]) -> NDArray[np.int64]:
-        """Where a span stands in the training tokens, every time, in no order."""
-        head, wanted = span[:DEPTH], np.asarray(span)
-        low, high = self._range(head)
+    def positions(self, span: Sequence[int]) -> NDArray[np.int64]:
+        """Every position of a span in the training tokens, in no order."""
+        low, high = self._range(span[:PREFIX_TOKENS])
         found = self.order[low:high].astype(np.int64)
-        if len(span) <= DEPTH:
+        if len(span) <= PREFIX_TOKENS:
             return found
-        return found[[self._common(wanted, int(place)) == len(span) for place in found]]
+        wanted = np.asarray(span)
+        return found[[self._common(wanted, int(position)) == len(span) for position in found]]
 
-    def longest(self, ids: Sequence[int]) -> Copied:
-        """The longest span of ids that stands in the training tokens; the first of several."""
-        best = Copied(0, 0, 0)
+    def longest(self, ids: Sequence[int]) -> tuple[int, int, int]:
+        """(start, length, position) of the longest span of ids that is in the tokens."""
+        best = (0, 0, 0)
         for start in range(len(ids)):
-            if len(ids) - start <= best.length:
+            if len(ids) - start <= best[1]:
                 break
-            found = self._match(ids[start:])
-            if found[0] > best.length:
-                best = Copied(start, *found)
+            length, position = self._match(ids[start:])
+            if length > best[1]:
+                best = (start, length, position)
         return best
 
     def _match(self, ids: Sequence[int]) -> tuple[int, int]:
-        """How many of the first ids stand in the tokens together, and where."""
-        head = ids[:DEPTH]
-        low, high = self._range(head)
-        # Where all 64 agree, each place may go on; else the longest is a neighbour in the order.
-        places = self.order[low:high] if low < high else self.order[max(0, low - 1) : low + 1]
+        """How many of the first ids are in the tokens together, and where."""
+        low, high = self._range(ids[:PREFIX_TOKENS])
+        # Where all 64 agree, any occurrence may be the longest; else a neighbor in the order is.
+        positions = self.order[low:high] if low < high else self.order[max(0, low - 1) : low + 1]
         wanted = np.asarray(ids)
-        return max(((self._common(wanted, int(place)), int(place)) for place in places), default=(0, 0))
+        found = [(self._common(wanted, int(position)), int(position)) for position in positions]
+        return max(found, default=(0, 0))
 
-    def _common(self, ids: NDArray[Any], place: int) -> int:
-        there = self.tokens[place : place + len(ids)]
+    def _common(self, ids: NDArray[Any], position: int) -> int:
+        there = self.tokens[position : position + len(ids)]
         different = np.flatnonzero(there != ids[: len(there)])
         return int(different[0]) if len(different) else len(there)
 
@@ -113,14 +166,14 @@ class CopyIndex:
         return low, self._bound(span, after=True, low=low)
 
     def _bound(self, span: Sequence[int], *, after: bool, low: int) -> int:
-        """The first place in the order, from ``low`` on, of what is not before the span, or is after it."""
+        """The first index in the order, from ``low`` on, of a suffix not before the span, or after it."""
         wanted, high = list(span), len(self.order)
-        step = 1 if after else high  # of what begins with the span there is little: look nearby first
+        step = 1 if after else high  # few suffixes begin with the span: search nearby first
         while low < high:
             middle = min((low + high) // 2, low + step)
             step *= 2
-            place = int(self.order[middle])
-            there = self.tokens[place : place + len(wanted)].tolist()
+            position = int(self.order[middle])
+            there = self.tokens[position : position + len(wanted)].tolist()
             if there < wanted or (after and there == wanted):
                 low = middle + 1
             else:
@@ -128,86 +181,8 @@ class CopyIndex:
         return low
 
 
-class NoCopy:
-    """A rule for ``decode``: never n tokens in a row that stand in the training tokens."""
-
-    def __init__(self, n: int, index: CopyIndex, prompt: Sequence[int] = ()) -> None:
-        self.n = n
-        self.index = index
-        self._recent = list(prompt)[-(n - 1) :] if n > 1 else []
-
-    def take(self, token_id: int) -> None:
-        if self.n > 1:
-            self._recent = [*self._recent, token_id][-(self.n - 1) :]
-
-    def forbidden(self) -> Iterable[int]:
-        return self.index.following(self._recent) if len(self._recent) == self.n - 1 else ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class CopiedText:
-    """The longest span of a text that stands in the training tokens."""
-
-    text: str
-    start: int  # where in the text it begins and ends, in characters
-    end: int
-    tokens: int
-    of_tokens: int  # the whole text
-    place: int  # where in the training tokens it stands, for the first time
-    times: int  # how often it stands there
-
-
-def with_copies(gpt: Generator) -> Generator:
-    """The same with the index of its training tokens, as ``no_copy_ngram`` and ``copied`` need it.
-
-    The token files are made again from the corpus if they are gone, the index at the first time.
-
-    Raises:
-        UserError: the corpus is gone as well, or is another one now.
-    """
-    record = read_run(gpt.run)
-    prepared = tokens_of_run(gpt.run, record)
-    if prepared.manifest.corpus_hash != record.corpus_hash:
-        raise CheckpointError(
-            f"The token files of {gpt.run.name} are gone, and its corpus has changed since.",
-            "What was copied can only be told beside the text that the model was trained on.",
-        )
-    return dataclasses.replace(gpt, copies=CopyIndex.open(prepared.folder, prepared.tokens.train))
-
-
-def copied(gpt: Generator, text: str, *, after: str = "") -> CopiedText:
-    """The longest span of a text, cut as the tokenizer cuts it behind ``after``, that stands in the training
-    tokens.
-
-    Raises:
-        ValueError: the model came without their index.
-    """
-    if gpt.copies is None:
-        raise ValueError("there is no index of the training tokens: see with_copies.")
-    before = len(after)
-    spans = [
-        (i, max(0, start - before), end - before)
-        for i, start, end in gpt.tokenizer.spans(after + text)
-        if end > before
-    ]
-    ids = [i for i, _, _ in spans]
-    found = gpt.copies.longest(ids)
-    span = spans[found.start : found.start + found.length]
-    start, end = (span[0][1], span[-1][2]) if span else (0, 0)
-    places = gpt.copies.places(ids[found.start : found.start + found.length])
-    return CopiedText(
-        text=text[start:end],
-        start=start,
-        end=end,
-        tokens=found.length,
-        of_tokens=len(ids),
-        place=int(places.min(initial=found.place)),
-        times=len(places) if span else 0,
-    )
-
-
 def _is_current(file: Path, n_tokens: int) -> bool:
-    """Whether the index is there, whole, and not older than the token file."""
+    """Whether the file exists, is complete, and is not older than the token file."""
     if not file.is_file() or file.stat().st_size != 4 * n_tokens:
         return False
     tokens = file.with_name("train.bin")
@@ -218,15 +193,15 @@ def _sorted_suffixes(tokens: Ids) -> NDArray[np.uint32]:
     """The order of all suffixes by their first 64 tokens."""
     if len(tokens) > _MOST_TOKENS:
         raise ConfigError(
-            f"There are {len(tokens):,} training tokens; the index of copies holds {_MOST_TOKENS:,} at most.",
+            f"There are {len(tokens):,} training tokens; a suffix array holds {_MOST_TOKENS:,} at most.",
             "Leave out --novelty and --no-copy-ngram (in Python: no_copy_ngram).",
         )
-    rank = np.asarray(tokens).astype(np.int64) + 1  # 0 stands for what is behind the end
+    rank = np.asarray(tokens).astype(np.int64) + 1  # 0 is what comes after the end
     width, order = 1, np.argsort(rank, kind="stable")
-    while width < DEPTH and len(rank):
-        behind = np.zeros_like(rank)
-        behind[:-width] = rank[width:] if width < len(rank) else 0
-        key = _pair_keys(rank, behind)
+    while width < PREFIX_TOKENS and len(rank):
+        following = np.zeros_like(rank)
+        following[:-width] = rank[width:] if width < len(rank) else 0
+        key = _pair_keys(rank, following)
         order = np.argsort(key, kind="stable")
         ranked = key[order]
         rank[order] = np.cumsum(np.concatenate(([True], ranked[1:] != ranked[:-1])))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gptscratch.errors import ConfigError, RunError
 from gptscratch.generation.generator import Generator
-from gptscratch.generation.logprobs import merged
+from gptscratch.tokenizer.detokenize import DecodeStream
 
 _LOGITS = 1 << 25  # numbers at once
 
@@ -37,25 +37,25 @@ class Score:
     token_ids: tuple[int, ...]
 
 
-def score(gpt: Generator, text: str, *, stride: int = 0) -> Score:
+def score(generator: Generator, text: str, *, stride: int = 0) -> Score:
     """Score a text. ``stride``: tokens between windows, up to the context; 0: half a context.
 
     Raises:
         ConfigError: the text is empty or nothing of it is known, or the stride is out of range.
         RunError: the model's logits are not numbers.
     """
-    context = gpt.model.config.context_length
+    context = generator.model.config.context_length
     stride = stride or max(1, context // 2)
     if not 1 <= stride <= context:
         raise ConfigError(f"stride is {stride}: it must be from 1 to the context's {context}.")
     if not text:
         raise ConfigError("The text is empty: there is nothing to score.")
-    every = gpt.tokenizer.encode(text)
-    known = gpt.known(every)
+    every = generator.tokenizer.encode(text)
+    known = generator.known(every)
     if not known:
         raise ConfigError("There is nothing to score: the model knows no token of this text.")
-    size = len(text.encode()) - (gpt.tokenizer.unknown_bytes(text) if len(known) < len(every) else 0)
-    nats = token_nats(gpt, [*gpt.prompt_ids("")[-1:], *known], stride)
+    size = len(text.encode()) - (generator.tokenizer.unknown_bytes(text) if len(known) < len(every) else 0)
+    nats = token_nats(generator, [*generator.prompt_ids("")[-1:], *known], stride)
     mean = math.fsum(nats) / len(nats)
     if not math.isfinite(mean):
         raise RunError(
@@ -70,16 +70,16 @@ def score(gpt: Generator, text: str, *, stride: int = 0) -> Score:
         nats_per_token=mean,
         perplexity=math.exp(min(mean, 700.0)),
         bits_per_byte=math.fsum(bits) / max(1, size),
-        lossless=gpt.tokenizer.lossless,
+        lossless=generator.tokenizer.lossless,
         bits=bits,
         token_ids=tuple(known),
     )
 
 
 @torch.inference_mode()
-def token_nats(gpt: Generator, token_ids: Sequence[int], stride: int) -> list[float]:
+def token_nats(generator: Generator, token_ids: Sequence[int], stride: int) -> list[float]:
     """-log p of each id but the first, which only begins the text."""
-    model, nats = gpt.model, torch.empty(len(token_ids) - 1)
+    model, nats = generator.model, torch.empty(len(token_ids) - 1)
     ids = torch.tensor(token_ids, device=model.token_embedding.weight.device)
     length = min(model.config.context_length, len(token_ids) - 1)
     starts = list(_window_starts(len(nats), length, stride))
@@ -109,13 +109,11 @@ def _window_starts(count: int, length: int, stride: int) -> Iterator[int]:
     yield count - length
 
 
-def surprises(gpt: Generator, scored: Score) -> Iterator[tuple[str, float]]:
-    """(piece, bits) of the scored text, whole characters only."""
-
-    def pieces() -> Iterator[tuple[str, float]]:
-        stream = gpt.tokenizer.stream()
-        for token_id, bits in zip(scored.token_ids, scored.bits, strict=True):
-            yield stream.feed(token_id), bits
-        yield stream.finish(), 0.0
-
-    return merged(pieces())
+def surprises(generator: Generator, scored: Score) -> Iterator[tuple[str, float]]:
+    """(piece, bits) of the scored text; a piece is whole characters, with the bits of all its tokens."""
+    stream, total = DecodeStream(generator.tokenizer), 0.0
+    for token_id, bits in zip(scored.token_ids, scored.bits, strict=True):
+        total += bits
+        if text := stream.feed(token_id):
+            yield text, total
+            total = 0.0

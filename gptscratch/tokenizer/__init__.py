@@ -4,13 +4,13 @@
     train.py       the four kinds, made from text
     load.py        what a --tokenizer PATH can be
     bulk.py        bulk_encoder: many texts at once
-    stream.py      DecodeStream: ids in, whole characters out
+    detokenize.py  DecodeStream: ids in, whole characters out
 
 All of them are objects of the `tokenizers` library, so that what is saved loads elsewhere.
 """
 
 from gptscratch.tokenizer.bulk import bulk_encoder
-from gptscratch.tokenizer.stream import DecodeStream
+from gptscratch.tokenizer.detokenize import DecodeStream
 from gptscratch.tokenizer.tokenizer import Tokenizer
 from gptscratch.tokenizer.train import (
     KINDS,

@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 from gptscratch.errors import TokenizerError
 from gptscratch.tokenizer.bulk import CANNOT_ENCODE, Encode, Ids, bulk_encoder
 from gptscratch.tokenizer.load import library_errors, load_library_tokenizer
-from gptscratch.tokenizer.stream import DecodeStream
 from gptscratch.tokenizer.train import END_OF_TEXT, UNKNOWN, build_tokenizer, byte_values
 
-# What published tokenizers call the end of a document, after the name used here.
+# What the makers of published tokenizers call the end of a document, ours first.
 _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
 
 
@@ -80,7 +79,7 @@ class Tokenizer:
 
     @property
     def hash(self) -> str:
-        """A hash of all that decides about ids and text."""
+        """Of all that decides about ids and text."""
         return hashlib.blake2b(self.library.to_str().encode(), digest_size=16).hexdigest()
 
     def encode(self, text: str, *, specials: bool = False) -> list[int]:
@@ -119,13 +118,6 @@ class Tokenizer:
         with library_errors("this tokenizer cannot decode these ids"):
             return self.library.decode(ids, skip_special_tokens=skip_special)
 
-    def stream(self, *, after: str = "") -> DecodeStream:
-        """A decoder to feed with one id after the other, which continue the text ``after``."""
-        stream = DecodeStream(self.decode, _word_restarts if self.kind == "word" else lambda _: True)
-        if after:
-            stream.follow(after, self.encode(after, specials=True))
-        return stream
-
     def unknown(self, text: str) -> list[str]:
         """The characters or words of a text that the vocabulary lacks, each once, in order.
 
@@ -141,7 +133,7 @@ class Tokenizer:
         return sum(len(part.encode()) for part in self._unknown_parts(text))
 
     def token_bytes(self) -> NDArray[np.int64]:
-        """How many bytes of UTF-8 each token represents, 0 for special and unknown ones: (vocab_size,)."""
+        """How many bytes of UTF-8 each token stands for, 0 for special and unknown ones: (vocab_size,)."""
         found = np.zeros(self.vocab_size, np.int64)
         for token, token_id in self.library.get_vocab(with_added_tokens=True).items():
             if token in self._special or token_id == self.unk_id:
@@ -154,11 +146,11 @@ class Tokenizer:
                 found[token_id] = len(self.decode([token_id]).encode())
         return found
 
-    def tokens(self, text: str) -> list[tuple[str, int]]:
-        """(text, id) of each token of a text; one that is part of a character is shown by its bytes."""
+    def pieces(self, text: str) -> list[tuple[str, int]]:
+        """(token, id) of a text, to be shown; a token that is part of a character shows its bytes."""
         spans = self.spans(text)
         if self._byte_level:
-            return [(self.token_text(i), i) for i, _, _ in spans]
+            return [(self.piece(i), i) for i, _, _ in spans]
         return [(text[start:end], i) for i, start, end in spans]
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
@@ -173,7 +165,7 @@ class Tokenizer:
             encoding = self.library.encode(text, add_special_tokens=False)
         return [(i, *offsets) for i, offsets in zip(encoding.ids, encoding.offsets, strict=True)]
 
-    def token_text(self, token_id: int) -> str:
+    def piece(self, token_id: int) -> str:
         """One token as the vocabulary has it; bytes that do not form a character as ``\\x..``."""
         token = self.library.id_to_token(token_id) or ""
         values = byte_values()
@@ -216,9 +208,3 @@ def _unknown_id(library: tokenizers.Tokenizer, model: dict[str, Any]) -> int | N
     if model.get("unk_id") is not None:  # Unigram
         return int(model["unk_id"])
     return library.token_to_id(model.get("unk_token") or UNKNOWN)
-
-
-def _word_restarts(text: str) -> bool:
-    """After a line's end, or after a word outside of quotes: see the decoder in train.py."""
-    line = text[text.rfind("\n") + 1 :]
-    return not line or (line[-1].isalnum() and line.count('"') % 2 == 0)

@@ -20,7 +20,6 @@ from gptscratch.device import pick_device, pick_dtype, set_up
 from gptscratch.model.gpt import GPT
 from gptscratch.runs.metrics import append_metrics
 from gptscratch.runs.run import RunRecord
-from gptscratch.tokenizer import Tokenizer
 from gptscratch.training.budget import make_horizon
 from gptscratch.training.callbacks import Session
 from gptscratch.training.evaluate import Scorer
@@ -29,7 +28,7 @@ from gptscratch.training.optimizer import Optimizer, Together, make_optimizer
 from gptscratch.training.state import TrainState
 from gptscratch.training.step import Worker
 
-SampleText = Callable[[GPT, Tokenizer, int | None], str]
+SampleText = Callable[[GPT, Path], str]
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def make_setup(
         state=state,
         listen=tell,
         evaluate=lambda: scorer(config.eval_tokens),
-        sample=sample_text and partial(sample_text, model, prepared.tokenizer, record.end_of_text),
+        sample=sample_text and partial(sample_text, model, run),
         final_tokens=int(min(config.final_eval_tokens or math.inf, prepared.manifest.val.tokens)),
         started=started,
         micro_batch_size=config.micro_batch_size,

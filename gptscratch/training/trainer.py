@@ -80,8 +80,8 @@ def train(
         replace_run: allow a run that stands there to be replaced.
         cooldown: an interrupt does not stop the run at once but lets its rate fall to 0 first.
         listen: is told what happens (``training.events``).
-        sample_text: makes a text from the model, its tokenizer and its end-of-text id, to be shown while it
-            trains; None: no samples.
+        sample_text: makes a text from the model and its run's folder, to be shown while it trains; None: no
+            samples.
         started: ``time.perf_counter()`` when the user's time began to count; None: now.
         **settings: fields of ``RunConfig`` by name, as in ``RunConfig.with_settings``.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,16 +13,15 @@ import gptscratch.accelerate.weight_packing
 from gptscratch.accelerate.decode_step import Decoder
 from gptscratch.accelerate.quantization import QUANTIZERS, quantize
 from gptscratch.accelerate.weight_packing import join, packed
-from gptscratch.config import ACTIVATIONS, POSITIONS, ModelConfig
-from gptscratch.generation.generate import decode
+from gptscratch.config import ACTIVATIONS, POSITIONS, ModelConfig, SampleConfig
+from gptscratch.generation.generate import generate_batch
 from gptscratch.generation.generator import Generator
-from gptscratch.generation.sampling import make_sampler
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
 
 GPT2 = {"norm": "layernorm", "activation": "gelu-tanh", "qk_norm": False, "bias": True, "n_kv_head": 4,
         "tie_embeddings": True}  # fmt: skip
-GREEDY = make_sampler(temperature=0.0)
+GREEDY = SampleConfig(max_tokens=15, temperature=0)
 
 
 def lively(**changes: object) -> GPT:
@@ -83,7 +83,7 @@ def test_greedy_text_is_identical_past_the_context_too(family: dict[str, object]
 
     def greedy(prompts: Sequence[Sequence[int]], decoder: Decoder | None) -> list[list[int | None]]:
         # Below the length from which on a decoder is made by itself, unless one is given.
-        return list(decode(model, prompts, GREEDY, max_tokens=15, decoder=decoder))
+        return list(generate_batch(model, prompts, GREEDY, decoder=decoder))
 
     for prompts in ([[1, 2, 3]], [[5] * 14], [[1, 2], [9, 3]], [[1], [4, 4, 8]], [[6, 2]] * 3):
         assert greedy(prompts, Decoder(model)) == greedy(prompts, None)
@@ -167,7 +167,7 @@ def test_a_model_with_dropout_made_ready_for_sampling_has_no_dropout(how: str | 
     if how is not None:
         quantize(reference, how)
     gpt = Generator(model, None, None, Path())  # type: ignore[arg-type]
-    ready = gpt.for_sampling(quantize=how)
+    ready = gpt.accelerated(quantize=how)
     assert ready.decoder is not None
     assert modes(ready.model) | modes(ready.decoder.model) == {False}
     for _ in range(2):
@@ -179,6 +179,6 @@ def test_greedy_text_of_a_model_with_dropout_is_that_of_the_plain_model() -> Non
         model = lively(dropout=0.5, tie_embeddings=tie)
         plain = lively(dropout=0.0, tie_embeddings=tie)
         prompt = [1, 2, 3, 4, 5, 6]
-        wanted = list(decode(plain, [prompt], GREEDY, max_tokens=15))  # too few for a decoder of its own
-        assert list(decode(model, [prompt], GREEDY, max_tokens=15, decoder=Decoder(model))) == wanted
-        assert list(decode(model, [prompt], GREEDY, max_tokens=40))[:15] == wanted
+        wanted = list(generate_batch(plain, [prompt], GREEDY))  # too few for a decoder of its own
+        assert list(generate_batch(model, [prompt], GREEDY, decoder=Decoder(model))) == wanted
+        assert list(generate_batch(model, [prompt], replace(GREEDY, max_tokens=40)))[:15] == wanted

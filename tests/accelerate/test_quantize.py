@@ -49,7 +49,7 @@ def test_every_linear_layer_of_a_model_is_replaced_and_logits_stay_near(how: str
 def test_a_quantized_model_recites_as_before_alone_and_in_a_batch(how: str, reciter: object) -> None:
     gpt: Generator = reciter("abcdefgh")  # type: ignore[operator]
     plain = gpt.generate("a", max_tokens=40, temperature=0)
-    assert gpt.for_sampling(quantize=how).generate("a", max_tokens=40, temperature=0) == plain
+    assert gpt.accelerated(quantize=how).generate("a", max_tokens=40, temperature=0) == plain
 
 
 def test_int8_works_without_quantized_tensors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,10 +23,9 @@ from torch import Tensor
 from gptscratch.accelerate.decode_step import Decoder
 from gptscratch.accelerate.quantization import quantize
 from gptscratch.accelerate.weight_packing import PackedLinear, can_pack, join, pack
-from gptscratch.config import ModelConfig
+from gptscratch.config import ModelConfig, SampleConfig
 from gptscratch.device import has_fast_bfloat16
-from gptscratch.generation.generate import decode
-from gptscratch.generation.sampling import make_sampler
+from gptscratch.generation.generate import generate_batch
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
 from gptscratch.presets import PRESETS
@@ -144,10 +143,11 @@ def gptscratch_run(config: ModelConfig, kind: str, rows: int) -> Run:
         join(model)
         pack(model)
         decoder = Decoder(model)
-    sampler = make_sampler(temperature=0.0)
 
     def run(count: int) -> None:
-        for _ in decode(model, [PROMPT] * rows, sampler, max_tokens=count, decoder=decoder):
+        for _ in generate_batch(
+            model, [PROMPT] * rows, SampleConfig(max_tokens=count, temperature=0), decoder=decoder
+        ):
             pass
 
     return run

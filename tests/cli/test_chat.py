@@ -12,7 +12,7 @@ from gptscratch.cli.chat import Chat, changed
 from gptscratch.config import SampleConfig
 from gptscratch.errors import ConfigError
 from gptscratch.generation.generator import Generator, load
-from gptscratch.generation.memorization import with_copies
+from gptscratch.generation.memorization import with_training_tokens
 
 Reciter = Callable[..., Generator]
 KNOBS = SampleConfig(temperature=0, max_tokens=3)
@@ -136,7 +136,9 @@ def test_replies_are_shaded_and_what_they_copied_is_told(
     tale: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
-    talk = Chat(with_copies(load(tale, device="cpu")), SampleConfig(max_tokens=9), color=True, novelty=True)
+    talk = Chat(
+        with_training_tokens(load(tale, device="cpu")), SampleConfig(max_tokens=9), color=True, novelty=True
+    )
     talk.answer("the")
     shown = capsys.readouterr()
     assert "\x1b[" in shown.out
@@ -148,8 +150,8 @@ def test_to_forbid_copies_the_training_tokens_are_looked_at_when_it_is_set(tale:
     talk = Chat(load(tale, device="cpu"), SampleConfig(max_tokens=60, temperature=0))
     talk.answer("/set no_copy_ngram 6")
     talk.answer("the")
-    assert talk.gpt.copies is not None
-    assert talk.gpt.copies.longest(talk.gpt.tokenizer.encode(talk.text)).length < 6
+    assert talk.gpt.training is not None
+    assert talk.gpt.training.longest(talk.gpt.tokenizer.encode(talk.text))[1] < 6
 
 
 def test_a_misspelt_command_is_refused_with_the_nearest_name(talk: Chat) -> None:

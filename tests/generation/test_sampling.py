@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptscratch.generation.logits_processors import NoRepeat
-from gptscratch.generation.sampling import drawn, make_sampler
+from gptscratch.config import SampleConfig
+from gptscratch.generation.logits_processors import NoRepeatNgram, TokenPenalties
+from gptscratch.generation.sampling import choose, make_sampler
 
 V = 23
 GRID = 4096
@@ -37,7 +38,9 @@ def frequencies(logits: Tensor, seen: Tensor, **knobs: Any) -> Tensor:
     """The distribution that a sampler draws from, read off an even grid of its random numbers: (V,)."""
     grid = (torch.arange(GRID) + 0.5) / GRID
     rows = logits.expand(GRID, V)
-    token_ids = make_sampler(**knobs)(rows, grid, seen.expand(GRID, V))
+    config = SampleConfig(**{"temperature": 1.0, **knobs})
+    penalties = TokenPenalties(config, [seen.nonzero()[:, 0].tolist()] * GRID, V, logits.device)
+    token_ids = make_sampler(config)(penalties(rows), grid)
     return torch.bincount(token_ids, minlength=V) / GRID
 
 
@@ -70,44 +73,47 @@ def test_the_draws_have_the_distribution_of_transformers(knobs: dict[str, Any]) 
 
 def test_temperature_zero_takes_the_likeliest_whatever_the_random_number() -> None:
     logits = torch.randn(50, V)
-    token_ids = make_sampler(temperature=0.0)(logits, torch.rand(50), None)
+    token_ids = make_sampler(SampleConfig(temperature=0.0))(logits, torch.rand(50))
     assert torch.equal(token_ids, logits.argmax(-1))
 
 
 def test_greedy_heeds_the_repetition_penalty() -> None:
     logits = torch.tensor([[2.0, 1.9, -5.0]])
-    seen = torch.tensor([[True, False, False]])
-    assert make_sampler(temperature=0.0, repetition_penalty=1.2)(logits, torch.zeros(1), seen).item() == 1
+    config = SampleConfig(temperature=0.0, repetition_penalty=1.2)
+    penalized = TokenPenalties(config, [[0]], 3, logits.device)(logits)
+    assert make_sampler(config)(penalized, torch.zeros(1)).item() == 1
 
 
 def test_a_row_gets_the_same_token_in_a_batch_of_any_size() -> None:
     logits, uniform = 4 * torch.randn(16, 500), torch.rand(16)
-    sampler = make_sampler(temperature=0.9, top_k=100, top_p=0.95, min_p=0.01)
-    together = sampler(logits, uniform, None)
-    alone = [sampler(logits[i : i + 1], uniform[i : i + 1], None) for i in range(16)]
+    sampler = make_sampler(SampleConfig(temperature=0.9, top_k=100, top_p=0.95, min_p=0.01))
+    together = sampler(logits, uniform)
+    alone = [sampler(logits[i : i + 1], uniform[i : i + 1]) for i in range(16)]
     assert torch.equal(together, torch.cat(alone))
 
 
-def test_a_token_without_probability_is_never_drawn() -> None:
+def test_a_token_without_probability_is_never_choose() -> None:
     probabilities = torch.tensor([0.0, 0.25, 0.0, 0.75, 0.0]).expand(4, 5)
     uniform = torch.tensor([0.0, 0.25 - 1e-7, 0.25, 1 - 2**-24])
-    assert drawn(probabilities, uniform).tolist() == [1, 1, 3, 3]
+    assert choose(probabilities, uniform).tolist() == [1, 1, 3, 3]
 
 
 def test_half_precision_logits_are_filtered_in_full_precision() -> None:
     logits = torch.randn(8, V).bfloat16()
     uniform = torch.rand(8)
-    sampler = make_sampler(top_p=0.8)
-    assert torch.equal(sampler(logits, uniform, None), sampler(logits.float(), uniform, None))
+    sampler = make_sampler(SampleConfig(top_p=0.8))
+    assert torch.equal(sampler(logits, uniform), sampler(logits.float(), uniform))
 
 
 def test_frequency_and_presence_penalties_follow_their_definition() -> None:
     logits = torch.randn(4, V)
-    counts = torch.randint(4, (4, V)).float()
-    lowered = logits - 0.7 * counts - 0.4 * (counts > 0)
-    sampler = make_sampler(frequency_penalty=0.7, presence_penalty=0.4)
-    uniform = torch.rand(4)
-    assert torch.equal(sampler(logits, uniform, None, counts), make_sampler()(lowered, uniform, None))
+    config = SampleConfig(frequency_penalty=0.7, presence_penalty=0.4)
+    penalties = TokenPenalties(config, [[5]] * 4, V, logits.device)  # of new tokens only
+    counts = torch.zeros(4, V)
+    for token_ids in torch.randint(4, (9, 4)):
+        penalties.append(token_ids)
+        counts += torch.nn.functional.one_hot(token_ids, V)
+    torch.testing.assert_close(penalties(logits), logits - 0.7 * counts - 0.4 * (counts > 0))
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
@@ -118,4 +124,5 @@ def test_what_may_not_repeat_is_what_transformers_forbids(n: int) -> None:
     for length in (1, 2, 7, 40):
         token_ids = torch.randint(4, (1, length), generator=chance)
         wanted = theirs_(token_ids, torch.zeros(1, V))[0].isinf().nonzero()[:, 0].tolist()
-        assert sorted(NoRepeat(n, token_ids[0].tolist()).forbidden()) == wanted
+        found = NoRepeatNgram(n, token_ids.tolist())(torch.zeros(1, V))
+        assert found[0].isinf().nonzero()[:, 0].tolist() == wanted

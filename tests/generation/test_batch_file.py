@@ -29,8 +29,8 @@ def test_every_prompt_gets_one_line_with_what_it_would_get_alone(tale: Path, tmp
     found = lines(tmp_path / "out.jsonl")
     assert [line["prompt"] for line in found] == PROMPTS
     for number in (0, 1, 4, 23):
-        (alone,) = gpt.complete([PROMPTS[number]], KNOBS, streams=[number])
-        assert found[number]["text"] == alone
+        (alone,) = gpt.complete([PROMPTS[number]], KNOBS, sample_ids=[number])
+        assert found[number]["text"] == alone.text
 
 
 def test_a_stopped_run_goes_on_to_the_same_lines(tale: Path, tmp_path: Path) -> None:

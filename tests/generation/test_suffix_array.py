@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from gptscratch.errors import ConfigError
-from gptscratch.generation.memorization import CopyIndex, NoCopy, _pair_keys
+from gptscratch.generation.logits_processors import NoCopyNgram
+from gptscratch.generation.memorization import SuffixArray, _pair_keys
 
 CHANCE = np.random.default_rng(0)
 
@@ -26,55 +28,57 @@ def longest_naive(tokens: list[int], ids: list[int]) -> int:
 @pytest.mark.parametrize("length", [0, 1, 2, 30, 120])
 def test_spans_are_found_as_by_plain_search(vocab: int, length: int) -> None:
     tokens = CHANCE.integers(vocab, size=length).astype(np.uint16)
-    index, plain = CopyIndex.build(tokens), tokens.tolist()
+    index, plain = SuffixArray.build(tokens), tokens.tolist()
     for size in (1, 2, 3, 8):
         span = CHANCE.integers(vocab, size=size).tolist()
         wanted = {plain[i + size] for i in range(length - size) if plain[i : i + size] == span}
-        assert set(index.following(span)) == wanted
+        assert set(index.next_tokens(span)) == wanted
     ids = CHANCE.integers(vocab, size=12).tolist() + plain[3:80] + [vocab + 1]
-    found = index.longest(ids)
-    assert found.length == longest_naive(plain, ids)
-    here, there = (
-        slice(found.start, found.start + found.length),
-        slice(found.place, found.place + found.length),
-    )
-    assert ids[here] == plain[there]
+    start, span, position = index.longest(ids)
+    assert span == longest_naive(plain, ids)
+    assert ids[start : start + span] == plain[position : position + span]
 
 
 def test_a_span_longer_than_the_order_heeds_is_found_whole() -> None:
     repeated = [1, 2] * 60
     tokens = np.array([*repeated, 3, *repeated, 4, 5, 6], np.uint16)
-    assert CopyIndex.build(tokens).longest([*repeated, 4, 5, 7]).length == 122
+    assert SuffixArray.build(tokens).longest([*repeated, 4, 5, 7])[1] == 122
 
 
 def test_the_index_is_made_once_and_mapped(tmp_path: Path) -> None:
     tokens = CHANCE.integers(9, size=500).astype(np.uint16)
-    first = CopyIndex.open(tmp_path, tokens)
+    first = SuffixArray.open(tmp_path, tokens)
     changed = (tmp_path / "train.suffixes").stat().st_mtime_ns
-    again = CopyIndex.open(tmp_path, tokens)
+    again = SuffixArray.open(tmp_path, tokens)
     assert (tmp_path / "train.suffixes").stat().st_mtime_ns == changed
     assert np.array_equal(first.order, again.order)
-    assert np.array_equal(first.order, CopyIndex.build(tokens).order)
-    CopyIndex.open(tmp_path, tokens[:400])  # of other tokens: made anew
+    assert np.array_equal(first.order, SuffixArray.build(tokens).order)
+    SuffixArray.open(tmp_path, tokens[:400])  # of other tokens: made anew
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_the_index_of_token_files_that_were_written_again_is_made_anew(tmp_path: Path) -> None:
     tokens = CHANCE.integers(9, size=500).astype(np.uint16)
-    CopyIndex.open(tmp_path, tokens)
+    SuffixArray.open(tmp_path, tokens)
     tokens.tofile(tmp_path / "train.bin")
     os.utime(tmp_path / "train.suffixes", (1, 1))
-    assert np.array_equal(CopyIndex.open(tmp_path, tokens[::-1]).order, CopyIndex.build(tokens[::-1]).order)
+    assert np.array_equal(
+        SuffixArray.open(tmp_path, tokens[::-1]).order, SuffixArray.build(tokens[::-1]).order
+    )
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_what_would_copy_is_forbidden(n: int) -> None:
     tokens = np.array([1, 2, 3, 4, 1, 2, 3, 5], np.uint16)
-    rule = NoCopy(n, CopyIndex.build(tokens), [1, 2])
-    rule.take(3)
-    assert sorted(rule.forbidden()) == {1: [1, 2, 3, 4, 5], 2: [4, 5], 4: [4, 5]}[n]
-    rule.take(9)
-    assert sorted(rule.forbidden()) == ([1, 2, 3, 4, 5] if n == 1 else [])
+    processor = NoCopyNgram(n, SuffixArray.build(tokens), [[1, 2]])
+
+    def forbidden() -> list[int]:
+        return processor(torch.zeros(1, 7))[0].isinf().nonzero()[:, 0].tolist()
+
+    processor.append(torch.tensor([3]))
+    assert forbidden() == {1: [1, 2, 3, 4, 5], 2: [4, 5], 4: [4, 5]}[n]
+    processor.append(torch.tensor([6]))
+    assert forbidden() == ([1, 2, 3, 4, 5] if n == 1 else [])
 
 
 def test_pairs_of_ranks_keep_their_order_up_to_four_thousand_million_tokens() -> None:
@@ -86,4 +90,4 @@ def test_pairs_of_ranks_keep_their_order_up_to_four_thousand_million_tokens() ->
 
 def test_more_tokens_than_the_index_can_number_are_refused() -> None:
     with pytest.raises(ConfigError, match="4,294,967,295 at most"):
-        CopyIndex.build(np.broadcast_to(np.uint16(1), 2**32))
+        SuffixArray.build(np.broadcast_to(np.uint16(1), 2**32))

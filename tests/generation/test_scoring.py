@@ -96,7 +96,7 @@ def test_the_command_prints_lines_json_or_colors(
 def test_a_run_with_dropout_is_scored_and_sampled_without_it(fit: Callable, quantize: str | None) -> None:
     run = fit(dropout=0.5, name="dropped").run
     plain = score(load(run, device="cpu"), TEXT).bits_per_byte
-    ready = load(run, device="cpu").for_sampling(quantize=quantize)
+    ready = load(run, device="cpu").accelerated(quantize=quantize)
     for _ in range(2):
         assert score(ready, TEXT).bits_per_byte == pytest.approx(plain, rel=1e-3 if quantize else 1e-6)
     assert ready.generate("the", temperature=0) == load(run, device="cpu").generate("the", temperature=0)

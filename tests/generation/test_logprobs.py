@@ -6,18 +6,19 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from gptscratch.cli import render_sample
 from gptscratch.cli.app import app
 from gptscratch.config import SampleConfig
 from gptscratch.generation.batch_file import complete_file
 from gptscratch.generation.generator import Generator, load
-from gptscratch.generation.logprobs import TracedToken, merged
+from gptscratch.generation.logprobs import GeneratedToken
 from gptscratch.generation.scoring import token_nats
 
 Reciter = Callable[..., Generator]
@@ -32,7 +33,7 @@ WILD = SampleConfig(
 )
 
 
-def text_of(tokens: list[TracedToken]) -> str:
+def text_of(tokens: Sequence[GeneratedToken]) -> str:
     return "".join(token.text for token in tokens)
 
 
@@ -54,7 +55,7 @@ def test_the_best_are_the_likeliest_in_their_order(tale: Path) -> None:
         logprobs = gpt.model(torch.tensor([gpt.prompt_ids("the")]))[0, -1].log_softmax(-1)
     assert [c.id for c in token.best] == logprobs.topk(3).indices.tolist()
     assert [c.logprob for c in token.best] == pytest.approx(logprobs.topk(3).values.tolist(), abs=1e-4)
-    assert [c.token for c in token.best] == [gpt.tokenizer.token_text(c.id) for c in token.best]
+    assert [c.token for c in token.best] == [gpt.tokenizer.piece(c.id) for c in token.best]
     (token,) = gpt.tokens("the", SampleConfig(max_tokens=1, seed=0), n_best=10_000)
     assert len(token.best) == gpt.tokenizer.vocab_size
 
@@ -63,9 +64,9 @@ def test_several_rows_are_traced_as_each_alone(tale: Path) -> None:
     gpt = load(tale, device="cpu")
     prompts = ["the fox", "a", "my cat s"]
     knobs = dataclasses.replace(WILD, max_tokens=8)  # within the context: past it, pads count
-    rows = gpt.traced(prompts, knobs, n_best=2)
-    assert [text_of(row) for row in rows] == gpt.complete(prompts, knobs)
-    (alone,) = gpt.traced(prompts[1:2], knobs, n_best=2, streams=[1])
+    rows = [row.tokens for row in gpt.complete(prompts, knobs, n_best=2)]
+    assert [text_of(row) for row in rows] == [row.text for row in gpt.complete(prompts, knobs)]
+    alone = gpt.complete(prompts[1:2], knobs, n_best=2, sample_ids=[1])[0].tokens
     assert [(t.id, t.text) for t in rows[1]] == [(t.id, t.text) for t in alone]
     assert [t.logprob for t in rows[1]] == pytest.approx([t.logprob for t in alone], abs=1e-4)
 
@@ -89,24 +90,14 @@ def test_a_token_that_is_no_character_shows_its_bytes(reciter: Reciter) -> None:
     tokens = list(gpt.tokens("a", SampleConfig(max_tokens=9, temperature=0), n_best=1))
     assert [token.token for token in tokens] == ["\\xf0", "\\x9f", "\\xa6", "\\x8a", "b"]
     assert [token.text for token in tokens] == ["", "", "", "🦊", "b"]
-    assert gpt.tokenizer.token_text(gpt.end_of_text or 0) == "<|endoftext|>"
+    assert gpt.tokenizer.piece(gpt.end_of_text or 0) == "<|endoftext|>"
 
 
-def test_what_makes_one_character_or_one_emoji_is_put_together() -> None:
-    family = "👨\u200d👩"
-    pieces = [
-        ("a", 1.0),
-        ("", 2.0),
-        ("👨", 1.0),
-        ("\u200d", 0.5),
-        ("", 3.0),
-        ("👩", 1.0),
-        ("", 4.0),
-        ("ç", 1.0),
-    ]
-    assert list(merged(pieces)) == [("a", 1.0), (family, 7.5), ("ç", 5.0)]
-    assert list(merged([("b", 1.0), ("🦊", 1.0), ("🦊", 2.0)])) == [("b", 1.0), ("🦊", 1.0), ("🦊", 2.0)]
-    assert list(merged([])) == []
+def test_tokens_of_one_character_are_one_piece_with_all_their_bits() -> None:
+    logprobs = {"a": -1.0, "": -2.0, "ç": -0.5}
+    tokens = [GeneratedToken(0, text=text, logprob=value) for text, value in logprobs.items()]
+    found = dict(render_sample.pieces(tokens))
+    assert found == {"a": pytest.approx(1 / math.log(2)), "ç": pytest.approx(2.5 / math.log(2))}
 
 
 def test_results_of_a_file_of_prompts_hold_tokens_by_choice(tale: Path, tmp_path: Path) -> None:
