@@ -41,25 +41,20 @@ def run_dir(name: str) -> Path:
     """The folder of the run with this name, existing or not.
 
     Raises:
-        ConfigError: it cannot be the name of a folder, or of a command's argument.
+        ConfigError: the name cannot be that of a folder, or cannot be typed as an argument.
     """
-    if "/" in name or "\\" in name or name in (".", ".."):
-        raise ConfigError(f"{name!r} cannot be the name of a run.", "To put a run elsewhere, use --out DIR.")
     if name != usable_name(name):
         shown = f"{name[:40]}..." if len(name) > 40 else name
         raise ConfigError(
             f"{shown!r} cannot be the name of a run.",
-            f'A name has at most {_LONGEST_NAME} bytes, none of : * ? " < > | and no line breaks, '
-            "and does not start with a dash or a dot.",
+            f'A name has at most {_LONGEST_NAME} bytes, no line breaks, none of / \\ : * ? " < > |, and does '
+            "not start with a dash or a dot. To put a run elsewhere, use --out DIR.",
         )
     return runs_dir() / name
 
 
 def usable_name(text: str) -> str:
-    """The text as the name of a run: printable, not too long, not read as an option or a hidden file.
-
-    A name that is usable comes back as it is; an empty one becomes ``"run"``.
-    """
+    """The text as the name of a run; one that is usable comes back as it is."""
     printable = "".join(c for c in text if c.isprintable() and c not in '/\\:*?"<>|')
     short = printable.encode()[:_LONGEST_NAME].decode(errors="ignore")
     return short.lstrip("-. ").rstrip(". ") or "run"
@@ -114,27 +109,24 @@ def find_run(name_or_path: str | Path | None = None) -> Path:
         if not runs:
             raise CheckpointError("There are no runs yet.", "Make one: gptscratch train corpus.txt")
         return runs[0]
-    path = Path(name_or_path).expanduser()
-    if is_file(path / "config.json"):
-        return path
-    named = runs_dir() / str(name_or_path)
-    if is_file(named / "config.json"):
-        return named
+    name = str(name_or_path)
+    folders = [Path(name).expanduser(), runs_dir() / name]
+    for folder in folders:
+        if is_file(folder / "config.json"):
+            return folder
     names = [run.name for run in runs]
-    hint = f"Runs here: {listed(names) or 'none yet'}."
-    near = did_you_mean(str(name_or_path), names)
+    hint = f"{did_you_mean(name, names)} Runs here: {listed(names) or 'none yet'}.".lstrip()
     with contextlib.suppress(OSError):
-        if path.exists() or named.exists():
-            place = path if path.exists() else named
-            raise CheckpointError(f"{place} is not a run: it has no config.json.", hint)
-    raise CheckpointError(f"There is no run {str(name_or_path)!r}.", f"{near} {hint}".strip())
+        for folder in filter(Path.exists, folders):
+            raise CheckpointError(f"{folder} is not a run: it has no config.json.", hint)
+    raise CheckpointError(f"There is no run {name!r}.", hint)
 
 
 def find_checkpoint(name_or_path: str | Path | None = None, which: str = "best") -> tuple[Path, Path]:
-    """(run folder, checkpoint folder) by run name, run folder or checkpoint folder; None: the newest
-    run that has a checkpoint.
+    """(run folder, checkpoint folder) by run name, run folder or checkpoint folder.
 
-    ``which`` is ``"best"`` or ``"last"`` and matters only where a run is named.
+    Without a name it is the newest run that has a checkpoint. ``which`` (``"best"`` or ``"last"``) matters
+    where no checkpoint is named.
 
     Raises:
         CheckpointError: nothing is there, or the run has no checkpoint yet.
