@@ -325,6 +325,16 @@ def test_the_format_page_names_every_field(fit: Callable[..., TrainResult], home
     assert fields - named == set()
     written = {file.name for file in home.rglob("*") if file.is_file()}
     assert written - named == set()
+    formats = re.findall(r"\| `format` \| format of the (run folder|checkpoint|token files): (\d+) \|", text)
+    written_formats = {
+        "run folder": run / "config.json",
+        "checkpoint": next(run.rglob("state.json")),
+        "token files": next(home.glob("tokens/*/manifest.json")),
+    }
+    assert dict(formats) == {
+        name: str(json.loads(file.read_text(encoding="utf-8"))["format"])
+        for name, file in written_formats.items()
+    }
 
 
 def test_the_test_command_of_the_readme_is_what_ci_runs() -> None:
