@@ -31,7 +31,7 @@ python "$here/prepare.py" "$table" "$folder"
 reviews=("$folder/train.jsonl" --val-file "$folder/val.jsonl" --text-column review --force)
 bare=(--clean lowercase --clean punctuation "${words[@]}")
 gpt1=(--position sinusoidal --norm layernorm --activation gelu --no-qk-norm --bias --tie-embeddings --dropout 0.15
-      --optimizer adamw --pad-documents)
+      --optimizer adamw --documents padded)
 
 gptscratch train "${reviews[@]}" "${bare[@]}" "${gpt1[@]}" "${small_body[@]}" \
   --lr-schedule onecycle "${small[@]}" --set final_eval_tokens=200000 --name reviews-onecycle

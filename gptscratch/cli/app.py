@@ -6,6 +6,7 @@ Each command is a file of its own and one line here. None imports torch before i
 
 from __future__ import annotations
 
+import inspect
 import os
 import platform
 import sys
@@ -50,11 +51,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-app.command("train", cls=train.TrainCommand)(train.train)
-app.command("sample")(sample.sample)
-app.command("score")(score.score)
-app.command("tokenize")(tokenize.tokenize)
-app.command("info")(info.info)
+for module in (train, sample, score, tokenize, info):
+    name = module.__name__.rpartition(".")[2]
+    command = getattr(module, name)
+    paragraphs = inspect.cleandoc(command.__doc__).split("\n\n")
+    app.command(
+        name,
+        help=console.plain("\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)),
+        epilog=console.plain(getattr(module, "EXAMPLES", "")),
+    )(command)
 
 
 def _version(wanted: bool) -> None:

@@ -90,6 +90,11 @@ def facts(console: Console, lines: Iterable[tuple[str, str]]) -> None:
         console.print(f"[bold]{label:<{_LABEL - 1}}[/] {escape(wrapped(console, text, indent=_LABEL))}")
 
 
+def plain(help: str) -> str:
+    """A help text whose brackets are shown: rich takes ``[utf-8]`` for markup and drops it."""
+    return help.replace("[", r"\[")
+
+
 def sentence(text: str) -> str:
     """The text with a capital letter, unless it begins with a name, which stays as it is written."""
     return text[0].upper() + text[1:] if text.split(" ", 1)[0] in _ARTICLES else text

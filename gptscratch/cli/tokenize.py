@@ -4,28 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gptscratch.cli import options as o
+from gptscratch.config import DataConfig, RunConfig
 from gptscratch.errors import ConfigError
 
 
+@o.settings_from(DataConfig)
 def tokenize(
     corpus: o.Corpus = None,
-    tokenizer: o.TokenizerKind = None,
-    vocab_size: o.VocabSize = None,
-    lowercase: o.Lowercase = None,
-    min_frequency: o.MinFrequency = None,
-    glob: o.Glob = None,
-    text_column: o.Column = None,
-    separator: o.Separator = None,
-    encoding: o.Encoding = None,
-    encoding_errors: o.Errors = None,
-    clean: o.Clean = None,
-    val_fraction: o.ValFraction = None,
-    val_file: o.ValFile = None,
     text: Annotated[str | None, typer.Option(help="Show the pieces and ids of this text.")] = None,
     with_: Annotated[
         str | None, typer.Option("--with", help="A tokenizer to apply: of a run, or a file.", metavar="RUN")
@@ -35,6 +25,8 @@ def tokenize(
         str | None, typer.Option(help="Where to write, instead of the cache directory.", metavar="DIR")
     ] = None,
     json: o.Json = False,
+    *,
+    settings: dict[str, Any],
 ) -> None:
     """Train or apply a tokenizer and write the token files that train reads.
 
@@ -43,11 +35,13 @@ def tokenize(
     """
     from gptscratch.cli import render, render_info, render_stats
 
-    if with_ and tokenizer:
+    if with_ and "data.tokenizer" in settings:
         raise ConfigError("--with and --tokenizer are both given.", "Take one of them.")
     if stats:
-        _require_nothing_idle(locals())
-    tokenizer = with_ or tokenizer
+        _require_nothing_idle({"--text": text, "--out": out, "--with": with_}, settings)
+    if with_:
+        settings["data.tokenizer"] = with_
+    tokenizer = settings.get("data.tokenizer")
     if text is not None and not corpus:
         from gptscratch import paths
         from gptscratch.tokenizer import KINDS, Tokenizer
@@ -63,12 +57,10 @@ def tokenize(
         path = Path(tokenizer) if tokenizer and Path(tokenizer).exists() else paths.find_run(tokenizer)
         render.pieces(text, Tokenizer.load(path), f"the tokenizer of {path}", json=json)
         return
-    settings = o.settings_of(locals())
     from gptscratch.cli.progress import WorkView
-    from gptscratch.config import RunConfig
     from gptscratch.data.prepare import ineffective, prepare
 
-    data = RunConfig().with_settings(settings).data
+    data = RunConfig().with_settings(settings | {"data.corpus": tuple(corpus or ())}).data
     if stats:
         from gptscratch.data.statistics import corpus_stats
 
@@ -86,10 +78,11 @@ def tokenize(
     render_info.prepared(prepared, json=json)
 
 
-def _require_nothing_idle(given: Mapping[str, object]) -> None:
+def _require_nothing_idle(options: Mapping[str, object], settings: Mapping[str, object]) -> None:
     """Raises ConfigError for options that have no effect with --stats."""
-    names = ("text", "out", "with_", "tokenizer", "vocab_size", "lowercase", "min_frequency")
-    idle = [f"--{name.strip('_').replace('_', '-')}" for name in names if given[name] is not None]
+    names = ("tokenizer", "vocab_size", "lowercase", "min_frequency")
+    idle = [flag for flag, value in options.items() if value is not None]
+    idle += [f"--{name.replace('_', '-')}" for name in names if f"data.{name}" in settings]
     if idle:
         raise ConfigError(
             f"{', '.join(idle)}: no effect with --stats.", "It writes nothing, and tries vocabularies itself."

@@ -2,148 +2,95 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
-from gptscratch.accelerate import process as threads
+from gptscratch.accelerate import process
 from gptscratch.cli import options as o
+from gptscratch.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from gptscratch.config.setting import LENGTH, OUTPUT, RUN
 from gptscratch.errors import ConfigError
 
-STARTED = time.perf_counter() - threads.age()  # the user's minutes begin to count when the program starts
+STARTED = time.perf_counter() - process.age()  # the user's minutes begin to count when the program starts
+
+EXAMPLES = """Examples:
+  gptscratch train book.txt                             5 minutes, everything chosen for you
+  gptscratch train notes/ --glob "*.md" --minutes 30    a folder
+  gptscratch train book.txt --layers 4 --steps 2000     fixed size and length
+  gptscratch train --resume book --steps 4000           train a run longer
+
+Runs are kept in the user's cache directory; GPTSCRATCH_HOME changes it."""
 
 
-class TrainCommand(TyperCommand):
-    """Lets ``--resume`` be given without a run: it then means the newest one."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        for i, arg in enumerate(args):
-            alone = i + 1 == len(args) or args[i + 1].startswith("-")
-            if arg == "--resume" and alone:
-                args = [*args[:i], "--resume=", *args[i + 1 :]]
-        return super().parse_args(ctx, args)
-
-
+@o.settings_from(RunConfig, TrainConfig, ModelConfig, DataConfig)
 def train(
     corpus: o.Corpus = None,
-    name: Annotated[
-        str | None, typer.Option(help="Of the run.", rich_help_panel=o.RUN, show_default=False)
+    hours: Annotated[
+        float | None, o.option("--hours", help="Time limit in hours.", panel=LENGTH, metavar="X")
     ] = None,
     out: Annotated[
         str | None,
-        typer.Option(
-            help="The run's folder, instead of one in the cache directory.",
-            rich_help_panel=o.RUN,
-            metavar="DIR",
-            show_default=False,
+        o.option(
+            "--out", help="Folder for this run (default: in the cache directory).", panel=RUN, metavar="DIR"
         ),
     ] = None,
     resume: Annotated[
-        str | None,
-        typer.Option(
-            help="Go on with a run; without RUN, the newest.",
-            rich_help_panel=o.RUN,
-            metavar="[RUN]",
-            show_default=False,
+        bool,
+        o.option(
+            "--resume",
+            help="Resume the run that is named in place of CORPUS (default: the newest).",
+            panel=RUN,
         ),
-    ] = None,
+    ] = False,
     init_from: Annotated[
         str | None,
-        typer.Option(
-            help="Start from a checkpoint's parameters and tokenizer.",
-            rich_help_panel=o.RUN,
-            metavar="CKPT",
-            show_default=False,
+        o.option(
+            "--init-from",
+            help="Start from the parameters, the shape and the tokenizer of a run.",
+            panel=RUN,
+            metavar="RUN",
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace a run of that name.", rich_help_panel=o.RUN)
+        bool, o.option("--force", help="Overwrite an existing run of the same name.", panel=RUN)
     ] = False,
     cooldown: Annotated[
         bool,
-        typer.Option(
+        o.option(
             "--cooldown",
-            help="At Ctrl-C (with --resume: at once) let the rate fall to 0 over a tenth of the steps "
-            "so far, or over a horizon that --resume is given, and end.",
-            rich_help_panel=o.RUN,
+            help="Finish early: decay the learning rate to 0, then stop. Starts at Ctrl-C, or immediately "
+            "with --resume. Lasts a tenth of the steps so far, or --steps, --minutes ...",
+            panel=RUN,
         ),
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan and stop.", rich_help_panel=o.RUN)
-    ] = False,
-    steps: o.Steps = None,
-    epochs: o.Epochs = None,
-    tokens: o.Tokens = None,
-    minutes: o.Minutes = None,
-    hours: o.Hours = None,
+    dry_run: Annotated[bool, o.option("--dry-run", help="Print the plan and stop.", panel=RUN)] = False,
     preset: o.Preset = None,
-    n_layer: o.Layers = None,
-    n_head: o.Heads = None,
-    n_kv_head: o.KvHeads = None,
-    d_model: o.DModel = None,
-    d_ff: o.DFf = None,
-    context_length: o.ContextLength = None,
-    dropout: o.Dropout = None,
-    position: o.Position = None,
-    norm: o.Norm = None,
-    activation: o.Activation = None,
-    qk_norm: o.QkNorm = None,
-    bias: o.Bias = None,
-    tie_embeddings: o.TieEmbeddings = None,
-    output_bias: o.OutputBias = None,
-    adaptive_cutoffs: o.AdaptiveCutoffs = None,
-    tokenizer: o.TokenizerKind = None,
-    vocab_size: o.VocabSize = None,
-    lowercase: o.Lowercase = None,
-    min_frequency: o.MinFrequency = None,
-    glob: o.Glob = None,
-    text_column: o.Column = None,
-    separator: o.Separator = None,
-    encoding: o.Encoding = None,
-    encoding_errors: o.Errors = None,
-    clean: o.Clean = None,
-    val_fraction: o.ValFraction = None,
-    val_file: o.ValFile = None,
-    mask_documents: o.MaskDocuments = False,
-    pad_documents: o.PadDocuments = False,
-    batch_size: o.BatchSize = None,
-    micro_batch_size: o.MicroBatch = None,
-    learning_rate: o.LearningRate = None,
-    weight_decay: o.WeightDecay = None,
-    grad_clip: o.GradClip = None,
-    warmup_steps: o.Warmup = None,
-    optimizer: o.OptimizerName = None,
-    lr_schedule: o.ScheduleName = None,
-    eval_interval: o.EvalInterval = None,
-    save_interval: o.SaveInterval = None,
-    sample_interval: o.SampleInterval = None,
-    keep_checkpoints: o.Keep = None,
-    patience: o.Patience = None,
-    seed: o.Seed = None,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
-    compile: o.Compile = None,
     config: o.ConfigFile = None,
     set_: o.Set = None,
     json: o.Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, errors only.")] = False,
+    quiet: Annotated[
+        bool, o.option("-q", "--quiet", help="Print no progress, only errors.", panel=OUTPUT)
+    ] = False,
+    *,
+    settings: dict[str, Any],
 ) -> None:
     """Train a GPT on your text.
 
-    Every size, rate and interval that you leave out is chosen for your corpus and the time you give;
-    Ctrl-C saves and stops, and --resume goes on as if nothing had happened; with --cooldown the rate falls
-    to 0 before the run ends.
+    Options whose default is "chosen" are set to suit your text, your hardware and the time. Ctrl-C saves
+    and stops; --resume continues from there.
     """
-    options = locals() | {"documents": o.documents_of(mask_documents, pad_documents)}
-    settings = o.settings_of(options, preset=preset, config=config, pairs=set_ or ())
-    if resume is not None:
-        _refuse_with_resume({
-            "the corpus": corpus, "--name": name, "--out": out, "--init-from": init_from,
-            "--preset": preset, "--force": force, "--dry-run": dry_run,
-        })  # fmt: skip
-    threads.sleep_while_waiting_on_busy_machines()
+    _check_lengths(settings, hours)
+    if resume:
+        _check_resume(
+            {"--name": settings.get("name"), "--out": out, "--init-from": init_from, "--preset": preset,
+             "--force": force, "--dry-run": dry_run},
+            corpus,
+        )  # fmt: skip
+    settings = o.combined(settings, preset=preset, config=config, pairs=set_ or ())
+    process.sleep_while_waiting_on_busy_machines()
     from gptscratch.cli import render
     from gptscratch.cli.progress import TrainView
     from gptscratch.generation.generator import sample_text
@@ -151,7 +98,9 @@ def train(
     from gptscratch.training.planning import plan_run as planning
 
     view = TrainView(quiet=quiet or json or dry_run)
+    names = tuple(corpus or ())
     if dry_run:
+        settings = settings | ({"data.corpus": names} if names else {})
         plan, prepared = planning.plan_run(settings, init_from=init_from, listen=view, started=STARTED)
         render.plan(plan, prepared.manifest, json=json)
         if not (json or quiet):
@@ -159,13 +108,17 @@ def train(
                 render.notice(text)
         return
     with view:
-        if resume is not None:
+        if resume:
             result = trainer.resume(
-                resume or None, cooldown=cooldown, listen=view, sample_text=sample_text, **settings
+                names[0] if names else None,
+                cooldown=cooldown,
+                listen=view,
+                sample_text=sample_text,
+                **settings,
             )
         else:
             result = trainer.train(
-                (), out=out, init_from=init_from, replace_run=force, cooldown=cooldown, listen=view,
+                names, out=out, init_from=init_from, replace_run=force, cooldown=cooldown, listen=view,
                 sample_text=sample_text, started=STARTED, **settings,
             )  # fmt: skip
     render.result(result, json=json, quiet=quiet)
@@ -173,10 +126,28 @@ def train(
         raise typer.Exit(130)
 
 
-def _refuse_with_resume(options: dict[str, object]) -> None:
+def _check_lengths(settings: dict[str, Any], hours: float | None) -> None:
+    """Raises ConfigError for a training length of 0; adds the hours to the settings."""
+    if hours is not None:
+        if not 0.0 < hours < math.inf:
+            raise ConfigError(f"--hours is {hours:g}: it must be above 0 and finite.")
+        if "train.minutes" in settings:
+            raise ConfigError("--minutes and --hours are both given.", "Give one of them.")
+        settings["train.minutes"] = 60.0 * hours
+    for unit in ("steps", "epochs", "tokens", "minutes"):
+        if settings.get(f"train.{unit}") == 0:
+            raise ConfigError(f"--{unit} is 0: it must be above 0.")
+
+
+def _check_resume(options: dict[str, object], names: list[str] | None) -> None:
     given = [option for option, value in options.items() if value]
     if given:
         raise ConfigError(
             f"--resume continues a run as it is: it cannot be combined with {' and '.join(given)}.",
             f"Leave out {' and '.join(given)}, or start a new run without --resume.",
+        )
+    if len(names or ()) > 1:
+        raise ConfigError(
+            f"--resume continues one run, and {len(names or ())} are named.",
+            "Name the run alone; it keeps its corpus.",
         )

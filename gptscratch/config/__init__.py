@@ -1,12 +1,10 @@
-"""Every knob, once: frozen dataclasses with their units, their checks and JSON both ways.
+"""Every setting, once: frozen dataclasses whose fields carry their help, their flag and their range.
 
+    setting.py   what a setting is: parsing, checks, help
     model.py   data.py   train.py   sample.py      the settings, a class each
-    run.py         RunConfig: the first three together, by name and as JSON
-    checks.py      what all of them use
+    run.py       RunConfig: the first three together, by name and as JSON
 
-A default stands there and nowhere else. Where a default is 0 and the comment names a rule,
-0 means "not given": the model's zeros are filled by ``ModelConfig.resolved()``, all others by
-the plan (``training/planner.py``), and a run's config.json holds the results.
+A default is defined there and nowhere else. Options, help and reference pages are made from the fields.
 """
 
 from gptscratch.config.data import CLEAN, DataConfig
@@ -15,12 +13,11 @@ from gptscratch.config.run import (
     SECTIONS,
     RunConfig,
     flattened,
-    is_setting,
     qualified,
     read_json,
 )
 from gptscratch.config.sample import SampleConfig, SampleOptions, sample_config
-from gptscratch.config.train import DEVICES, DOCUMENTS, DTYPES, OPTIMIZERS, SCHEDULES, TrainConfig
+from gptscratch.config.train import DEVICES, DOCUMENTS, DTYPES, LENGTHS, OPTIMIZERS, SCHEDULES, TrainConfig
 
 __all__ = [
     "ACTIVATIONS",
@@ -28,6 +25,7 @@ __all__ = [
     "DEVICES",
     "DOCUMENTS",
     "DTYPES",
+    "LENGTHS",
     "NARROWING",
     "NORMS",
     "OPTIMIZERS",
@@ -41,7 +39,6 @@ __all__ = [
     "SampleOptions",
     "TrainConfig",
     "flattened",
-    "is_setting",
     "qualified",
     "read_json",
     "sample_config",

@@ -1,46 +1,84 @@
-"""The text, its tokens, and what is held back."""
+"""The text, its tokens, and what is held out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from gptscratch.config.checks import require, require_choice
+from gptscratch.config.setting import ADVANCED, CHOSEN, DATA, TOKENIZER, check_settings, setting
 
 CLEAN = ("html", "lowercase", "punctuation", "nfc", "nfkc", "whitespace", "dedup", "neardup", "min-length")
-
-MOST_ENTRIES = 1 << 24  # of a vocabulary, far more than any has; each takes memory while a tokenizer trains
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the text is, what a document is, how it becomes tokens, and what is held back."""
+    """Where the text is, what a document is, how it becomes tokens, and what is held out."""
 
-    corpus: tuple[str, ...] = ()  # files, folders, patterns, "-"; all "file=weight"; none: Python's library
-    glob: str = ""  # which files of a folder; empty: what looks like text
-    text_column: str = ""  # of a jsonl, csv or tsv; empty: "text"
-    separator: str = ""  # between documents of one file; empty: <|endoftext|> where it occurs
-    encoding: str = "utf-8"  # or "auto": guessed file by file; a byte-order mark wins over it
-    encoding_errors: str = (
-        "strict"  # bytes that the encoding does not know: "strict" stops, "replace" reads U+FFFD
+    corpus: tuple[str, ...] = setting(
+        (), None, 'Files, folders, patterns or "-" for stdin; to mix them by weight, each as FILE=WEIGHT.'
     )
-    clean: tuple[str, ...] = ()  # steps over each document, in order: see CLEAN; "min-length:N" characters
-    tokenizer: str = ""  # char, byte, word, bpe or a path; empty: chosen by the corpus's size
-    vocab_size: int = 0  # wanted entries; 0: chosen by the tokenizer and the corpus's size
-    lowercase: bool = False
-    min_frequency: int = 0  # a word seen less often is unknown; 0: chosen
-    val_fraction: float = -1.0  # of the corpus, held back for validation; -1: a tenth, but at most 20 MB
-    val_file: str = ""  # a corpus of its own for validation; nothing is held back then
+    glob: str = setting(
+        "",
+        DATA,
+        'Files to read in a folder, for example "*.md".',
+        metavar="PATTERN",
+        default_is="all text files",
+    )
+    text_column: str = setting(
+        "",
+        DATA,
+        "Column that holds the text in a jsonl, csv, tsv or parquet file.",
+        metavar="NAME",
+        default_is="text",
+    )
+    separator: str = setting(
+        "", ADVANCED, "String that separates documents in a file.", default_is="<|endoftext|>, if it occurs"
+    )
+    encoding: str = setting(
+        "utf-8",
+        DATA,
+        "Text encoding; auto detects it for each file. A byte-order mark has priority.",
+        metavar="NAME",
+    )
+    encoding_errors: str = setting(
+        "strict",
+        ADVANCED,
+        "What to do with bytes that cannot be decoded: stop, or read U+FFFD.",
+        choices=("strict", "replace"),
+    )
+    clean: tuple[str, ...] = setting(
+        (),
+        DATA,
+        f"Clean each document with this step; repeat it for more, in order. One of {', '.join(CLEAN)}:N.",
+        metavar="STEP",
+    )
+    tokenizer: str = setting(
+        "",
+        TOKENIZER,
+        "char, byte, word, bpe, or a tokenizer.json or run to reuse.",
+        metavar="KIND",
+        default_is=CHOSEN,
+    )
+    vocab_size: int = setting(
+        0, TOKENIZER, "Target size of the vocabulary.", at_least=0, at_most=1 << 24, default_is=CHOSEN
+    )
+    lowercase: bool = setting(False, TOKENIZER, "Convert the text to lower case.")
+    min_frequency: int = setting(
+        0, ADVANCED, "Word tokenizer: words rarer than N become unknown.", at_least=0, default_is="2"
+    )
+    val_fraction: float = setting(
+        -1.0,
+        DATA,
+        "Fraction of the text held out for validation.",
+        above=0,
+        below=1,
+        auto=-1.0,
+        default_is="0.1, at most 20 MB",
+    )
+    val_file: str = setting("", DATA, "Use this file for validation, and hold nothing out.", metavar="FILE")
 
     def __post_init__(self) -> None:
-        require(self.vocab_size >= 0, f"vocab_size is {self.vocab_size}: it must be at least 1.")
-        require(
-            self.vocab_size <= MOST_ENTRIES,
-            f"vocab_size is {self.vocab_size:,}: it must be at most {MOST_ENTRIES:,}.",
-        )
-        require(self.min_frequency >= 0, f"min_frequency is {self.min_frequency}: it must not be negative.")
-        require_choice("encoding_errors", self.encoding_errors, ("strict", "replace"))
-        is_share = self.val_fraction == -1.0 or 0.0 < self.val_fraction < 1.0
-        require(is_share, f"val_fraction is {self.val_fraction}: it must be in (0, 1).")
+        check_settings(self)
         require(
             not self.val_file or self.val_fraction == DataConfig.val_fraction,
             "val_fraction has no effect beside val_file.",
@@ -48,7 +86,7 @@ class DataConfig:
         )
         for step in self.clean:
             _require_clean_step(step)
-        require(len(set(self.clean)) == len(self.clean), "a step of clean is named twice.")
+        require(len(set(self.clean)) == len(self.clean), "A step of --clean is given twice.")
 
 
 def _require_clean_step(step: str) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from dataclasses import dataclass
 
-from gptscratch.config.checks import require, require_choice
+from gptscratch.config.checks import require
+from gptscratch.config.setting import ADVANCED, CHOSEN, MODEL, check_settings, setting
 
 POSITIONS = ("rope", "learned", "sinusoidal", "alibi", "none")
 NORMS = ("rmsnorm", "layernorm")
 ACTIVATIONS = ("swiglu", "gelu", "gelu-tanh", "relu", "relu2")
-_MOST_LAYERS = 10_000
-_LARGEST = 1 << 31  # of any other size, so that sums of them are computed at once
+_LARGEST = 1 << 31  # of any size, so that sums of them are computed at once
 NARROWING = 4  # each further part of an adaptive softmax has d_model / 4, / 16 ... channels
 
 
@@ -21,44 +20,90 @@ NARROWING = 4  # each further part of an adaptive softmax has d_model / 4, / 16 
 class ModelConfig:
     """The shape of a GPT. The defaults are the modern family; ``PRESETS["gpt2"]`` is the other."""
 
-    vocab_size: int = 256  # tokens; a run takes its tokenizer's
-    context_length: int = 256  # most tokens seen at once
-    n_layer: int = 4
-    n_head: int = 4  # query heads
-    n_kv_head: int = 0  # key-value heads; 0: n_head
-    d_model: int = 128  # width of the residual stream
-    d_ff: int = 0  # width of the MLP; 0: 4 d_model, or 8/3 d_model up to a multiple of 32 for swiglu
-    head_dim: int = 0  # width of one head; 0: d_model / n_head
-    position: str = "rope"
-    norm: str = "rmsnorm"
-    activation: str = "swiglu"
-    qk_norm: bool = True  # RMSNorm on each query and key head, before the rotation
-    bias: bool = False  # in the linear layers and in LayerNorm
-    tie_embeddings: bool = False  # lm_head shares the token embedding
-    output_bias: bool = False  # lm_head has one; it starts at the logarithms of the tokens' frequencies
-    adaptive_cutoffs: tuple[int, ...] = ()  # ids where parts of an adaptive softmax begin; none: a full one
-    dropout: float = 0.0  # probability, on the embedding, each residual branch and attention weight
-    norm_eps: float = 1e-6
-    rope_theta: float = 10_000.0  # base of the rotary wavelengths
+    vocab_size: int = setting(
+        256,
+        None,
+        "Number of tokens; a run takes its tokenizer's.",
+        at_least=1,
+        below=_LARGEST,
+    )
+    context_length: int = setting(
+        256,
+        MODEL,
+        "Maximum number of tokens that the model can attend to.",
+        at_least=1,
+        below=_LARGEST,
+        default_is=CHOSEN,
+    )
+    n_layer: int = setting(
+        4,
+        MODEL,
+        "Number of transformer blocks.",
+        flag="--layers",
+        at_least=1,
+        at_most=10_000,
+        default_is=CHOSEN,
+    )
+    n_head: int = setting(
+        4, MODEL, "Attention heads.", flag="--heads", at_least=1, below=_LARGEST, default_is=CHOSEN
+    )
+    n_kv_head: int = setting(
+        0,
+        ADVANCED,
+        "Key-value heads; fewer than --heads gives grouped-query attention.",
+        flag="--kv-heads",
+        at_least=0,
+        below=_LARGEST,
+        default_is="--heads",
+    )
+    d_model: int = setting(
+        128,
+        MODEL,
+        "Width of the residual stream (embedding size).",
+        at_least=1,
+        below=_LARGEST,
+        default_is=CHOSEN,
+    )
+    d_ff: int = setting(
+        0,
+        ADVANCED,
+        "Width of the MLP's hidden layer.",
+        at_least=0,
+        below=_LARGEST,
+        default_is="8/3 of --d-model for swiglu, else 4 times",
+    )
+    head_dim: int = setting(
+        0, None, "Width of one head.", at_least=0, below=_LARGEST, default_is="d_model / n_head"
+    )
+    position: str = setting("rope", MODEL, "Position encoding.", choices=POSITIONS)
+    norm: str = setting("rmsnorm", MODEL, "Normalization layer.", choices=NORMS)
+    activation: str = setting("swiglu", MODEL, "Activation function of the MLP.", choices=ACTIVATIONS)
+    qk_norm: bool = setting(True, ADVANCED, "Normalize queries and keys (RMSNorm).")
+    bias: bool = setting(False, ADVANCED, "Use biases in linear layers and LayerNorm.")
+    tie_embeddings: bool = setting(False, ADVANCED, "Share the token embedding with the output layer.")
+    output_bias: bool = setting(
+        False, ADVANCED, "Bias of the output layer, initialized from token frequencies."
+    )
+    adaptive_cutoffs: tuple[int, ...] = setting(
+        (),
+        ADVANCED,
+        "First token id of each further cluster of an adaptive softmax (repeatable).",
+        metavar="ID",
+        at_least=1,
+    )
+    dropout: float = setting(
+        0.0,
+        MODEL,
+        "Dropout probability, on the embedding, each residual branch and the attention weights.",
+        at_least=0,
+        below=1,
+        default_is=CHOSEN,
+    )
+    norm_eps: float = setting(1e-6, None, "Epsilon of the normalization layers.", above=0)
+    rope_theta: float = setting(10_000.0, None, "Base of the rotary wavelengths.", above=0)
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "context_length", "n_layer", "n_head", "d_model"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: it must be at least 1.")
-        for name in ("n_kv_head", "d_ff", "head_dim"):
-            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: it must not be negative.")
-        require(
-            self.n_layer <= _MOST_LAYERS, f"n_layer is {self.n_layer}: it must be at most {_MOST_LAYERS:,}."
-        )
-        for name in ("vocab_size", "context_length", "n_head", "n_kv_head", "d_model", "d_ff", "head_dim"):
-            value = getattr(self, name)
-            require(value < _LARGEST, f"{name} has {len(str(value))} digits: it must be below {_LARGEST:,}.")
-        require_choice("position", self.position, POSITIONS)
-        require_choice("norm", self.norm, NORMS)
-        require_choice("activation", self.activation, ACTIVATIONS)
-        for name in ("norm_eps", "rope_theta"):
-            value = getattr(self, name)
-            require(0.0 < value < math.inf, f"{name} is {value}: it must be above 0.")
-        require(0.0 <= self.dropout < 1.0, f"dropout is {self.dropout}: it must be in [0, 1).")
+        check_settings(self)
         require(
             self.head_dim > 0 or self.d_model % self.n_head == 0,
             f"n_head = {self.n_head} does not divide d_model = {self.d_model}.",

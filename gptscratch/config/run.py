@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 from gptscratch.config.checks import require
 from gptscratch.config.data import DataConfig
 from gptscratch.config.model import ModelConfig
+from gptscratch.config.setting import RUN, Setting, setting, settings_of
 from gptscratch.config.train import TrainConfig
 from gptscratch.errors import ConfigError, did_you_mean, listed
 
@@ -26,7 +25,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    name: str = ""  # of the run; empty: made from the corpus's name and the date
+    name: str = setting("", RUN, "Name of the run.", default_is="from the corpus's name")
 
     def with_settings(self, settings: Mapping[str, Any]) -> RunConfig:
         """A copy with fields changed by name: ``{"n_layer": 6, "data.vocab_size": 4096}``.
@@ -67,9 +66,8 @@ def qualified(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = {}
     for key, value in settings.items():
-        section, name = _locate(key)
-        cls = SECTIONS[section] if section else RunConfig
-        found[f"{section}.{name}" if section else name] = _converted(cls, name, value)
+        name, setting = setting_named(key)
+        found[name] = setting.parse(value, key)
     return found
 
 
@@ -116,64 +114,26 @@ def read_json(path: Path) -> dict[str, Any]:
     return dict(values)
 
 
-def is_setting(key: str) -> bool:
-    """Whether some section has a field of this name, bare or with its section."""
-    section, _, name = key.rpartition(".")
-    return key == "name" or any(name in _field_names(c) and section in ("", s) for s, c in SECTIONS.items())
+def setting_named(key: str) -> tuple[str, Setting]:
+    """``"n_layer"`` or ``"model.n_layer"`` -> ``("model.n_layer", its setting)``.
 
-
-_KINDS: Mapping[Any, str] = MappingProxyType(
-    {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "a text",
-        tuple[str, ...]: "texts",
-        tuple[int, ...]: "whole numbers",
-    }
-)
-
-
-_BY_FLAG = MappingProxyType({"layers": "n_layer", "heads": "n_head", "kv_heads": "n_kv_head"})
-
-
-def _locate(key: str) -> tuple[str, str]:
-    """``"n_layer"`` or ``"model.n_layer"`` -> ``("model", "n_layer")``; the run's own name has no section."""
+    Raises:
+        ConfigError: there is none of this name, or more than one.
+    """
     if key == "name":
-        return "", key
+        return key, settings_of(RunConfig)[key]
     section, _, name = key.rpartition(".")
-    homes = [s for s, c in SECTIONS.items() if name in _field_names(c) and section in ("", s)]
+    homes = [s for s, cls in SECTIONS.items() if name in settings_of(cls) and section in ("", s)]
     if len(homes) == 1:
-        return homes[0], name
+        return f"{homes[0]}.{name}", settings_of(SECTIONS[homes[0]])[name]
     require(not homes, f"{key} is ambiguous.", f"Write {' or '.join(f'{s}.{name}' for s in homes)}.")
-    known = sorted({n for c in SECTIONS.values() for n in _field_names(c)})
-    near = did_you_mean(_BY_FLAG.get(name, name), known) or f"Some of them: {listed(known)}."
+    by_flag = {flag.strip("-").replace("-", "_"): n for n, s in _all_settings() for flag in s.flags}
+    known = [n for n, _ in _all_settings()]
+    near = did_you_mean(by_flag.get(name, name), known) or f"Some of them: {listed(known)}."
     raise ConfigError(f"There is no setting {key!r}.", f"{near} All of them are in docs/config.md.")
 
 
-def _converted(cls: type, name: str, value: Any) -> Any:
-    """A value from JSON or from ``--set`` as the type that the field declares."""
-    hint = get_type_hints(cls)[name]
-    if isinstance(value, str) and hint is not str:
-        with contextlib.suppress(ValueError, RecursionError):
-            value = json.loads(value)
-    if isinstance(value, int):
-        require(abs(value) < 2**63, f"{name} has {len(str(value))} digits: it must be below 2^63.")
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        with contextlib.suppress(OverflowError):  # of a number with hundreds of digits
-            return float(value)
-    if get_origin(hint) is tuple:
-        kind = get_args(hint)[0]
-        parts = [value] if type(value) is kind else value
-        if isinstance(parts, list | tuple) and all(type(part) is kind for part in parts):
-            return tuple(parts)
-    elif hint in (int, float, str, bool):
-        if type(value) is hint:
-            return value
-    elif value is None or type(value) is bool:  # bool | None
-        return value
-    raise ConfigError(f"{name} is {reprlib.repr(value)}: it must be {_KINDS.get(hint, 'true or false')}.")
-
-
-def _field_names(cls: type) -> frozenset[str]:
-    return frozenset(f.name for f in dataclasses.fields(cls))
+def _all_settings() -> list[tuple[str, Setting]]:
+    return [
+        pair for cls in SECTIONS.values() for pair in sorted(settings_of(cls).items(), key=lambda p: p[0])
+    ]

@@ -3,71 +3,97 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
-from gptscratch.config.checks import require, require_seed
+from gptscratch.config.checks import require
+from gptscratch.config.setting import COPYING, SAMPLING, STOPPING, check_settings, setting
 from gptscratch.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+_ALL = "Leave it out to keep every token."
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """How the next token is drawn from the model's logits, and when to stop."""
+    """How the next token is sampled from the model's logits, and when to stop."""
 
-    max_tokens: int = 256  # new tokens
-    temperature: float = 0.8  # 0: greedy
-    top_k: int | None = None  # keep the k likeliest
-    top_p: float | None = None  # keep the likeliest that together reach this probability
-    min_p: float | None = None  # keep those at least this likely, relative to the likeliest
-    repetition_penalty: float = 1.0  # above 1: tokens already seen become less likely
-    frequency_penalty: float = 0.0  # taken from a logit for each time that its token was drawn
-    presence_penalty: float = 0.0  # taken from a logit once its token was drawn
-    no_repeat_ngram: int = 0  # so many tokens in a row never come twice; 0: they may
-    no_copy_ngram: int = 0  # so many tokens in a row never come from the training tokens; 0: they may
-    stop: tuple[str, ...] = ()  # texts that end the sample; not part of it
-    num_samples: int = 1
-    seed: int | None = None  # None: another one each time
+    max_tokens: int = setting(256, STOPPING, "Maximum number of new tokens.", at_least=1)
+    temperature: float = setting(
+        0.8,
+        SAMPLING,
+        "Temperature: 0 is greedy, 1 the model's own distribution.",
+        flag="-t,--temperature",
+        at_least=0,
+    )
+    top_k: int | None = setting(
+        None,
+        SAMPLING,
+        "Sample from the K most likely tokens.",
+        flag="-k,--top-k",
+        metavar="K",
+        at_least=1,
+        default_is="all",
+        hint=_ALL,
+    )
+    top_p: float | None = setting(
+        None,
+        SAMPLING,
+        "Sample from the smallest set of tokens with total probability P (nucleus sampling).",
+        metavar="P",
+        above=0,
+        at_most=1,
+        default_is="all",
+        hint=_ALL,
+    )
+    min_p: float | None = setting(
+        None,
+        SAMPLING,
+        "Sample from tokens with at least P times the probability of the most likely one.",
+        metavar="P",
+        above=0,
+        at_most=1,
+        default_is="all",
+        hint=_ALL,
+    )
+    repetition_penalty: float = setting(
+        1.0,
+        COPYING,
+        "Above 1: make tokens that already occurred less likely.",
+        above=0,
+        hint="1 changes nothing, 1.1 is mild.",
+    )
+    frequency_penalty: float = setting(
+        0.0, COPYING, "Subtract X from a token's logit each time it was sampled."
+    )
+    presence_penalty: float = setting(0.0, COPYING, "Subtract X from a token's logit once it was sampled.")
+    no_repeat_ngram: int = setting(0, COPYING, "Never repeat N consecutive tokens; 0 allows it.", at_least=0)
+    no_copy_ngram: int = setting(
+        0,
+        COPYING,
+        "Never copy N consecutive tokens from the training text; 0 allows it.",
+        at_least=0,
+        at_most=64,
+    )
+    stop: tuple[str, ...] = setting((), STOPPING, r"Stop at this string; \n is a line end (repeatable).")
+    num_samples: int = setting(1, STOPPING, "Number of samples.", flag="-n,--num-samples", at_least=1)
+    seed: int | None = setting(
+        None,
+        SAMPLING,
+        "Random seed: the same seed gives the same text.",
+        flag="-s,--seed",
+        at_least=0,
+        below=2**63,
+        default_is="random",
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
-        require(self.max_tokens >= 1, f"max_tokens is {self.max_tokens}: it must be at least 1.")
-        require(
-            0.0 <= self.temperature < math.inf,
-            f"temperature is {self.temperature}: it must be a number that is not negative.",
-            "0 is greedy, 1 the model's own distribution.",
-        )
-        require(
-            self.top_k is None or self.top_k >= 1,
-            f"top_k is {self.top_k}: it must be at least 1.",
-            "Leave it out to keep every token.",
-        )
-        for name in ("top_p", "min_p"):
-            value = getattr(self, name)
-            require(
-                value is None or 0.0 < value <= 1.0,
-                f"{name} is {value}: it must be in (0, 1].",
-                "Leave it out to keep every token.",
-            )
-        require(
-            0.0 < self.repetition_penalty < math.inf,
-            f"repetition_penalty is {self.repetition_penalty}: it must be above 0.",
-            "1 changes nothing, 1.1 is mild.",
-        )
-        for name in ("frequency_penalty", "presence_penalty"):
-            value = getattr(self, name)
-            require(-math.inf < value < math.inf, f"{name} is {value}: it must be finite.")
-        for name in ("no_repeat_ngram", "no_copy_ngram"):
-            value = getattr(self, name)
-            require(value >= 0, f"{name} is {value}: it must not be negative.")
-        require(self.no_copy_ngram <= 64, f"no_copy_ngram is {self.no_copy_ngram}: it must be at most 64.")
-        require(self.num_samples >= 1, f"num_samples is {self.num_samples}: it must be at least 1.")
-        require(all(self.stop), "a stop text is empty.")
-        require_seed(self.seed or 0)
+        check_settings(self)
+        require(all(self.stop), "A stop string is empty.")
 
 
 class SampleOptions(TypedDict, total=False):

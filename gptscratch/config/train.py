@@ -1,96 +1,160 @@
-"""Training: its horizon, its optimizer, its intervals, its machine."""
+"""Training: its length, its optimizer, its intervals, its hardware."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from gptscratch.config.checks import require, require_choice, require_seed
+from gptscratch.config.checks import require
+from gptscratch.config.setting import (
+    ADVANCED,
+    CHOSEN,
+    DATA,
+    HARDWARE,
+    LENGTH,
+    OPTIMIZATION,
+    RUN,
+    check_settings,
+    setting,
+)
 
 OPTIMIZERS = ("muon", "adamw")
 SCHEDULES = ("constant", "cosine", "linear", "wsd", "onecycle")
 DOCUMENTS = ("packed", "masked", "padded")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+LENGTHS = frozenset({"train.steps", "train.epochs", "train.tokens", "train.minutes", "train.max_steps"})
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long, how fast and where. A zero is chosen by the plan."""
+    """How long, how fast and where."""
 
-    steps: int = 0  # horizon: optimizer updates
-    epochs: float = 0.0  # horizon: passes over the training tokens
-    tokens: int = 0  # horizon: tokens seen
-    minutes: float = 0.0  # horizon: wall-clock time of the whole command
-    max_steps: int = 0  # with minutes: the most optimizer updates in that time; 0: as many as fit
-    batch_size: int = 0  # sequences per step, over all micro-batches and ranks
-    micro_batch_size: int = 0  # sequences per forward and backward pass
-    documents: str = "packed"  # in a row: many; blind to one another: --mask-documents; one: --pad-documents
-    optimizer: str = "muon"
-    learning_rate: float = 0.0  # peak; of the blocks' matrices under muon, of everything under adamw
-    adamw_learning_rate: float = 0.0  # peak of all else under muon: embeddings, lm_head, norms, biases
-    weight_decay: float = -1.0  # decoupled, on matrices only; -1: chosen
-    beta1: float = 0.9  # of AdamW
-    beta2: float = 0.95  # of AdamW
-    momentum: float = 0.95  # of Muon
-    grad_clip: float = 1.0  # largest global gradient norm; 0: no clipping
-    lr_schedule: str = "wsd"
-    warmup_steps: int = -1  # steps of linear warm-up; -1: chosen
-    decay_fraction: float = 0.5  # wsd: the share of the run, at its end, that decays
-    final_fraction: float = 0.0  # of the peak rate, left at the end of a decaying schedule
-    log_interval: int = 0  # steps between logged losses
-    eval_interval: int = 0  # steps between evaluations
-    save_interval: int = 0  # steps between checkpoints
-    sample_interval: int = -1  # steps between sample texts; 0: none, -1: with each evaluation
-    eval_tokens: int = 0  # of the validation split, evenly spread, in evaluations along the way; 0: chosen
-    final_eval_tokens: int = 0  # of the same, in the evaluation of the best checkpoint at the end; 0: chosen
-    keep_checkpoints: int = 2  # newest checkpoints kept, beside the best
-    patience: int = 0  # evaluations without a better loss before stopping; 0: never
-    seed: int = 1337
-    device: str = "auto"
-    dtype: str = "auto"
-    compile: bool | None = None  # torch.compile; None: chosen
+    steps: int = setting(0, LENGTH, "Train for N optimizer steps.", at_least=0)
+    epochs: float = setting(0.0, LENGTH, "Train for X passes over the training text.", at_least=0)
+    tokens: int = setting(0, LENGTH, "Train on N tokens in total.", at_least=0)
+    minutes: float = setting(
+        0.0, LENGTH, "Time limit for the whole command, in minutes.", at_least=0, default_is="5"
+    )
+    max_steps: int = setting(
+        0, None, "With --minutes: the most optimizer steps in that time.", at_least=0, default_is=CHOSEN
+    )
+    batch_size: int = setting(0, OPTIMIZATION, "Sequences per optimizer step.", at_least=0, default_is=CHOSEN)
+    micro_batch_size: int = setting(
+        0, ADVANCED, "Sequences per forward pass (gradient accumulation).", at_least=0, default_is=CHOSEN
+    )
+    documents: str = setting(
+        "packed",
+        DATA,
+        "Documents in a sequence: packed (one after the other), masked (none attends to another) or "
+        "padded (one in each).",
+        metavar="MODE",
+        choices=DOCUMENTS,
+    )
+    optimizer: str = setting("muon", OPTIMIZATION, "Optimizer.", choices=OPTIMIZERS)
+    learning_rate: float = setting(
+        0.0,
+        OPTIMIZATION,
+        "Peak learning rate; with muon, of the matrices in the blocks.",
+        at_least=0,
+        default_is=CHOSEN,
+    )
+    adamw_learning_rate: float = setting(
+        0.0,
+        None,
+        "With muon: peak learning rate of all other parameters (embeddings, output layer, norms, biases).",
+        at_least=0,
+        default_is=CHOSEN,
+    )
+    weight_decay: float = setting(
+        -1.0, OPTIMIZATION, "Decoupled weight decay on matrices.", at_least=0, auto=-1.0, default_is=CHOSEN
+    )
+    beta1: float = setting(0.9, None, "First beta of AdamW.", at_least=0, below=1)
+    beta2: float = setting(0.95, None, "Second beta of AdamW.", at_least=0, below=1)
+    momentum: float = setting(0.95, None, "Momentum of Muon.", at_least=0, below=1)
+    grad_clip: float = setting(
+        1.0, ADVANCED, "Clip the norm of the gradient to X; 0 disables this.", at_least=0
+    )
+    lr_schedule: str = setting(
+        "wsd",
+        OPTIMIZATION,
+        "Learning-rate schedule (wsd: warmup-stable-decay).",
+        choices=SCHEDULES,
+    )
+    warmup_steps: int = setting(
+        -1,
+        OPTIMIZATION,
+        "Linear warm-up of the learning rate, in steps.",
+        at_least=0,
+        auto=-1,
+        default_is=CHOSEN,
+    )
+    decay_fraction: float = setting(
+        0.5,
+        None,
+        "With wsd: the last share of the run, in which the learning rate decays.",
+        at_least=0,
+        at_most=1,
+    )
+    final_fraction: float = setting(
+        0.0,
+        None,
+        "Share of the peak learning rate that is left at the end of a decaying schedule.",
+        at_least=0,
+        at_most=1,
+    )
+    log_interval: int = setting(
+        0, None, "Steps between two lines of metrics.jsonl.", at_least=0, default_is=CHOSEN
+    )
+    eval_interval: int = setting(0, RUN, "Evaluate every N steps.", at_least=0, default_is=CHOSEN)
+    save_interval: int = setting(
+        0, RUN, "Save a checkpoint every N steps, and every ten minutes.", at_least=0, default_is=CHOSEN
+    )
+    sample_interval: int = setting(
+        -1,
+        RUN,
+        "Show a sample text every N steps; 0 shows none.",
+        at_least=0,
+        auto=-1,
+        default_is="with each evaluation",
+    )
+    eval_tokens: int = setting(
+        0,
+        None,
+        "Tokens of the validation set, evenly spread, for an evaluation during training.",
+        at_least=0,
+        default_is=CHOSEN,
+    )
+    final_eval_tokens: int = setting(
+        0, None, "Tokens of the validation set for the evaluation at the end.", at_least=0, default_is=CHOSEN
+    )
+    keep_checkpoints: int = setting(
+        2, ADVANCED, "Number of recent checkpoints to keep, besides the best one.", at_least=1
+    )
+    patience: int = setting(
+        0, RUN, "Stop early after N evaluations without improvement.", at_least=0, default_is="never"
+    )
+    seed: int = setting(1337, RUN, "Random seed.", at_least=0, below=2**63)
+    device: str = setting(
+        "auto", HARDWARE, "Device for the computation: auto, cpu, cuda, cuda:N or mps.", metavar="NAME"
+    )
+    dtype: str = setting("auto", HARDWARE, "Number format of the matrix products.", choices=DTYPES)
+    compile: bool | None = setting(None, ADVANCED, "Compile the model with torch.compile.", default_is=CHOSEN)
 
     def __post_init__(self) -> None:
+        check_settings(self)
         given = [name for name in ("steps", "epochs", "tokens", "minutes") if getattr(self, name)]
         require(
             len(given) <= 1,
-            f"more than one horizon is given: {', '.join(given)}.",
+            f"More than one training length is given: {', '.join(given)}.",
             "Give one of --steps, --epochs, --tokens, --minutes.",
         )
-        numbers = (
-            "steps", "epochs", "tokens", "minutes", "max_steps", "batch_size", "micro_batch_size",
-            "learning_rate", "adamw_learning_rate", "grad_clip", "log_interval", "eval_interval",
-            "save_interval", "eval_tokens", "final_eval_tokens", "patience",
-        )  # fmt: skip
-        for name in numbers:
-            value = getattr(self, name)
-            require(math.isfinite(value), f"{name} is {value}: it must be a finite number.")
-            require(value >= 0, f"{name} is {value}: it must not be negative.")
-        for name in ("weight_decay", "warmup_steps", "sample_interval"):
-            value = getattr(self, name)
-            require(math.isfinite(value), f"{name} is {value}: it must be a finite number.")
-            require(value == -1 or value >= 0, f"{name} is {value}: it must not be negative.")
         require(
             self.max_steps == 0 or self.minutes > 0,
             f"max_steps = {self.max_steps} limits a run by --minutes, and no minutes are given.",
             "Give --steps instead.",
         )
-        for name in ("beta1", "beta2", "momentum"):
-            value = getattr(self, name)
-            require(0.0 <= value < 1.0, f"{name} is {value}: it must be in [0, 1).")
-        for name in ("decay_fraction", "final_fraction"):
-            value = getattr(self, name)
-            require(0.0 <= value <= 1.0, f"{name} is {value}: it must be in [0, 1].")
-        require_seed(self.seed)
-        require(
-            self.keep_checkpoints >= 1,
-            f"keep_checkpoints is {self.keep_checkpoints}: at least one checkpoint must be kept.",
-        )
-        require_choice("documents", self.documents, DOCUMENTS)
-        require_choice("optimizer", self.optimizer, OPTIMIZERS)
-        require_choice("lr_schedule", self.lr_schedule, SCHEDULES)
         kind, _, index = self.device.partition(":")
-        has_index = kind == "cuda" and index.isdecimal()
-        require_choice("device", kind if has_index else self.device, DEVICES)
-        require_choice("dtype", self.dtype, DTYPES)
+        require(
+            kind in DEVICES and (not index or (kind == "cuda" and index.isdecimal())),
+            f"device is {self.device!r}: it must be one of {', '.join(DEVICES)}.",
+        )

@@ -99,7 +99,7 @@ def require_documents(manifest: Manifest, eot_id: int | None) -> int:
     if eot_id is None:
         raise ConfigError(
             "Documents cannot be told apart: the tokenizer has no end-of-text token.",
-            "Leave out --tokenizer, or --mask-documents or --pad-documents.",
+            "Leave out --tokenizer, or --documents.",
         )
     raise ConfigError(
         "The corpus is a single document: there is nothing to mask or to pad.",

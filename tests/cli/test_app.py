@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import typer
 
-from gptscratch.cli import options
+from gptscratch.cli import console
 from gptscratch.cli.app import app
+from gptscratch.config import DataConfig, ModelConfig, RunConfig, SampleConfig, TrainConfig
+from gptscratch.config.setting import PANELS, settings_of
 
 Command = Callable[..., Any]
 
@@ -30,26 +32,44 @@ def in_a_shell(line: str, **environment: str) -> subprocess.CompletedProcess[str
     )  # fmt: skip
 
 
-def words(text: str) -> str:
-    """The help without its frame and line breaks."""
-    return re.sub(r"[\s│╭╮╰╯─]+", " ", text)
+def squeezed(text: str) -> str:
+    """The help without its frame, its spaces and its line breaks."""
+    return re.sub(r"[\s│╭╮╰╯─]+", "", text)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_help_of_every_command_shows_each_help_text_with_its_default(
+def test_the_help_of_every_command_shows_each_help_text_at_80_columns(
     gptscratch: Command, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "400")
-    shown = words(gptscratch(command, "--help").out)
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = squeezed(gptscratch(command, "--help").out)
     for option in typer.main.get_command(app).commands[command].params:  # type: ignore[attr-defined]
-        assert words(option.help.replace(r"\[", "[")).strip() in shown, option.name
+        if option.name != "help":
+            assert squeezed(option.help.replace(r"\[", "[")) in shown, option.name
+        for flag in option.opts if option.param_type_name == "option" else ():
+            assert flag in shown
 
 
-def test_a_default_in_brackets_is_not_taken_for_markup(gptscratch: Command) -> None:
-    shown = words(gptscratch("train", "--help").out)
-    for default in ("[muon]", "[wsd]", "[utf-8]", "[strict]", "[text]"):
-        assert default in shown
-    assert options.plain("either [a] or b") == r"either \[a] or b"
+@pytest.mark.parametrize("cls", [RunConfig, TrainConfig, ModelConfig, DataConfig])
+def test_the_help_of_train_has_an_option_with_its_default_for_each_setting(
+    gptscratch: Command, cls: type
+) -> None:
+    shown = squeezed(gptscratch("train", "--help").out)
+    for each in settings_of(cls).values():
+        for flag in each.flags:
+            assert squeezed(flag.split("/")[0]) in shown
+            assert squeezed(each.description) in shown
+
+
+def test_brackets_in_a_help_text_are_not_taken_for_markup() -> None:
+    assert console.plain("either [a] or b") == r"either \[a] or b"
+
+
+def test_every_setting_has_a_help_text_that_is_a_phrase_and_a_known_panel() -> None:
+    for cls in (RunConfig, TrainConfig, ModelConfig, DataConfig, SampleConfig):
+        for name, each in settings_of(cls).items():
+            assert len(each.help) > 9, name
+            assert each.panel in ("", *PANELS), name
 
 
 @pytest.mark.parametrize(
@@ -59,13 +79,13 @@ def test_a_default_in_brackets_is_not_taken_for_markup(gptscratch: Command) -> N
         (["list"], "There is no command 'list'.", "gptscratch info"),
         (["generate"], "There is no command 'generate'.", "gptscratch sample"),
         (["train", "--layer", "3"], "There is no option --layer.", "Did you mean --layers?"),
-        (["train", "--layers", "many"], "--layers: ", "gptscratch train --help"),
-        (["train", "--layers", "0"], "--layers: ", "gptscratch train --help"),
+        (["train", "--layers", "many"], "--layers is 'many': it must be a whole number.", ""),
+        (["train", "--layers", "0"], "--layers is 0: it must be at least 1.", ""),
         (["train", "--layers"], "--layers", "--help"),
         (["score"], "FILE", "gptscratch score --help"),
         (["train", "--preset", "smal"], "There is no preset 'smal'.", "Did you mean small?"),
         (["train", "--set", "n_layr=1"], "There is no setting 'n_layr'.", "Did you mean n_layer?"),
-        (["train", "--position", "rop"], "position is 'rop'", "Did you mean rope?"),
+        (["train", "--position", "rop"], "--position is 'rop'", "Did you mean rope?"),
         (["train", "--minutes", "0"], "--minutes is 0", ""),
         (["train", "--set", "=3"], "a name and a value are needed", "--set rope_theta=50000"),
     ],
@@ -103,11 +123,12 @@ def test_the_shell_can_complete_commands_and_options() -> None:
     assert found.stdout.split() == ["--layers"]
 
 
-@pytest.mark.parametrize(("arguments", "resume"), [([], None), (["--resume"], ""), (["--resume", "a"], "a")])
-def test_train_needs_no_arguments_and_resume_no_run(arguments: list[str], resume: str | None) -> None:
+@pytest.mark.parametrize("arguments", [[], ["--resume"], ["--resume", "a"], ["a", "--resume"]])
+def test_train_needs_no_arguments_and_resume_no_run(arguments: list[str]) -> None:
     command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
-    given = command.make_context("train", arguments).params
-    assert (given["corpus"] or None, given["resume"]) == (None, resume)
+    given = command.make_context("train", list(arguments)).params
+    assert list(given["corpus"] or []) == ["a"] * ("a" in arguments)
+    assert given["resume"] == ("--resume" in arguments)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")

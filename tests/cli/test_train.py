@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from gptscratch.cli.options import settings_of
-
 Command = Callable[..., Any]
 
 SMALL = (
@@ -56,8 +54,9 @@ def test_the_plan_says_how_a_step_is_made_and_where(gptscratch: Command, corpus:
     assert "on cpu in float32" in shown
 
 
-def test_hours_are_sixty_minutes() -> None:
-    assert settings_of({"hours": 0.5}) == {"train.minutes": 30.0}
+def test_hours_are_sixty_minutes(gptscratch: Command, corpus: Path) -> None:
+    plan = json.loads(gptscratch("train", corpus, *SMALL, "--hours", 0.5, "--dry-run", "--json").out)
+    assert plan["config"]["train"]["minutes"] == 30.0
 
 
 def test_the_plan_is_kept_with_the_run_and_shown(gptscratch: Command, corpus: Path) -> None:
@@ -123,7 +122,7 @@ def wrong(tmp_path: Path) -> Path:
         (["CORPUS", "--heads", "3", "--d-model", "32"], "does not divide"),
         (["CORPUS", "--position", "round"], "rope"),
         (["CORPUS", "--preset", "huge"], "gpt2-xl"),
-        (["CORPUS", "--steps", "5", "--minutes", "1"], "horizon"),
+        (["CORPUS", "--steps", "5", "--minutes", "1"], "training length"),
         (["CORPUS", "--hours", "1", "--minutes", "1"], "--hours"),
         (["CORPUS", "--hours", "-1"], "--hours is -1"),
         (["CORPUS", "--set", "n_layers=3"], "n_layer"),
@@ -156,7 +155,7 @@ def test_wrong_input_is_one_clear_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["CORPUS"], "the corpus"),
+        (["--out", "x"], "--out"),
         (["--dry-run"], "--dry-run"),
         (["--force", "--name", "b"], "--name and --force"),
         (["--preset", "gpt2"], "--preset"),
@@ -179,7 +178,7 @@ def test_what_a_resumed_run_cannot_take_is_named(
         ('{"dropout": 1' + "0" * 400 + "}", "dropout has 401 digits"),
         ('{"n_layer": 1' + "0" * 400 + "}", "n_layer has 401 digits"),
         ('{"n_layer": 1' + "0" * 5000 + "}", "cannot be read as JSON"),
-        ('{"data": {"vocab_size": 300000001}}', "vocab_size is 300,000,001: it must be at most"),
+        ('{"data": {"vocab_size": 300000001}}', "vocab_size is 300000001: it must be at most"),
         ('{"n_layer": "' + "x" * 10_000 + '"}', "it must be a whole number"),
     ],
 )
@@ -240,26 +239,36 @@ def table(tmp_path: Path) -> Path:
     ("flag", "mode", "shown"),
     [
         (None, "packed", "end to end, with an end-of-text token between them"),
-        ("--mask-documents", "masked", "none sees another"),
-        ("--pad-documents", "padded", "one a row, "),
+        ("masked", "masked", "none sees another"),
+        ("padded", "padded", "one a row, "),
     ],
 )
 def test_how_documents_are_rowed_is_in_the_plan_the_run_and_info(
     gptscratch: Command, table: Path, home: Path, flag: str | None, mode: str, shown: str
 ) -> None:
-    more = (*SMALL, "--context-length", 80, "--steps", 2, "--name", "a", *([flag] if flag else []))
+    more = (
+        *SMALL,
+        "--context-length",
+        80,
+        "--steps",
+        2,
+        "--name",
+        "a",
+        *(["--documents", flag] if flag else []),
+    )
     assert shown in gptscratch("train", table, *more).err
     config = json.loads((home / "runs" / "a" / "config.json").read_text(encoding="utf-8"))
     assert config["train"]["documents"] == mode
     assert f"documents={mode}" in gptscratch("info", "a").out
 
 
-def test_masking_and_padding_exclude_one_another_and_need_documents(
-    gptscratch: Command, corpus: Path, table: Path
-) -> None:
-    both = gptscratch("train", table, *SMALL, "--mask-documents", "--pad-documents")
-    assert (both.code, both.out) == (2, "")
-    assert "exclude one another" in both.err
-    alone = gptscratch("train", corpus, *SMALL, "--pad-documents")
+def test_padding_needs_documents(gptscratch: Command, corpus: Path) -> None:
+    alone = gptscratch("train", corpus, *SMALL, "--documents", "padded")
     assert (alone.code, alone.out) == (2, "")
     assert "a single document" in alone.err
+
+
+def test_only_one_run_can_be_resumed_at_a_time(gptscratch: Command, tale: Path) -> None:
+    ended = gptscratch("train", "--resume", tale, "other")
+    assert ended.code == 2
+    assert "2 are named" in ended.err

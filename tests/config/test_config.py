@@ -45,7 +45,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (DataConfig, {"encoding_errors": "ignore"}, "encoding_errors is 'ignore'"),
     (DataConfig, {"val_fraction": 0.0}, r"val_fraction is 0.0: it must be in \(0, 1\)"),
     (DataConfig, {"val_fraction": 1.0}, "val_fraction"),
-    (TrainConfig, {"steps": 1, "minutes": 2.0}, "more than one horizon is given: steps, minutes"),
+    (TrainConfig, {"steps": 1, "minutes": 2.0}, "More than one training length is given: steps, minutes"),
     *[(TrainConfig, {n: -1}, f"{n} is -1: it must not be negative")
       for n in ("steps", "epochs", "tokens", "minutes", "batch_size", "micro_batch_size", "learning_rate",
                 "adamw_learning_rate", "grad_clip", "log_interval", "eval_interval", "save_interval",
@@ -58,7 +58,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
       for n in ("beta1", "beta2", "momentum")],
     *[(TrainConfig, {n: 1.1}, rf"{n} is 1.1: it must be in \[0, 1\]")
       for n in ("decay_fraction", "final_fraction")],
-    (TrainConfig, {"keep_checkpoints": 0}, "keep_checkpoints is 0: at least one checkpoint"),
+    (TrainConfig, {"keep_checkpoints": 0}, "keep_checkpoints is 0: it must be at least 1"),
     (TrainConfig, {"optimizer": "sgd"}, "optimizer is 'sgd': it must be one of muon, adamw"),
     (TrainConfig, {"lr_schedule": "step"}, "lr_schedule is 'step'"),
     (TrainConfig, {"device": "tpu"}, "device is 'tpu'"),
@@ -66,7 +66,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (TrainConfig, {"seed": -1}, "seed is -1"),
     (TrainConfig, {"seed": 2**63}, "seed is"),
     (SampleConfig, {"max_tokens": 0}, "max_tokens is 0"),
-    (SampleConfig, {"temperature": -0.1}, "temperature is -0.1.*0 is greedy"),
+    (SampleConfig, {"temperature": -0.1}, "temperature is -0.1: it must not be negative"),
     (SampleConfig, {"temperature": math.nan}, "temperature is nan"),
     (SampleConfig, {"repetition_penalty": math.inf}, "repetition_penalty is inf"),
     (SampleConfig, {"top_k": 0}, "top_k is 0.*Leave it out"),
@@ -74,7 +74,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (SampleConfig, {"min_p": 1.1}, "min_p is 1.1"),
     (SampleConfig, {"repetition_penalty": 0.0}, "repetition_penalty is 0.0"),
     (SampleConfig, {"num_samples": 0}, "num_samples is 0"),
-    (SampleConfig, {"stop": ("a", "")}, "stop text is empty"),
+    (SampleConfig, {"stop": ("a", "")}, "stop string is empty"),
     (SampleConfig, {"seed": -1}, "seed is -1"),
 ]  # fmt: skip
 
@@ -164,7 +164,7 @@ def test_texts_from_a_flag_become_what_the_field_is() -> None:
         ({"qk_norm": 1}, "true or false"),
         ({"compile": "maybe"}, "true or false"),
         ({"name": 3}, "it must be a text"),
-        ({"corpus": [1]}, "it must be texts"),
+        ({"corpus": [1]}, "it must be a text"),
         ({"model": 3}, "no setting 'model'"),
     ],
 )
