@@ -92,7 +92,7 @@ def batch_rate_factor(batch: float, planned: float) -> float:
     """
     ratio = batch / planned
     beyond = ratio / 4 if ratio > 4 else min(1.0, 4 * ratio)
-    return float(min(4.0, max(0.25, beyond**0.5)))
+    return float(min(2.0, max(0.5, beyond**0.5)))
 
 
 def repeats_too_often(epochs: float, n_characters: int, n_distinct: int) -> bool:
