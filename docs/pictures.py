@@ -13,7 +13,7 @@ import outputs
 import torch
 
 from gptscratch.config import SCHEDULES
-from gptscratch.model.gpt import attention_weights
+from gptscratch.model.equations import attention_weights
 from gptscratch.training.schedule import make_schedule
 
 FOLDER = Path(__file__).parent / "pictures"

@@ -1,8 +1,8 @@
-"""One token at a time through a finished model on a CPU: the model's own numbers with less around them.
+"""One token at a time through a finished model on a CPU: the same results with fewer and larger operations.
 
-Reading the weights is the cost of a token where the model is large, Python and torch's calls where it is
-small: about a microsecond each. So products are joined and weights packed (packing.py), what depends on the
-position alone comes from tables, and a norm before a small product or a sum behind it is part of it.
+Reading the weights is the cost of a token where the model is large, Python and torch's calls (a microsecond
+each) where it is small. So products are joined and weights packed (weight_packing.py), what depends on the
+position alone is in tables, and a norm or a sum is part of the product next to it (row_products.py).
 model/gpt.py stays the definition, and the tests compare.
 
 Shapes: L layers, B rows, D d_model, H heads, G kv heads, K head_dim, S positions held, F d_ff, V vocab.
@@ -10,91 +10,117 @@ Shapes: L layers, B rows, D d_model, H heads, G kv heads, K head_dim, S position
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptscratch.accelerate.position_tables import PositionTables
-from gptscratch.accelerate.row_products import Add, Map, add, read
-from gptscratch.accelerate.weight_packing import JoinedAttention, JoinedGatedMLP, packed
+from gptscratch.accelerate.quantization import quantize as quantize_weights
+from gptscratch.accelerate.row_products import Residual, RowFunction, linear_residual, norm_linear
+from gptscratch.accelerate.weight_packing import JoinedAttention, JoinedGatedMLP, join, pack, twin_of
 from gptscratch.model.attention import Attention
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT, Block
+from gptscratch.model.layout import Layout
 from gptscratch.model.mlp import MLP, GatedMLP
+from gptscratch.model.position import Rotary, rotary_angles
 
 
-@dataclass(frozen=True)
-class _Layer:
-    qkv: Map  # (B, D) -> (B, (H + 2 G) K), the norm before it included
-    out: Add
-    widen: Map  # (B, D) -> (B, F), the same
-    narrow: Add
+def accelerate_decoding(model: GPT, *, quantize: str | None = None) -> DecodeStep | None:
+    """Make a model, in place, as fast as it can be on a CPU; it cannot be trained any more.
 
+    Args:
+        quantize: float16, int8 or int4 weights.
 
-class Decoder:
-    """Steps through a model's cache after ``model``, a packed twin of the one given, has read the prompt.
+    Returns:
+        What continues the model's cache by one token at a time; None where the model itself does it best.
 
-    A later change of the weights given is not seen.
+    Raises:
+        ConfigError: the name is unknown, the model is not on a CPU, or this torch has no such kernels.
     """
+    if quantize is not None:
+        quantize_weights(model, quantize)
+    if not _is_supported(model):
+        return None
+    join(model)
+    pack(model)
+    return DecodeStep(model)
+
+
+def decoding_step(model: GPT) -> DecodeStep | None:
+    """As ``accelerate_decoding``, for a model that stays as it is. Later changes of weights are not seen."""
+    return accelerate_decoding(twin_of(model)) if _is_supported(model) else None
+
+
+def _is_supported(model: GPT) -> bool:
+    """A CPU, and nothing that only the modules know."""
+    on_cpu = model.token_embedding.weight.device.type == "cpu"
+    return on_cpu and not model.training and not torch.is_autocast_enabled("cpu")
+
+
+class _Layer(NamedTuple):
+    qkv: RowFunction  # (B, D) -> (B, (H + 2 G) K), the norm before it included
+    out: Residual
+    up: RowFunction  # (B, D) -> (B, F), the norm before it and the activation function included
+    down: Residual
+
+
+class DecodeStep:
+    """Steps through a model's cache after ``model``, joined and packed, has read the prompt."""
 
     def __init__(self, model: GPT) -> None:
-        self.model = model = packed(model)
+        self.model = model
         config = model.config
         self.heads, self.groups, self.head_dim = config.n_head, config.n_kv_head, config.head_dim
-        self.normalises = config.qk_norm
+        self.normalizes = config.qk_norm
         self.embedding = model.token_embedding.weight.detach()
         blocks = [block for block in model.blocks if isinstance(block, Block)]
         self.layers = [_layer(block) for block in blocks]
-        self.lm_head = read(model.final_norm, model.lm_head)
-        self.tables = PositionTables(model, [block.attention for block in blocks])
+        self.lm_head = norm_linear(model.final_norm, model.lm_head)
+        self.tables = _PositionTables(model, [block.attention for block in blocks])
         self.eps = torch.full((1, 1, 1), config.norm_eps)
 
-    @staticmethod
-    def supports(model: GPT) -> bool:
-        """Whether it pays here: a CPU, and nothing that only the modules know."""
-        parameter = model.token_embedding.weight
-        return parameter.device.type == "cpu" and not model.training and not torch.is_autocast_enabled("cpu")
-
     def step(self, token_ids: Tensor, cache: KVCache) -> Tensor:
-        """(B,) ids, appended to a cache without pads -> (B, V) logits of what follows."""
-        place, held = cache.place(1)
-        new_keys, new_values = (x.select(3, place).unbind() for x in (cache.keys, cache.values))
+        """(B,) ids, appended to a cache without padding -> (B, V) logits of the next token."""
+        slot, held = cache.next_slot(1)
+        new_keys, new_values = (x.select(3, slot).unbind() for x in (cache.keys, cache.values))
         keys, values = (x.narrow(3, 0, held).flatten(1, 2).unbind() for x in (cache.keys, cache.values))
-        added, scales, sines, bias = self.tables.at(cache.length)
+        vector, scales, sines, bias = self.tables.at(cache.length)
         x = F.embedding(token_ids, self.embedding)  # (B, D)
-        if added is not None:
-            x = x + added
+        if vector is not None:
+            x = x + vector
         rows, heads, both = x.size(0), self.heads, self.heads + self.groups
-        for at, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.layers):
             qkv = layer.qkv(x).view(rows, -1, self.head_dim)  # (B, H + 2 G, K)
-            qk = self._turned(qkv[:, :both], scales[at], sines[at])
-            new_keys[at].copy_(qk[:, heads:])
-            new_values[at].copy_(qkv[:, both:])
-            # The heads of a group ask the same keys: they stand as if they were several positions.
+            qk = self._rotate(qkv[:, :both], scales[i], sines[i])
+            new_keys[i].copy_(qk[:, heads:])
+            new_values[i].copy_(qkv[:, both:])
+            # The heads of a group use the same keys, as several positions of one head would.
             q = qk[:, :heads].reshape(rows * self.groups, -1, self.head_dim)  # (B G, H / G, K)
-            x = layer.out(x, self._attended(q, keys[at], values[at], bias).view(rows, -1))
-            x = layer.narrow(x, layer.widen(x))
+            x = layer.out(x, self._attend(q, keys[i], values[i], bias).view(rows, -1))
+            x = layer.down(x, layer.up(x))
         cache.advance(1)
         return self.lm_head(x)
 
-    def _turned(self, qk: Tensor, scale: Tensor, sine: Tensor | None) -> Tensor:
-        """(B, H + G, K) queries and keys, normalised, scaled and rotated."""
-        turned = qk * scale
+    def _rotate(self, qk: Tensor, scale: Tensor, sine: Tensor | None) -> Tensor:
+        """(B, H + G, K) queries and keys, normalized, scaled and rotated."""
+        rotated = qk * scale
         if sine is not None:
-            turned = torch.addcmul(turned, qk.roll(self.head_dim // 2, -1), sine)
-        if not self.normalises:
-            return turned
+            rotated = torch.addcmul(rotated, qk.roll(self.head_dim // 2, -1), sine)
+        if not self.normalizes:
+            return rotated
         heads = qk.reshape(-1, 1, self.head_dim).float()  # torch's own norm is six calls inside
         mean_square = torch.baddbmm(self.eps, heads, heads.mT, alpha=1 / self.head_dim)  # (B (H + G), 1, 1)
-        return turned.mul_(mean_square.rsqrt_().view(qk.size(0), -1, 1))
+        return rotated.mul_(mean_square.rsqrt_().view(qk.size(0), -1, 1))
 
-    def _attended(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         """(B G, H / G, K) scaled queries, (B G, S, K) keys and values -> (B G, H / G, K)."""
         if bias is not None:
             bias = bias.repeat(q.size(0) // self.groups, 1, 1)  # (B G, H / G, S)
-        if q.dtype != torch.float32:  # whose scores need more digits than it has
+        if q.dtype != torch.float32:  # its scores need more digits than it has
             return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
         scores = torch.bmm(q, k.mT) if bias is None else torch.baddbmm(bias, q, k.mT)
         return torch.bmm(scores.softmax(-1), v)
@@ -102,32 +128,32 @@ class Decoder:
 
 def _layer(block: Block) -> _Layer:
     attention, mlp = block.attention, block.mlp
-    qkv = attention.qkv if isinstance(attention, JoinedAttention) else _OneByOne(attention)
+    qkv = attention.qkv if isinstance(attention, JoinedAttention) else _Concatenated(attention)
     return _Layer(
-        qkv=read(block.norm_attention, qkv),
-        out=add(attention.out),
-        widen=_gated(block.norm_mlp, mlp) if isinstance(mlp, GatedMLP) else _bent(block.norm_mlp, mlp),
-        narrow=add(mlp.down),
+        qkv=norm_linear(block.norm_attention, qkv),
+        out=linear_residual(attention.out),
+        up=_gated(block.norm_mlp, mlp) if isinstance(mlp, GatedMLP) else _activated(block.norm_mlp, mlp),
+        down=linear_residual(mlp.down),
     )
 
 
-def _gated(norm: nn.Module, mlp: GatedMLP) -> Map:
-    both = read(norm, mlp.gate_up if isinstance(mlp, JoinedGatedMLP) else _OneByOne(mlp))
+def _gated(norm: nn.Module, mlp: GatedMLP) -> RowFunction:
+    both = norm_linear(norm, mlp.gate_up if isinstance(mlp, JoinedGatedMLP) else _Concatenated(mlp))
 
-    def widen(x: Tensor) -> Tensor:
+    def up(x: Tensor) -> Tensor:
         gate, up = both(x).chunk(2, dim=-1)
         return F.silu(gate).mul_(up)
 
-    return widen
+    return up
 
 
-def _bent(norm: nn.Module, mlp: MLP) -> Map:
-    up, bend = read(norm, mlp.up), mlp.activation
-    return lambda x: bend(up(x))
+def _activated(norm: nn.Module, mlp: MLP) -> RowFunction:
+    up, activation = norm_linear(norm, mlp.up), mlp.activation
+    return lambda x: activation(up(x))
 
 
-class _OneByOne(nn.Module):
-    """The products of layers that could not be joined, one behind the other."""
+class _Concatenated(nn.Module):
+    """The products of layers that could not be joined, one after the other."""
 
     def __init__(self, parts: Attention | GatedMLP) -> None:
         super().__init__()
@@ -136,3 +162,66 @@ class _OneByOne(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat(self.parts.project(x), dim=-1)
+
+
+class _AtPosition(NamedTuple):
+    """What depends on the position alone.
+
+    Queries and keys times the scale, and their swapped halves times the sine: that is their rotation, the
+    weights of their norms and, for queries, the 1 / sqrt(K) of attention in one.
+    """
+
+    vector: Tensor | None  # (D,), added to the embedding
+    scales: Sequence[Tensor]  # of each layer, (H + G, K)
+    sines: Sequence[Tensor | None]
+    bias: Tensor | None  # (G, H / G, S), added to the scores
+
+
+class _PositionTables:
+    """Made once for each position of the context; rotary positions may be beyond it."""
+
+    def __init__(self, model: GPT, attentions: Sequence[Attention]) -> None:
+        config, dtype = model.config, model.token_embedding.weight.dtype
+        self.count, self.dtype, position = config.context_length, dtype, model.position_embedding
+        positions = torch.arange(self.count)[None]  # (1, S)
+        nothing = torch.zeros(1, self.count, config.d_model, dtype=dtype)
+        vectors = position.embed(nothing, Layout(positions, positions, None))
+        self.vectors = None if vectors is nothing else vectors[0].detach()  # (S, D)
+        last = Layout(positions[:, -1:], positions, None)
+        bias = position.bias(last, dtype)  # (1, H, 1, S)
+        self.bias = None if bias is None else bias.view(config.n_kv_head, -1, self.count)
+        weights = [_norm_weights(part, config.n_head, config.n_kv_head) for part in attentions]
+        self.weights = torch.stack(weights).to(dtype)  # (L, H + G, K)
+        self.swapped = self.weights.roll(config.head_dim // 2, -1)
+        self.rows = self.weights.unbind()
+        self.rotary = position if isinstance(position, Rotary) else None
+        self.angles = self._cos_sin(positions[0]) if self.rotary else None  # (S, K) twice
+
+    def at(self, position: int) -> _AtPosition:
+        vector = None if self.vectors is None else self.vectors[position]
+        bias = None if self.bias is None else self.bias[:, :, self.count - 1 - position :]
+        if self.angles is None:
+            return _AtPosition(vector, self.rows, [None] * len(self.rows), bias)
+        known = position < self.count
+        cos, sin = self.angles if known else self._cos_sin(torch.tensor([position]))
+        i = position if known else 0
+        return _AtPosition(vector, (self.weights * cos[i]).unbind(), (self.swapped * sin[i]).unbind(), bias)
+
+    def _cos_sin(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """(S,) -> cosines and sines, (S, K); the sines carry the minus of the first half."""
+        assert self.rotary is not None
+        head_dim, theta = self.rotary.head_dim, self.rotary.theta
+        angles = rotary_angles(positions.float()[None], head_dim, theta)[0]  # (S, K/2)
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat((cos, cos), dim=-1).to(self.dtype), torch.cat((-sin, sin), dim=-1).to(self.dtype)
+
+
+def _norm_weights(attention: Attention, n_head: int, n_kv_head: int) -> Tensor:
+    """The weights of the norms of queries, with 1 / sqrt(K), and of keys: (H + G, K)."""
+    ones = torch.ones(attention.head_dim)
+    q, k = (
+        norm.weight.detach().float() if isinstance(norm, nn.RMSNorm) else ones
+        for norm in (attention.norm_q, attention.norm_k)
+    )
+    q = q / math.sqrt(attention.head_dim)
+    return torch.cat((q.expand(n_head, -1), k.expand(n_kv_head, -1)))

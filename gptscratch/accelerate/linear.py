@@ -14,19 +14,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _ROWS = 16  # from which on oneDNN may be faster: fewer are limited by reading the weights
 _LARGE = 1 << 21  # multiplications in a product from which on oneDNN's preparations (12 us) pay
 _PAYS = 1.2  # times as fast as torch's own choice: what is nearer to it would change from run to run
-
-
-class Linear(nn.Linear):
-    """``nn.Linear``, computed by ``linear``."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)  # (..., K) -> (..., M)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

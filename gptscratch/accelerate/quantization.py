@@ -1,7 +1,7 @@
 """Smaller weights for a finished model: each linear layer is replaced from outside, in place.
 
 Only what is read for every token shrinks; embeddings, norms and the arithmetic between stay as they are.
-docs/decisions/decoding-kernels.md has the kernels that were tried.
+docs/decisions/decoding-kernels.md lists the kernels that were compared.
 
 Shapes: B rows, N outputs, K inputs, G groups of a row.
 """
@@ -38,7 +38,13 @@ def quantize(model: nn.Module, how: str) -> None:
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
         # The last matrix turns small errors into other tokens: never below eight bits.
         make = QUANTIZERS["int8" if how == "int4" and name.startswith("lm_head") else how]
-        replace(model, name, make(layer))
+        try:
+            replace(model, name, make(layer))
+        except (AttributeError, RuntimeError) as error:  # of fbgemm, or an operator that torch has dropped
+            raise ConfigError(
+                f"This build of PyTorch has no {how} kernels for this processor ({error}).",
+                "Leave --quantize out.",
+            ) from None
 
 
 def slower_notice(model: nn.Module, how: str, *, reads_text: bool) -> str | None:
@@ -65,21 +71,6 @@ class Float16Linear(nn.Module):
         return y.to(x.dtype)
 
 
-class WeightFloat16Linear(nn.Module):
-    """Weights of 16 bits, products too: less than half as fast, and of every torch."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(linear.weight.detach().half(), requires_grad=False)
-        self.bias = linear.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.numel() > 8 * x.size(-1):  # float16 products of matrices are slow, those of a row are not
-            return F.linear(x, self.weight.to(x.dtype), self.bias)
-        y = F.linear(x.half(), self.weight).to(x.dtype)
-        return y if self.bias is None else y + self.bias
-
-
 class Int8Linear(nn.Module):
     """int8 weights with a scale per output; inputs are rounded to 8 bits as they come (fbgemm, qnnpack)."""
 
@@ -87,7 +78,7 @@ class Int8Linear(nn.Module):
         super().__init__()
         weight, scales = linear.weight.detach().float(), _row_scales(linear)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch means to drop this: see _int8
+            warnings.simplefilter("ignore", UserWarning)  # torch means to drop quantized tensors
             zeros = torch.zeros(len(scales), dtype=torch.long)
             whole = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
         bias = None if linear.bias is None else linear.bias.detach().float()
@@ -98,22 +89,6 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = torch.ops.quantized.linear_dynamic(x.float(), self.packed, self.narrow)
         return y.to(x.dtype)
-
-
-class WeightInt8Linear(nn.Module):
-    """int8 weights with a scale per output and products in bfloat16: half as fast, and of every torch."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        scales = _row_scales(linear)  # (N,)
-        self.whole = (linear.weight.detach().float() / scales[:, None]).round().to(torch.int8)
-        self.scales = scales.bfloat16()
-        self.bias = linear.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.size(-1)).bfloat16()  # (B, K)
-        y = torch._weight_int8pack_mm(rows, self.whole, self.scales).to(x.dtype).view(*x.shape[:-1], -1)
-        return y if self.bias is None else y + self.bias
 
 
 class Int4Linear(nn.Module):
@@ -141,22 +116,8 @@ class Int4Linear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-def _float16(linear: nn.Linear) -> nn.Module:
-    try:
-        return Float16Linear(linear)
-    except (AttributeError, RuntimeError):
-        return WeightFloat16Linear(linear)
-
-
-def _int8(linear: nn.Linear) -> nn.Module:
-    try:
-        return Int8Linear(linear)
-    except (AttributeError, RuntimeError):  # a torch without quantized tensors, or without their kernels
-        return WeightInt8Linear(linear)
-
-
 def _int4(linear: nn.Linear) -> nn.Module:
-    return Int4Linear(linear) if linear.in_features % _GROUP == 0 else _int8(linear)
+    return Int4Linear(linear) if linear.in_features % _GROUP == 0 else Int8Linear(linear)
 
 
 def _row_scales(linear: nn.Linear) -> Tensor:
@@ -164,5 +125,5 @@ def _row_scales(linear: nn.Linear) -> Tensor:
 
 
 QUANTIZERS: Mapping[str, Callable[[nn.Linear], nn.Module]] = MappingProxyType(
-    {"float16": _float16, "int8": _int8, "int4": _int4}
+    {"float16": Float16Linear, "int8": Int8Linear, "int4": _int4}
 )

@@ -1,4 +1,4 @@
-"""Products of a few rows with the weights of a layer, a norm before or a sum behind them included.
+"""Products of a few rows with the weights of a layer, joined with the norm before or the sum after them.
 
 Shapes: B rows, K inputs, N outputs.
 """
@@ -13,33 +13,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptscratch.model.norm import RMSNorm
-
-Map = Callable[[Tensor], Tensor]  # (B, K) -> (B, N)
-Add = Callable[[Tensor, Tensor], Tensor]  # (B, N), (B, K) -> (B, N): the first and what the second gives
+RowFunction = Callable[[Tensor], Tensor]  # (B, K) -> (B, N)
+Residual = Callable[[Tensor, Tensor], Tensor]  # (B, N), (B, K) -> (B, N): a sum
 
 
 @torch.no_grad()
-def read(norm: nn.Module, layer: nn.Module) -> Map:
-    """A norm and a linear layer behind it."""
-    if not isinstance(norm, RMSNorm):
-        return _after(norm.forward, _product(layer))
+def norm_linear(norm: nn.Module, layer: nn.Module) -> RowFunction:
+    """A norm and the linear layer after it."""
+    if not isinstance(norm, nn.RMSNorm):
+        return _chain(norm.forward, _linear(layer))
     if not _is_plain(layer):
-        return _after(_row_norm(norm), layer.forward)
+        return _chain(_rms_norm(norm), layer.forward)
+    eps, width = norm.eps or 0.0, norm.weight.numel()
     columns = (layer.weight * norm.weight).T.contiguous()  # (K, N)
     start = torch.zeros(columns.size(1)) if layer.bias is None else layer.bias.detach()
-    eps, width = norm.eps, columns.size(0)
 
     def product(x: Tensor) -> Tensor:
         if x.size(0) > 1:
             return torch.addmm(start, F.rms_norm(x, (width,), None, eps), columns)
-        return torch.addmm(start, x, columns, alpha=_shrinkage(x, eps))
+        return torch.addmm(start, x, columns, alpha=_rms_scale(x, eps))
 
     return product
 
 
-def add(layer: nn.Module) -> Add:
-    """What a linear layer says, added to something."""
+def linear_residual(layer: nn.Module) -> Residual:
+    """A linear layer whose output is added to the residual stream."""
     if not _is_plain(layer):
         forward = layer.forward
         return lambda x, y: x + forward(y)
@@ -47,7 +45,7 @@ def add(layer: nn.Module) -> Add:
     return lambda x, y: torch.addmm(x if bias is None else x + bias, y, columns)
 
 
-def _product(layer: nn.Module) -> Map:
+def _linear(layer: nn.Module) -> RowFunction:
     if not _is_plain(layer):
         return layer.forward
     columns, bias = _columns(layer), layer.bias
@@ -63,23 +61,23 @@ def _columns(layer: nn.Linear) -> Tensor:
     return layer.weight.detach().T.contiguous()
 
 
-def _after(first: Map, second: Map) -> Map:
+def _chain(first: RowFunction, second: RowFunction) -> RowFunction:
     return lambda x: second(first(x))
 
 
-def _row_norm(norm: RMSNorm) -> Map:
-    weight, eps, width = norm.weight.detach(), norm.eps, norm.weight.size(0)
+def _rms_norm(norm: nn.RMSNorm) -> RowFunction:
+    weight, eps = norm.weight.detach(), norm.eps or 0.0
     zero = torch.zeros_like(weight)
 
-    def normalised(x: Tensor) -> Tensor:
+    def normalized(x: Tensor) -> Tensor:
         if x.size(0) > 1 or x.dtype != torch.float32:
-            return F.rms_norm(x, (width,), weight, eps)
-        return torch.addcmul(zero, x, weight, value=_shrinkage(x, eps))
+            return F.rms_norm(x, weight.shape, weight, eps)
+        return torch.addcmul(zero, x, weight, value=_rms_scale(x, eps))
 
-    return normalised
+    return normalized
 
 
-def _shrinkage(x: Tensor, eps: float) -> float:
+def _rms_scale(x: Tensor, eps: float) -> float:
     """1 / sqrt(mean(x²) + eps) of one row, in two calls: torch's own norm is six inside."""
     row = x[0]
     square: float = torch.dot(row, row).item()

@@ -1,7 +1,8 @@
-"""A finished model made faster on a CPU, from outside: fewer products, and weights laid out for them.
+"""A finished model made faster on a CPU: fewer products, and weights in the layout that they read.
 
-Queries, keys and values become one product, gate and up another; large matrices are laid out in the blocks
-that oneDNN reads. The numbers stay the model's own, up to rounding. Such a model is not trained any more.
+Queries, keys and values become one product, gate and up another; large matrices are stored in oneDNN's
+blocks. The results stay the same up to rounding.
+Such a model is not trained any more.
 
 Shapes: ... any leading dimensions, N outputs, K inputs.
 """
@@ -14,41 +15,33 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gptscratch.accelerate.linear import Linear
 from gptscratch.model.attention import Attention
 from gptscratch.model.gpt import GPT
 from gptscratch.model.mlp import GatedMLP
 
-LARGE = 1 << 18  # numbers in a matrix, from which on oneDNN's setting up (10 us) is worth it
-_ROWS = 32  # what the layout is chosen for: it served a single row best as well
+LARGE = 1 << 18  # numbers in a matrix above which oneDNN's setting up (10 us) is worth it
+_ROWS = 32  # that the layout is chosen for: it served a single row best as well
 
 
-def packed(model: GPT) -> GPT:
-    """A twin that shares what needs no other layout; the model itself, if it was packed before."""
-    if any(isinstance(part, JoinedAttention) for part in model.modules()):
-        return model
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    twin = copy.deepcopy(model, shared)
-    join(twin)
-    pack(twin)
-    return twin
+def twin_of(model: GPT) -> GPT:
+    """A copy with parameters and buffers in common: its modules can be replaced, the model stays as it is."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
 
 
 @torch.no_grad()
 def join(model: nn.Module) -> None:
     """In place: one product for each set of plain linear layers that read the same input."""
-    for parent in list(model.modules()):
-        for name, part in list(parent.named_children()):
-            if type(part) is Attention and _are_plain(part.q, part.k, part.v):
-                replace(parent, name, JoinedAttention(part))
-            elif type(part) is GatedMLP and _are_plain(part.gate, part.up):
-                replace(parent, name, JoinedGatedMLP(part))
+    for name, part in list(model.named_modules()):
+        if isinstance(part, Attention) and _are_plain(part, "q", "k", "v"):
+            replace(model, name, JoinedAttention(part))
+        elif isinstance(part, GatedMLP) and _are_plain(part, "gate", "up"):
+            replace(model, name, JoinedGatedMLP(part))
 
 
-def pack(model: nn.Module) -> None:
-    """In place: the large linear layers laid out for oneDNN, where it can take their type."""
+def pack(model: nn.Module, *, large: int = LARGE) -> None:
+    """In place: linear layers of at least ``large`` numbers in oneDNN's layout, where it has one."""
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
-        if layer.weight.numel() >= LARGE and can_pack(layer.weight.dtype):
+        if layer.weight.numel() >= large and can_pack(layer.weight.dtype):
             replace(model, name, PackedLinear(layer))
 
 
@@ -68,7 +61,7 @@ def can_pack(dtype: torch.dtype) -> bool:
 
 
 class PackedLinear(nn.Module):
-    """The same weights in oneDNN's blocks: a row times a matrix reads them twice as fast."""
+    """The same weights in oneDNN's blocks: a row times a matrix reads them up to twice as fast."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -88,8 +81,12 @@ class JoinedAttention(Attention):
         self.head_dim = parts.head_dim
         self.qkv = _joined((parts.q, parts.k, parts.v))
         self.widths = [parts.q.out_features, parts.k.out_features, parts.v.out_features]
-        self.norm_q, self.norm_k, self.out = parts.norm_q, parts.norm_k, parts.out
-        self.dropout, self.attend = parts.dropout, parts.attend
+        self.norm_q, self.norm_k, self.out, self.dropout = (
+            parts.norm_q,
+            parts.norm_k,
+            parts.out,
+            parts.dropout,
+        )
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.qkv(x).split(self.widths, dim=-1)
@@ -109,14 +106,14 @@ class JoinedGatedMLP(GatedMLP):
         return gate, up
 
 
-def _are_plain(*layers: nn.Module) -> bool:
-    return all(isinstance(layer, nn.Linear) for layer in layers)
+def _are_plain(parent: nn.Module, *names: str) -> bool:
+    return all(isinstance(getattr(parent, name, None), nn.Linear) for name in names)
 
 
 def _joined(layers: Sequence[nn.Linear]) -> nn.Linear:
-    """(N1 + N2 + ..., K): the outputs of all, one behind the other."""
+    """(N1 + N2 + ..., K): the outputs of all layers, one after the other."""
     outputs, has_bias = sum(layer.out_features for layer in layers), layers[0].bias is not None
-    whole = Linear(layers[0].in_features, outputs, bias=has_bias, device="meta")
+    whole = nn.Linear(layers[0].in_features, outputs, bias=has_bias, device="meta")
     whole.weight = nn.Parameter(torch.cat([layer.weight for layer in layers]))
     if has_bias:
         whole.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]))

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gptscratch.accelerate.decode_step import Decoder
+from gptscratch.accelerate.decode_step import DecodeStep
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
+from gptscratch.model.layout import padded_layout
 
 
 class Context:
@@ -23,7 +24,7 @@ class Context:
     """
 
     def __init__(
-        self, model: GPT, prompts: Sequence[Sequence[int]], max_tokens: int, decoder: Decoder | None
+        self, model: GPT, prompts: Sequence[Sequence[int]], max_tokens: int, decoder: DecodeStep | None
     ) -> None:
         """``decoder``: of this very model; None: the model reads each token itself."""
         self.length = model.config.context_length
@@ -52,7 +53,8 @@ class Context:
             return self.decoder.step(self.fresh[:, 0], self.cache)
         if self.window.is_one:
             return self._read_once()
-        hidden = self.model.hidden(self.fresh, mask=self.mask, cache=self.cache)  # (B, T, D)
+        layout = None if self.mask is None else padded_layout(self.mask, self.cache)
+        hidden = self.model.hidden(self.fresh, layout=layout, cache=self.cache)  # (B, T, D)
         logits: Tensor = self.model.lm_head(hidden[:, -1])
         return logits
 
@@ -71,7 +73,7 @@ class Context:
             self.model.config, 1, max_length=one.size(1), device=self.device, dtype=cache.keys.dtype
         )
         logits: Tensor = self.model.lm_head(self.model.hidden(one, cache=single)[:, -1])  # (1, V)
-        cache.spread(single)
+        cache.broadcast_from(single)
         return logits.repeat(cache.batch_size, 1)
 
 

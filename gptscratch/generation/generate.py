@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gptscratch.accelerate.decode_step import Decoder
+from gptscratch.accelerate.decode_step import DecodeStep, decoding_step
 from gptscratch.config import SampleConfig, SampleOptions, sample_config
 from gptscratch.errors import ConfigError, RunError
 from gptscratch.generation.context import Context
@@ -93,7 +93,7 @@ def generate_batch(
     stop_ids: frozenset[int] = frozenset(),
     banned_ids: Sequence[int] = (),
     training: SuffixArray | None = None,
-    decoder: Decoder | None = None,
+    decoder: DecodeStep | None = None,
     on_logits: Callable[[Tensor], None] | None = None,
 ) -> Iterator[list[int | None]]:
     """Continue several prompts at once, one token of each at a time.
@@ -121,8 +121,8 @@ def generate_batch(
         ConfigError: ``no_copy_ngram`` without the training tokens.
         RunError: the logits of the first new token are not numbers.
     """
-    if decoder is None and config.max_tokens >= _PAYS_FROM and Decoder.supports(model):
-        decoder = Decoder(model)
+    if decoder is None and config.max_tokens >= _PAYS_FROM:
+        decoder = decoding_step(model)
     context = Context(model, prompts, config.max_tokens, decoder)
     random = _RandomNumbers(config.seed, sample_ids or range(len(prompts)), context.device)
     processors = _processors(model, prompts, config, banned_ids, training)

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gptscratch import paths
-from gptscratch.accelerate.decode_step import Decoder
-from gptscratch.accelerate.quantization import quantize as quantize_
-from gptscratch.accelerate.weight_packing import join, pack
+from gptscratch.accelerate.decode_step import DecodeStep, accelerate_decoding
 from gptscratch.config import SampleConfig, SampleOptions, sample_config
 from gptscratch.errors import CheckpointError
 from gptscratch.generation.generate import generate_batch, require_one_sample
@@ -50,7 +48,7 @@ class Generator:
     end_of_text: int | None  # the id that ended each document in training; None: there was only one text
     run: Path
     checkpoint: Path | None = None
-    decoder: Decoder | None = None  # made by ``accelerated``
+    decoder: DecodeStep | None = None  # made by ``accelerated``
     training: SuffixArray | None = None  # of the training tokens: see memorization.py
 
     @classmethod
@@ -79,13 +77,7 @@ class Generator:
         Raises:
             ConfigError: there is no such kernel here.
         """
-        if quantize is not None:
-            quantize_(self.model, quantize)
-        if not Decoder.supports(self.model):
-            return self
-        join(self.model)
-        pack(self.model)
-        return dataclasses.replace(self, decoder=Decoder(self.model))
+        return dataclasses.replace(self, decoder=accelerate_decoding(self.model, quantize=quantize))
 
     def generate(
         self, prompt: str = "", config: SampleConfig | None = None, **options: Unpack[SampleOptions]

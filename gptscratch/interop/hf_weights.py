@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gptscratch.config import ModelConfig
 from gptscratch.model.gpt import GPT
+from gptscratch.model.layout import Layout
 
 State = dict[str, Tensor]
 
@@ -65,8 +66,8 @@ def to_gpt2(model: GPT) -> State:
     embedding = ours["token_embedding.weight"]
     positions = torch.arange(config.context_length, device=embedding.device)[None]  # (1, T)
     table = embedding.new_zeros(config.context_length, config.d_model)  # (T, D)
-    if model.position_embedding is not None:
-        table = model.position_embedding(positions)[0].to(embedding.dtype)
+    layout = Layout(positions, positions, None)
+    table = model.position_embedding.embed(table[None], layout)[0]
     state = {"transformer.wte.weight": embedding, "transformer.wpe.weight": table}
     for layer in range(config.n_layer):
         block, their_block = f"blocks.{layer}", f"transformer.h.{layer}"

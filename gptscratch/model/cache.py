@@ -1,6 +1,6 @@
 """The keys and values of tokens already seen, so that the next token costs one token's work.
 
-Room for all of them is made at the start: each forward writes its own slice and grows nothing.
+Memory for all of them is allocated at the start; each forward pass writes its own slice.
 
 Shapes: L layers, B batch, T new positions, S all positions held, G kv heads, K head_dim.
 """
@@ -18,9 +18,9 @@ from gptscratch.config import ModelConfig
 class KVCache:
     """Keys, values and padding of the past, for a batch. For inference: gradients don't flow through it.
 
-    ``length`` counts the positions seen, pads among them; ``max_length`` is the room there is. A
-    ``sliding`` cache that is full takes one token at a time, each in the place of the oldest: for rotary
-    positions, where only distances count, and without pads.
+    ``length`` counts the positions seen, padding included; ``max_length`` is the room there is. A full
+    ``sliding`` cache takes one token at a time, each in the place of the oldest one: for rotary positions,
+    where only distances count, and without padding.
     """
 
     def __init__(
@@ -47,10 +47,15 @@ class KVCache:
         # (L, B, G, max, K)
         shape = (config.n_layer, batch_size, config.n_kv_head, self.max_length, config.head_dim)
         self.keys, self.values = (torch.empty(shape, device=device, dtype=dtype) for _ in range(2))
-        self._real: Tensor | None = None  # (B, max) bool; None as long as nothing was padded
+        self._real: Tensor | None = None  # (B, max) bool; None until something is padded
 
-    def place(self, n_new: int) -> tuple[int, int]:
-        """Where the next ``n_new`` tokens go, and how many positions are held with them.
+    @property
+    def padding_mask(self) -> Tensor | None:
+        """Which of the tokens held are real, (B, S); None: all."""
+        return None if self._real is None else self._real[:, : self.length]
+
+    def next_slot(self, n_new: int) -> tuple[int, int]:
+        """Where the next ``n_new`` tokens are stored, and how many positions are held with them.
 
         Raises:
             ValueError: they don't fit.
@@ -70,36 +75,38 @@ class KVCache:
         Raises:
             ValueError: they don't fit.
         """
-        start, end = self.place(n_new)
+        start, end = self.next_slot(n_new)
         return [LayerCache(k, v, start, end) for k, v in zip(self.keys, self.values, strict=True)]
 
-    def remember(self, mask: Tensor | None, n_new: int) -> Tensor | None:
-        """Note which of the new tokens are real; which are of all up to now (B, S), None: all."""
+    def append_mask(self, mask: Tensor) -> Tensor:
+        """Store which of the next tokens are real, (B, T); gives the mask of all with them, (B, S).
+
+        Raises:
+            ValueError: they don't fit.
+        """
+        start, end = self.next_slot(mask.size(1))
         if self._real is None:
-            if mask is None:
-                return None
             shape = (self.batch_size, self.max_length)
             self._real = torch.ones(shape, dtype=torch.bool, device=mask.device)
-        end = self.length + n_new
-        self._real[:, self.length : end] = True if mask is None else mask
+        self._real[:, start:end] = mask
         return self._real[:, :end]
 
     def advance(self, n_new: int) -> None:
-        """Count the new tokens in: last of all, so that an interrupted forward leaves nothing behind."""
+        """Count the new tokens: last of all, so that an interrupted forward pass changes nothing."""
         self.length += n_new
 
-    def spread(self, single: KVCache) -> None:
-        """Begin every row with what a cache of one row, without pads, has seen."""
+    def broadcast_from(self, single: KVCache) -> None:
+        """Begin every row with what a cache of one row, without padding, holds."""
         for mine, theirs in ((self.keys, single.keys), (self.values, single.values)):
             mine[:, :, :, : single.length] = theirs[:, :, :, : single.length]
         self.length = single.length
 
-    def roll_back(self, length: int) -> None:
+    def truncate(self, length: int) -> None:
         """Forget all positions from ``length`` on."""
         if not 0 <= length <= self.length:
-            raise ValueError(f"the cache holds {self.length} positions: it cannot go back to {length}.")
+            raise ValueError(f"the cache holds {self.length} positions: it cannot be cut to {length}.")
         if self.length > self.max_length:
-            raise ValueError("a cache that has slid cannot go back: what stood there is gone.")
+            raise ValueError("a cache that has slid cannot be cut: what it held before was replaced.")
         self.length = length
 
     def reset(self) -> None:

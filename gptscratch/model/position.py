@@ -1,92 +1,120 @@
-"""Where a token stands: learned, sinusoidal, rotary and ALiBi positions.
+"""How a model knows where a token is: learned, sinusoidal, rotary and ALiBi positions, or none.
 
-Learned and sinusoidal vectors are added to the token's embedding, a rotation turns its queries
-and keys, ALiBi lowers its attention to what is far away. All take positions and compute the rest
-in each forward, so that a checkpoint holds nothing but parameters and RoPE knows no longest text.
+Learned and sinusoidal vectors are added to the token's embedding, a rotation turns its queries and keys, and
+ALiBi lowers its attention to what is far away. All are computed from positions in each forward pass, so that
+a checkpoint holds parameters only and RoPE has no longest text.
 
-Shapes: B batch (1 where all rows agree), T query positions, S key positions, D d_model, H heads,
-K head_dim.
+Shapes: B batch (1 where all rows agree), T query positions, S key positions, D d_model, H heads, K head_dim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from types import MappingProxyType
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from gptscratch.config import ModelConfig
+from gptscratch.model.layout import Layout
+
 Rotate = Callable[[Tensor], Tensor]  # (B, T, H, K) -> (B, T, H, K)
 
 
-class LearnedPositions(nn.Embedding):
+class Position:
+    """What a position changes: nothing, unless a subclass says so."""
+
+    def embed(self, x: Tensor, layout: Layout) -> Tensor:
+        """The embeddings (B, T, D) of the tokens, with their positions."""
+        del layout
+        return x
+
+    def rotation(self, layout: Layout, dtype: torch.dtype) -> Rotate:
+        """A function of queries or keys; made once, used by every layer."""
+        del layout, dtype
+        return lambda x: x
+
+    def bias(self, layout: Layout, dtype: torch.dtype) -> Tensor | None:
+        """What is visible, or numbers added to the scores: (B, H or 1, T, S); None: causal."""
+        del dtype
+        return layout.visible
+
+
+class NoPosition(Position, nn.Module):
+    """The causal mask alone tells the order."""
+
+
+class LearnedPositions(Position, nn.Embedding):
     """One vector per position up to the context length, trained like any other weight (GPT-2)."""
 
-    def forward(self, positions: Tensor) -> Tensor:
-        if positions.size(1) > self.num_embeddings:
+    def embed(self, x: Tensor, layout: Layout) -> Tensor:
+        if layout.keys.size(1) > self.num_embeddings:
             raise ValueError(
-                f"{positions.size(1)} tokens are more than the {self.num_embeddings} learned positions."
+                f"{layout.keys.size(1)} tokens are more than the {self.num_embeddings} learned positions."
             )
-        return super().forward(positions)  # (B, T, D)
+        vectors: Tensor = self(layout.queries)  # (B, T, D)
+        return x + vectors.to(x.dtype)
 
 
-class SinusoidalPositions(nn.Module):
-    """The fixed waves of Vaswani et al. 2017, on the scale of freshly made token embeddings.
+class SinusoidalPositions(Position, nn.Module):
+    """The fixed waves of Vaswani et al. 2017, as large as freshly initialized token embeddings.
 
-    The paper instead multiplies the embeddings by sqrt(d_model), which brings them to the size of
-    the waves. The proportion is what matters under a norm; this way round the embedding stays as
-    it is for the lm_head that may share it.
+    The paper multiplies the embeddings by sqrt(d_model) instead. The proportion is what counts before a norm,
+    and the embedding stays as it is for an lm_head that may share it.
     """
 
-    def __init__(self, d_model: int, amplitude: float) -> None:
+    def __init__(self, amplitude: float) -> None:
         super().__init__()
-        self.d_model = d_model
         self.amplitude = amplitude
 
-    def forward(self, positions: Tensor) -> Tensor:
-        return self.amplitude * sinusoidal(positions.float(), self.d_model)  # (B, T, D)
+    def embed(self, x: Tensor, layout: Layout) -> Tensor:
+        return x + (self.amplitude * sinusoidal(layout.queries.float(), x.size(-1))).to(x.dtype)
 
 
-Added = LearnedPositions | SinusoidalPositions
-
-# (context_length, d_model, deviation of a fresh embedding) -> what is added to the tokens' embeddings
-ADDED: Mapping[str, Callable[[int, int, float], Added]] = MappingProxyType(
-    {
-        "learned": lambda context_length, d_model, _: LearnedPositions(context_length, d_model),
-        "sinusoidal": lambda _, d_model, deviation: SinusoidalPositions(d_model, deviation),
-    }
-)
-
-
-class Rotary(nn.Module):
+class Rotary(Position, nn.Module):
     """Rotary positions: RoPE (Su et al. 2021, arXiv:2104.09864), half-split as in Llama and Qwen3."""
 
-    def __init__(self, head_dim: int, theta: float, *, reference: bool = False) -> None:
+    def __init__(self, head_dim: int, theta: float) -> None:
         super().__init__()
         self.head_dim = head_dim
         self.theta = theta
-        self.rotation = _equation_of if reference else _fused_rotation_of
 
-    def forward(self, positions: Tensor, dtype: torch.dtype) -> Rotate:
-        """What turns queries and keys at these positions (B, T); made once, used by every layer."""
+    def rotation(self, layout: Layout, dtype: torch.dtype) -> Rotate:
         # bfloat16 cannot count past 256: angles need float32 whatever the model runs in.
-        positions = positions.to(torch.promote_types(dtype, torch.float32))
-        return self.rotation(rotary_angles(positions, self.head_dim, self.theta), dtype)
+        positions = layout.queries.to(torch.promote_types(dtype, torch.float32))
+        angles = rotary_angles(positions, self.head_dim, self.theta)[:, :, None]  # (B, T, 1, K/2)
+        cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+        cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)  # (B, T, 1, K)
+        # (x₁ cos - x₂ sin, x₂ cos + x₁ sin): the two halves, swapped, meet the sines.
+        return lambda x: torch.addcmul(x * cos, x.roll(self.head_dim // 2, dims=-1), sin)
 
 
-class Alibi(nn.Module):
-    """Attention falls off with distance, by another slope per head (Press et al. 2021, arXiv:2108.12409)."""
+class Alibi(Position, nn.Module):
+    """Attention decreases with distance, in each head differently (Press et al. 2021, arXiv:2108.12409)."""
 
     def __init__(self, n_head: int) -> None:
         super().__init__()
         self.n_head = n_head
 
-    def forward(self, queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Tensor:
-        """The bias on the scores, from the positions of queries (B, T) and keys (B, S)."""
-        slopes = alibi_slopes(self.n_head, device=keys.device)[:, None, None]  # (H, 1, 1)
-        distance = queries[:, None, :, None] - keys[:, None, None, :]  # (B, 1, T, S)
-        return (-slopes * distance).to(dtype)  # (B, H, T, S)
+    def bias(self, layout: Layout, dtype: torch.dtype) -> Tensor:
+        slopes = alibi_slopes(self.n_head, device=layout.keys.device)[:, None, None]  # (H, 1, 1)
+        distance = layout.queries[:, None, :, None] - layout.keys[:, None, None, :]  # (B, 1, T, S)
+        visible = distance >= 0 if layout.visible is None else layout.visible
+        return (-slopes * distance).to(dtype).masked_fill(~visible, -math.inf)  # (B, H, T, S)
+
+
+def build_position(config: ModelConfig, embedding_std: float) -> Position:
+    """The positions of a config; ``embedding_std`` is that of freshly initialized token embeddings."""
+    match config.position:
+        case "learned":
+            return LearnedPositions(config.context_length, config.d_model)
+        case "sinusoidal":
+            return SinusoidalPositions(embedding_std)
+        case "rope":
+            return Rotary(config.head_dim, config.rope_theta)
+        case "alibi":
+            return Alibi(config.n_head)
+    return NoPosition()
 
 
 def sinusoidal(positions: Tensor, d_model: int) -> Tensor:
@@ -107,33 +135,9 @@ def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> Tensor:
     return positions[..., None] * frequencies  # (B, T, K/2)
 
 
-def rotary(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn the pairs (x_i, x_{i + K/2}) by their angles. x (B, T, H, K), angles (B, T, K/2)."""
-    cos, sin = angles[:, :, None].cos(), angles[:, :, None].sin()  # (B, T, 1, K/2)
-    first, second = x.chunk(2, dim=-1)  # (B, T, H, K/2)
-    turned = (first * cos - second * sin, second * cos + first * sin)
-    return torch.cat(turned, dim=-1)  # (B, T, H, K)
-
-
 def alibi_slopes(n_head: int, *, device: torch.device | None = None) -> Tensor:
     """2^(-8 i/H) for i = 1..H, a power of two; other H add every second slope of the next power. (H,)"""
     power = 1 << (n_head.bit_length() - 1)  # the largest power of two up to H
     whole = torch.arange(1, power + 1, device=device) / power
     between = (1 + 2 * torch.arange(n_head - power, device=device)) / (2 * power)
     return torch.exp2(-8.0 * torch.cat((whole, between)))
-
-
-def _fused_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The same turn in three kernels: ``sin`` carries the minus of the first half. Both (B, T, 1, K)."""
-    swapped = x.roll(x.size(-1) // 2, dims=-1)  # (B, T, H, K): second half, first half
-    return torch.addcmul(x * cos, swapped, sin)
-
-
-def _fused_rotation_of(angles: Tensor, dtype: torch.dtype) -> Rotate:
-    cos, sin = angles.cos(), angles.sin()  # (B, T, K/2)
-    cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)  # (B, T, K)
-    return partial(_fused_rotary, cos=cos[:, :, None].to(dtype), sin=sin[:, :, None].to(dtype))
-
-
-def _equation_of(angles: Tensor, dtype: torch.dtype) -> Rotate:
-    return lambda x: rotary(x, angles).to(dtype)

@@ -17,8 +17,8 @@ from gptscratch.data.document_batches import DocumentRows, padded_windows
 from gptscratch.data.token_files import TokenArray, Tokens, token_counts
 from gptscratch.device import on_device
 from gptscratch.errors import CorpusError
-from gptscratch.model.documents import document_numbers
 from gptscratch.model.gpt import GPT
+from gptscratch.model.layout import document_layout, document_numbers
 from gptscratch.tokenizer import Tokenizer
 from gptscratch.training.loss import IGNORE, head_cross_entropy, slice_rows
 
@@ -80,8 +80,8 @@ def evaluate(
         wanted = on_device(targets, device).flatten()
         losses, hits = [], []  # of each slice: kept any longer, they would lie between larger tensors
         token_ids = on_device(inputs, device)
-        documents = None if mask_at is None else document_numbers(token_ids, mask_at)
-        hidden = model.hidden(token_ids, documents=documents).flatten(0, 1)  # (B T, D)
+        layout = None if mask_at is None else document_layout(document_numbers(token_ids, mask_at))
+        hidden = model.hidden(token_ids, layout=layout).flatten(0, 1)  # (B T, D)
         for start in range(0, len(wanted), rows):
             end = start + rows
             loss, hit = _score(model.lm_head, hidden[start:end], wanted[start:end])

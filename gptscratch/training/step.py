@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gptscratch.accelerate.training import accelerate_training
 from gptscratch.device import is_out_of_memory, on_device
-from gptscratch.model.documents import document_numbers
 from gptscratch.model.gpt import GPT
+from gptscratch.model.layout import document_layout, document_numbers
 from gptscratch.training.loss import IGNORE, head_cross_entropy
 from gptscratch.training.optimizer import LossScale, Optimizer
 
@@ -44,6 +45,7 @@ class Worker:
     def __init__(self, model: GPT, dtype: torch.dtype, *, mask_at: int | None = None) -> None:
         """``mask_at``: the end-of-text token, where the documents of a row are not to see one another."""
         self.parameters: list[Tensor] = list(model.parameters())
+        accelerate_training(model)
         self.model = model if dtype == torch.float32 else half_precision_twin(model, dtype)
         own = {id(parameter) for parameter in self.parameters}
         twins = self.model.named_parameters()
@@ -55,8 +57,8 @@ class Worker:
 
     def loss(self, inputs: Tensor, targets: Tensor, factor: Tensor | float = 1.0) -> Tensor:
         """The summed loss of (B, T) inputs against (B, T) targets, in nats, times ``factor``."""
-        documents = None if self.mask_at is None else document_numbers(inputs, self.mask_at)  # (B, T)
-        hidden = self.hidden(inputs, documents=documents)  # (B, T, D)
+        layout = None if self.mask_at is None else document_layout(document_numbers(inputs, self.mask_at))
+        hidden = self.hidden(inputs, layout=layout)  # (B, T, D)
         return head_cross_entropy(self.model.lm_head, hidden.flatten(0, 1), targets.flatten(), factor=factor)
 
     def compile(self, shapes: Iterable[tuple[int, int]], on_fallback: Callable[[str], None]) -> None:

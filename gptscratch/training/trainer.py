@@ -19,7 +19,7 @@ from gptscratch.device import out_of_memory, pick_device, pick_dtype, slow_dtype
 from gptscratch.errors import CheckpointError, ConfigError
 from gptscratch.files import write_json
 from gptscratch.model.gpt import GPT
-from gptscratch.model.head import start_from_frequencies
+from gptscratch.model.head import init_bias_from_unigrams
 from gptscratch.runs import checkpoint
 from gptscratch.runs.lock import held
 from gptscratch.runs.metrics import rewind_metrics
@@ -284,7 +284,7 @@ def _begin(
         checkpoint.load_parameters(model, weights)
     elif config.model.output_bias:
         counts = token_counts(prepared.tokens.train, config.model.vocab_size)
-        start_from_frequencies(model.lm_head, torch.from_numpy(counts))
+        init_bias_from_unigrams(model.lm_head, torch.from_numpy(counts))
 
 
 def _rewind(run: Path, record: RunRecord, state: TrainState) -> bool:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gptscratch.accelerate import linear as module
-from gptscratch.accelerate.linear import Linear, linear, pays
+from gptscratch.accelerate.linear import linear, pays
 
 onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
@@ -78,10 +78,3 @@ def test_a_transposed_input_gives_the_same() -> None:
     _, weight, bias = inputs(64)
     x = torch.randn(24, 64).T
     torch.testing.assert_close(linear(x, weight, bias), F.linear(x, weight, bias))
-
-
-def test_the_module_is_torchs_with_another_product() -> None:
-    layer = Linear(24, 40)
-    x, _, _ = inputs(64)
-    assert isinstance(layer, torch.nn.Linear)
-    torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias))

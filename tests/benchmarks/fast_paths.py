@@ -26,14 +26,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptscratch.accelerate import attention as kernels
+from gptscratch.accelerate import kernels
 from gptscratch.accelerate import linear as linear_module
-from gptscratch.accelerate.decode_step import Decoder
-from gptscratch.accelerate.quantization import QUANTIZERS, quantize
+from gptscratch.accelerate.decode_step import DecodeStep, accelerate_decoding
+from gptscratch.accelerate.quantization import QUANTIZERS
+from gptscratch.accelerate.training import products_pay, trains_on_cpu
 from gptscratch.accelerate.weight_packing import PackedLinear, can_pack, join
 from gptscratch.config import ModelConfig
 from gptscratch.device import has_fast_bfloat16, set_up
-from gptscratch.model import attention
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
 from gptscratch.training.loss import head_cross_entropy
@@ -130,7 +130,7 @@ def attention_products(dtype: torch.dtype, dropout: float, length: int) -> Path:
         return torch.autograd.grad(kernels.causal_attention(q, k, v, None, dropout), (q, k, v), grad)
 
     name = f"attention by bmm, {short(dtype)}, dropout {dropout}, {length} positions"
-    return Path(name, plain, fast, attention.takes_products(q, k, None, dropout))
+    return Path(name, plain, fast, products_pay(q, k, None, dropout))
 
 
 def rms_norm(dtype: torch.dtype) -> Path:
@@ -141,7 +141,7 @@ def rms_norm(dtype: torch.dtype) -> Path:
         f"RMS norm, {short(dtype)}, with gradients",
         lambda: torch.autograd.grad(F.rms_norm(x, (384,), weight, 1e-6), (x, weight), grad),
         lambda: torch.autograd.grad(kernels.rms_norm(x, weight, 1e-6), (x, weight), grad),
-        kernels.apply_to(x),
+        trains_on_cpu(x),
     )
 
 
@@ -152,7 +152,7 @@ def dropout(dtype: torch.dtype) -> Path:
         f"dropout, {short(dtype)}, with gradients",
         lambda: torch.autograd.grad(F.dropout(x, 0.1), x, grad),
         lambda: torch.autograd.grad(kernels.dropout(x, 0.1), x, grad),
-        kernels.apply_to(x),
+        trains_on_cpu(x),
     )
 
 
@@ -244,7 +244,7 @@ def decode_step(label: str, shape: dict[str, int], rows: int, how: str) -> Path:
     config = ModelConfig(**shape)
     ids = torch.randint(config.vocab_size, (rows, 100))
 
-    def stepping(model: GPT, decoder: Decoder | None) -> Run:
+    def stepping(model: GPT, decoder: DecodeStep | None) -> Run:
         cache = KVCache(config, rows, dtype=model.token_embedding.weight.dtype)
         reader = model if decoder is None else decoder.model
         with torch.inference_mode():
@@ -252,7 +252,7 @@ def decode_step(label: str, shape: dict[str, int], rows: int, how: str) -> Path:
 
         @torch.inference_mode()
         def run() -> None:
-            cache.roll_back(100)
+            cache.truncate(100)
             if decoder is None:
                 model(ids[:, :1], cache=cache)
             else:
@@ -263,11 +263,12 @@ def decode_step(label: str, shape: dict[str, int], rows: int, how: str) -> Path:
     model, other = GPT(config).eval(), GPT(config).eval()
     if how == "bfloat16":
         other.bfloat16()
-    elif how != "float32":
-        quantize(other, how)
-    plain = stepping(model, None if how == "float32" else Decoder(model))
+    plain = stepping(model, None if how == "float32" else accelerate_decoding(model))
+    quantized = how if how in QUANTIZERS else None
     name = f"decode step, {label} model, {rows} rows, {how}"
-    return Path(name, plain, stepping(other, Decoder(other)), how == "float32")
+    return Path(
+        name, plain, stepping(other, accelerate_decoding(other, quantize=quantized)), how == "float32"
+    )
 
 
 def short(dtype: torch.dtype) -> str:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gptscratch.config import ModelConfig
 from gptscratch.device import pick_dtype
 from gptscratch.model.head import build_head
 from gptscratch.training.loss import head_cross_entropy
@@ -36,7 +37,8 @@ def measure(way: str, *, vocab: int, width: int, tokens: int, dtype: torch.dtype
     """Microseconds per token (median of five), and the growth of memory in MiB."""
     torch.manual_seed(0)
     cutoffs = (vocab // 10, 4 * vocab // 10) if way == WAYS[2] else ()
-    head = build_head(width, vocab, cutoffs, bias=True).to(dtype)
+    config = ModelConfig(vocab_size=vocab, d_model=width, adaptive_cutoffs=cutoffs, output_bias=True)
+    head = build_head(config).to(dtype)
     hidden = torch.randn(tokens, width).to(dtype).requires_grad_()
     targets = (vocab ** torch.rand(tokens)).long().clamp(max=vocab - 1)  # by Zipf's law
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

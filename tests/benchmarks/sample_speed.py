@@ -20,9 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gptscratch.accelerate.decode_step import Decoder
-from gptscratch.accelerate.quantization import quantize
-from gptscratch.accelerate.weight_packing import PackedLinear, can_pack, join, pack
+from gptscratch.accelerate.decode_step import DecodeStep, accelerate_decoding
+from gptscratch.accelerate.weight_packing import PackedLinear, can_pack
 from gptscratch.config import ModelConfig, SampleConfig
 from gptscratch.device import has_fast_bfloat16
 from gptscratch.generation.generate import generate_batch
@@ -135,14 +134,9 @@ def gptscratch_run(config: ModelConfig, kind: str, rows: int) -> Run:
     model = GPT(config).eval()
     if kind == "bfloat16":
         model.bfloat16()
-    elif kind in ("float16", "int8", "int4"):
-        quantize(model, kind)
-    if kind.startswith("plain"):
-        decoder: Decoder = _Plain(model)
-    else:
-        join(model)
-        pack(model)
-        decoder = Decoder(model)
+    quantized = kind if kind in ("float16", "int8", "int4") else None
+    plain = kind.startswith("plain")
+    decoder = _Plain(model) if plain else accelerate_decoding(model, quantize=quantized)
 
     def run(count: int) -> None:
         for _ in generate_batch(
@@ -153,7 +147,7 @@ def gptscratch_run(config: ModelConfig, kind: str, rows: int) -> Run:
     return run
 
 
-class _Plain(Decoder):
+class _Plain(DecodeStep):
     """The model's own forward, where a decoder is asked for."""
 
     def __init__(self, model: GPT) -> None:

@@ -19,6 +19,8 @@ from gptscratch.generation.generate import _RandomNumbers, generate, generate_ba
 from gptscratch.generation.generator import Generator, load, sample_text
 from gptscratch.interop.hf import to_hf
 from gptscratch.model.gpt import GPT
+from gptscratch.model.layout import Layout, causal_layout
+from gptscratch.model.position import Rotate
 
 Reciter = Callable[..., Generator]
 PROMPT = [3, 14, 15, 9, 2]
@@ -42,7 +44,7 @@ def lively(position: str = "rope", **changes: object) -> GPT:
 def naive(model: GPT, prompt: list[int], max_tokens: int) -> list[int]:
     """Greedy without a cache: all that counts is read again for each token."""
     context = model.config.context_length
-    if model.rotary is not None:
+    if model.config.position == "rope":
         ids = prompt[-context:]
         for _ in range(max_tokens):
             ids = [*ids, int(banded(model, ids)[-1].argmax())]
@@ -58,14 +60,14 @@ def naive(model: GPT, prompt: list[int], max_tokens: int) -> list[int]:
 
 def banded(model: GPT, ids: list[int]) -> torch.Tensor:
     """Logits (T, V) of a text of any length, in each layer of which a token sees one context back."""
-    assert model.rotary is not None
     positions = torch.arange(len(ids))
     distance = positions[:, None] - positions
     visible = (distance >= 0) & (distance < model.config.context_length)  # (T, T)
-    x = model.token_embedding(torch.tensor([ids]))
-    rotary = model.rotary(positions[None], x.dtype)
+    token_ids = torch.tensor([ids])
+    x = model.token_embedding(token_ids)
+    rotate = model.position_embedding.rotation(causal_layout(token_ids), x.dtype)
     for block in model.blocks:
-        x = block(x, rotary, visible[None, None], None)
+        x = block(x, rotate, visible[None, None], None)
     logits: torch.Tensor = model.lm_head(model.final_norm(x))[0]
     return logits
 
@@ -368,7 +370,13 @@ def test_past_the_context_a_sliding_cache_keeps_no_more_than_before() -> None:
     model = lively()
     context = Context(model, [PROMPT], 100, None)
     seen: list[torch.Tensor] = []
-    model.rotary.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))  # type: ignore
+    rotation = model.position_embedding.rotation
+
+    def rotated(layout: Layout, dtype: torch.dtype) -> Rotate:
+        seen.append(layout.queries)
+        return rotation(layout, dtype)
+
+    model.position_embedding.rotation = rotated  # type: ignore[method-assign]
     for _ in range(100):
         context.read()
         context.append(torch.tensor([3]), [3])

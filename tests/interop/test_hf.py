@@ -11,6 +11,7 @@ from gptscratch.errors import CheckpointError, ConfigError
 from gptscratch.interop.hf import export_hf, from_hf, load_hf, to_hf
 from gptscratch.interop.hf_config import config_from_hf, config_to_hf
 from gptscratch.model.gpt import GPT
+from gptscratch.model.layout import padded_layout
 
 transformers = pytest.importorskip("transformers")
 
@@ -108,7 +109,7 @@ def test_their_positions_and_padding_are_ours():
     mask[0, :4] = 0
     with torch.no_grad():
         wanted = theirs_of(model)(token_ids, attention_mask=mask).logits
-        found = model(token_ids, mask=mask.bool())
+        found = model(token_ids, layout=padded_layout(mask.bool()))
     torch.testing.assert_close(found[mask.bool()], wanted[mask.bool()], **CLOSE)
 
 

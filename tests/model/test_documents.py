@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptscratch.accelerate import attention as kernels
+from gptscratch.accelerate import kernels
 from gptscratch.config import POSITIONS, ModelConfig
-from gptscratch.model.attention import Attention, attention
-from gptscratch.model.documents import document_numbers, document_positions, same_document
+from gptscratch.model.attention import Attention
 from gptscratch.model.gpt import GPT
+from gptscratch.model.layout import document_layout, document_numbers, document_positions
 
 END = 0
 LENGTHS = ((5, 1, 9, 5), (20,), (1, 1, 18))  # of the documents in each row of 20
@@ -22,7 +22,7 @@ LENGTHS = ((5, 1, 9, 5), (20,), (1, 1, 18))  # of the documents in each row of 2
 def lively(**changes: Any) -> GPT:
     torch.manual_seed(0)
     base: dict[str, Any] = {"vocab_size": 31, "context_length": 20, "n_layer": 2, "n_head": 4, "d_model": 32}
-    model = GPT(ModelConfig(**base | changes), reference=False)
+    model = GPT(ModelConfig(**base | changes))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -45,8 +45,7 @@ def alone(model: GPT, rows: Tensor) -> Tensor:
     return torch.cat([model(part)[0] for part in parts])
 
 
-def by_kernel(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
-    assert dropout == 0.0
+def by_kernel(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     return kernels.causal_attention(q, k, v, bias)
 
 
@@ -65,10 +64,10 @@ def test_a_packed_row_has_the_logits_and_gradients_of_its_documents_alone(positi
     if path == "kernel":
         for part in model.modules():
             if isinstance(part, Attention):
-                part.attend = by_kernel
+                part.attend = by_kernel  # type: ignore[method-assign]
     rows = packed_rows()
     targets = torch.randint(1, 31, (rows.numel(),), generator=torch.Generator().manual_seed(1))
-    found = model.lm_head(model.hidden(rows, documents=document_numbers(rows, END))).flatten(0, 1)
+    found = model(rows, layout=document_layout(document_numbers(rows, END))).flatten(0, 1)
     F.cross_entropy(found, targets).backward()
     gradients = [p.grad for p in model.parameters()]
     model.zero_grad()
@@ -79,42 +78,8 @@ def test_a_packed_row_has_the_logits_and_gradients_of_its_documents_alone(positi
     assert (model(rows).flatten(0, 1) - wanted).abs().max() > 1e-3  # without the mask they do see one another
 
 
-def test_documents_are_numbered_and_their_positions_begin_anew() -> None:
+def test_documents_are_numbered_and_their_positions_begin_at_0() -> None:
     row = torch.tensor([[4, 5, END, 6, END, END, 7], [END, 1, 2, 3, 4, 5, 6]])
     documents = document_numbers(row, END)
     assert documents.tolist() == [[0, 0, 1, 1, 2, 3, 3], [1] * 7]
     assert document_positions(documents).tolist() == [[0, 1, 0, 1, 0, 0, 1], [0, 1, 2, 3, 4, 5, 6]]
-
-
-def test_documents_go_with_neither_a_mask_nor_a_cache() -> None:
-    rows = packed_rows()
-    with pytest.raises(ValueError, match="neither a mask nor a cache"):
-        lively().hidden(rows, documents=document_numbers(rows, END), mask=rows > 0)
-
-
-def masked(length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(2, 3, length, 4, dtype=torch.float64).requires_grad_() for _ in range(3))
-    documents = (torch.rand(2, length) < 0.02).cumsum(1)
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    return q, k, v, causal & same_document(documents)
-
-
-def test_the_masked_kernel_equals_its_equation_over_several_blocks_in_value_and_gradients() -> None:
-    q, k, v, visible = masked(2 * kernels._BLOCK + 5)
-    grad = torch.randn_like(q)
-    found = kernels.causal_attention(q, k, v, visible)
-    wanted = attention(q, k, v, visible)[0]
-    torch.testing.assert_close(found, wanted)
-    torch.testing.assert_close(
-        torch.autograd.grad(found, (q, k, v), grad), torch.autograd.grad(wanted, (q, k, v), grad)
-    )
-
-
-def test_training_in_bfloat16_on_a_cpu_takes_the_masked_kernel() -> None:
-    *narrow, visible = masked(40)
-    q, k, v = (x.detach().bfloat16().requires_grad_() for x in narrow)
-    block = lively(n_layer=1).blocks[0]
-    found = block.attention.attend(q, k, v, visible, 0.0)
-    assert type(found.grad_fn).__name__ == "_CausalAttentionBackward"
-    torch.testing.assert_close(found.double(), attention(*narrow, visible)[0], atol=0.03, rtol=0.03)

@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gptscratch.model.attention import attention
-from gptscratch.model.mlp import ACTIVATIONS, EQUATIONS
-from gptscratch.model.norm import LayerNorm, RMSNorm
-from gptscratch.model.position import Rotary, alibi_slopes, rotary, rotary_angles, sinusoidal
+from gptscratch.model import equations
+from gptscratch.model.equations import attention, layer_norm, rms_norm, rotary
+from gptscratch.model.layout import Layout
+from gptscratch.model.mlp import ACTIVATIONS
+from gptscratch.model.position import Rotary, alibi_slopes, rotary_angles, sinusoidal
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -22,30 +23,18 @@ def noise(*shape, seed=0):
 def test_layer_norm_is_its_equation():
     x, weight, bias = noise(3, 5), noise(5, seed=1), noise(5, seed=2)
     a = x.numpy()
-    wanted = (a - a.mean(-1, keepdims=True)) / np.sqrt(a.var(-1, keepdims=True) + 1e-3)
-    for reference in (False, True):
-        norm = LayerNorm(5, 1e-3, reference=reference).double()
-        norm.load_state_dict({"weight": weight, "bias": bias})
-        found = norm(x).detach().numpy()
-        np.testing.assert_allclose(found, wanted * weight.numpy() + bias.numpy(), **EXACT)
-
-
-def test_layer_norm_without_bias_only_scales():
-    x = noise(3, 5)
-    for reference in (False, True):
-        norm = LayerNorm(5, 1e-5, bias=False, reference=reference).double()
-        assert [name for name, _ in norm.named_parameters()] == ["weight"]
-        torch.testing.assert_close(norm(x), F.layer_norm(x, (5,)), **EXACT)
+    wanted = (a - a.mean(-1, keepdims=True)) / np.sqrt(a.var(-1, keepdims=True) + 1e-3) * weight.numpy()
+    for given, shifted in ((bias, wanted + bias.numpy()), (None, wanted)):
+        np.testing.assert_allclose(layer_norm(x, weight, given, 1e-3).numpy(), shifted, **EXACT)
+        np.testing.assert_allclose(F.layer_norm(x, (5,), weight, given, 1e-3).numpy(), shifted, **EXACT)
 
 
 def test_rms_norm_is_its_equation():
     x, weight = noise(3, 5), noise(5, seed=1)
     a = x.numpy()
     wanted = a / np.sqrt((a**2).sum(-1, keepdims=True) / 5 + 1e-3) * weight.numpy()
-    for reference in (False, True):
-        norm = RMSNorm(5, 1e-3, reference=reference).double()
-        norm.load_state_dict({"weight": weight})
-        np.testing.assert_allclose(norm(x).detach().numpy(), wanted, **EXACT)
+    np.testing.assert_allclose(rms_norm(x, weight, 1e-3).numpy(), wanted, **EXACT)
+    np.testing.assert_allclose(F.rms_norm(x, (5,), weight, 1e-3).numpy(), wanted, **EXACT)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +49,7 @@ def test_rms_norm_is_its_equation():
 def test_activation_is_its_equation(name, formula):
     x = 3 * noise(50)
     wanted = [formula(v) for v in x.tolist()]
-    np.testing.assert_allclose(EQUATIONS[name](x).numpy(), wanted, **EXACT)
+    np.testing.assert_allclose(equations.ACTIVATIONS[name](x).numpy(), wanted, **EXACT)
     np.testing.assert_allclose(ACTIVATIONS[name](x).numpy(), wanted, **EXACT)
 
 
@@ -104,9 +93,12 @@ def test_rotary_is_a_product_of_complex_numbers():
     turned = (a[..., :4] + 1j * a[..., 4:]) * np.exp(1j * np.arange(9)[:, None, None] * waves)
     wanted = np.concatenate((turned.real, turned.imag), axis=-1)
     np.testing.assert_allclose(rotary(x, rotary_angles(positions, 8, 500.0)).numpy(), wanted, **EXACT)
-    for reference in (False, True):
-        rotate = Rotary(8, 500.0, reference=reference)(positions, torch.float64)
-        np.testing.assert_allclose(rotate(x).numpy(), wanted, **EXACT)
+    rotate = rotation(8, 500.0, positions, torch.float64)
+    np.testing.assert_allclose(rotate(x).numpy(), wanted, **EXACT)
+
+
+def rotation(head_dim, theta, positions, dtype):
+    return Rotary(head_dim, theta).rotation(Layout(positions, positions, None), dtype)
 
 
 def test_rotary_scores_depend_on_the_distance_alone():
@@ -125,8 +117,8 @@ def test_rotary_scores_depend_on_the_distance_alone():
 def test_rotary_angles_stay_exact_in_bfloat16():
     positions = torch.tensor([[1001]])
     x = noise(1, 1, 1, 8)
-    exact = Rotary(8, 1e4)(positions, torch.float64)(x)
-    coarse = Rotary(8, 1e4)(positions, torch.bfloat16)(x.bfloat16())
+    exact = rotation(8, 1e4, positions, torch.float64)(x)
+    coarse = rotation(8, 1e4, positions, torch.bfloat16)(x.bfloat16())
     assert coarse.dtype == torch.bfloat16
     torch.testing.assert_close(coarse.double(), exact, rtol=0.03, atol=0.03)
 

@@ -1,21 +1,19 @@
-"""The lean decoder says what the plain model says, for every family, position and batch."""
+"""The decode step computes what the plain model computes, for every family, position and batch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-import gptscratch.accelerate.weight_packing
-from gptscratch.accelerate.decode_step import Decoder
+from gptscratch.accelerate.decode_step import DecodeStep, accelerate_decoding, decoding_step
 from gptscratch.accelerate.quantization import QUANTIZERS, quantize
-from gptscratch.accelerate.weight_packing import join, packed
+from gptscratch.accelerate.training import accelerate_training
+from gptscratch.accelerate.weight_packing import LARGE, join, pack, twin_of
 from gptscratch.config import ACTIVATIONS, POSITIONS, ModelConfig, SampleConfig
 from gptscratch.generation.generate import generate_batch
-from gptscratch.generation.generator import Generator
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
 
@@ -34,8 +32,16 @@ def lively(**changes: object) -> GPT:
     return model.eval()
 
 
+def step_of(model: GPT, *, large: int = LARGE) -> DecodeStep:
+    """As ``decoding_step``, with matrices packed from another size on."""
+    twin = twin_of(model)
+    join(twin)
+    pack(twin, large=large)
+    return DecodeStep(twin)
+
+
 @torch.inference_mode()
-def plain_and_lean(model: GPT, decoder: Decoder, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+def plain_and_fast(model: GPT, decoder: DecodeStep, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (B, T, V) of a whole context, the prompt's three tokens read by the model itself."""
     token_ids = torch.randint(31, (rows, 16), generator=torch.Generator().manual_seed(1))
     cache = KVCache(model.config, rows, dtype=model.token_embedding.weight.dtype)
@@ -47,19 +53,18 @@ def plain_and_lean(model: GPT, decoder: Decoder, rows: int) -> tuple[torch.Tenso
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("family", [{}, GPT2, {"n_kv_head": 1, "head_dim": 6}], ids=["modern", "gpt2", "mqa"])
-def test_the_lean_path_equals_the_model(family: dict[str, object], position: str, rows: int) -> None:
+def test_the_fast_path_equals_the_model(family: dict[str, object], position: str, rows: int) -> None:
     model = lively(position=position, **family)
-    plain, lean = plain_and_lean(model, Decoder(model), rows)
-    torch.testing.assert_close(lean, plain, rtol=1e-5, atol=1e-5)
+    plain, fast = plain_and_fast(model, step_of(model), rows)
+    torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", [{}, GPT2], ids=["modern", "gpt2"])
-def test_packed_weights_give_the_same(family: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gptscratch.accelerate.weight_packing, "LARGE", 0)
+def test_packed_weights_give_the_same(family: dict[str, object]) -> None:
     model = lively(**family)
     for rows in (1, 3):
-        plain, lean = plain_and_lean(model, Decoder(model), rows)
-        torch.testing.assert_close(lean, plain, rtol=1e-5, atol=1e-5)
+        plain, fast = plain_and_fast(model, step_of(model, large=0), rows)
+        torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -67,13 +72,13 @@ def test_packed_weights_give_the_same(family: dict[str, object], monkeypatch: py
 )
 def test_every_head_is_the_models(head: dict[str, object]) -> None:
     model = lively(**head)
-    torch.testing.assert_close(*plain_and_lean(model, Decoder(model), 2), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(*plain_and_fast(model, step_of(model), 2), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_is_the_models(activation: str) -> None:
     model = lively(activation=activation, bias=True)
-    torch.testing.assert_close(*plain_and_lean(model, Decoder(model), 1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(*plain_and_fast(model, step_of(model), 1), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", [{}, GPT2], ids=["modern", "gpt2"])
@@ -81,42 +86,49 @@ def test_every_activation_is_the_models(activation: str) -> None:
 def test_greedy_text_is_identical_past_the_context_too(family: dict[str, object], position: str) -> None:
     model = lively(position=position, **family)
 
-    def greedy(prompts: Sequence[Sequence[int]], decoder: Decoder | None) -> list[list[int | None]]:
+    def greedy(prompts: Sequence[Sequence[int]], decoder: DecodeStep | None) -> list[list[int | None]]:
         # Below the length from which on a decoder is made by itself, unless one is given.
         return list(generate_batch(model, prompts, GREEDY, decoder=decoder))
 
     for prompts in ([[1, 2, 3]], [[5] * 14], [[1, 2], [9, 3]], [[1], [4, 4, 8]], [[6, 2]] * 3):
-        assert greedy(prompts, Decoder(model)) == greedy(prompts, None)
+        assert greedy(prompts, step_of(model)) == greedy(prompts, None)
 
 
 @torch.inference_mode()
 def test_bfloat16_is_as_near_to_the_truth_as_the_model_is() -> None:
     model = lively().bfloat16()
-    plain, lean = plain_and_lean(model, Decoder(model), 2)
-    true, _ = plain_and_lean(model.float(), Decoder(model), 2)
-    assert (lean - true).norm() < 1.2 * (plain - true).norm()
+    plain, fast = plain_and_fast(model, step_of(model), 2)
+    true, _ = plain_and_fast(model.float(), step_of(model), 2)
+    assert (fast - true).norm() < 1.2 * (plain - true).norm()
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("large", [0, 1 << 18])
 @pytest.mark.parametrize("family", [{}, GPT2], ids=["modern", "gpt2"])
-def test_joined_and_packed_a_model_computes_as_before(
-    family: dict[str, object], large: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gptscratch.accelerate.weight_packing, "LARGE", large)
+def test_joined_and_packed_a_model_computes_as_before(family: dict[str, object], large: int) -> None:
     model = lively(**family)
     token_ids = torch.arange(10)[None]
     before = model(token_ids)
-    twin = packed(model)
+    twin = step_of(model, large=large).model
     torch.testing.assert_close(twin(token_ids), before, rtol=1e-5, atol=1e-5)
     assert model(token_ids).equal(before)
-    assert packed(twin) is twin
     assert twin.token_embedding.weight is model.token_embedding.weight
 
 
 def test_a_model_in_training_is_left_to_itself() -> None:
-    assert Decoder.supports(lively())
-    assert not Decoder.supports(lively().train())
+    for make in (accelerate_decoding, decoding_step):
+        assert make(lively()) is not None
+        assert make(lively().train()) is None
+
+
+@torch.inference_mode()
+def test_a_step_beside_a_model_in_use_leaves_that_model_alone() -> None:
+    model = accelerate_training(lively().train()).eval()
+    names = [(name, type(part)) for name, part in model.named_modules()]
+    step = decoding_step(model)
+    assert step is not None
+    assert [(name, type(part)) for name, part in model.named_modules()] == names
+    torch.testing.assert_close(*plain_and_fast(model, step, 2), rtol=1e-5, atol=1e-5)
 
 
 MODES = [
@@ -136,20 +148,17 @@ def modes(model: torch.nn.Module) -> set[bool]:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("large", [0, 1 << 18], ids=["packed", "joined"])
 @pytest.mark.parametrize("family", MODES, ids=str)
-def test_a_decoder_of_a_model_with_dropout_computes_without_it(
-    family: dict[str, object], large: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gptscratch.accelerate.weight_packing, "LARGE", large)
+def test_a_decode_step_of_a_model_with_dropout_computes_without_it(family: dict[str, object]) -> None:
     model = lively(dropout=0.5, **family)
     token_ids = torch.arange(10)[None]
     plain = model(token_ids)
-    decoder = Decoder(model)
-    assert modes(decoder.model) == {False}
-    for _ in range(2):
-        torch.testing.assert_close(decoder.model(token_ids), plain, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(*reversed(plain_and_lean(model, decoder, 2)), rtol=1e-4, atol=1e-4)
+    for large in (0, LARGE):
+        decoder = step_of(model, large=large)
+        assert modes(decoder.model) == {False}
+        for _ in range(2):
+            torch.testing.assert_close(decoder.model(token_ids), plain, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(*reversed(plain_and_fast(model, decoder, 2)), rtol=1e-4, atol=1e-4)
 
 
 def test_joined_layers_of_a_model_in_training_keep_their_dropout() -> None:
@@ -166,12 +175,10 @@ def test_a_model_with_dropout_made_ready_for_sampling_has_no_dropout(how: str | 
     reference = lively(d_ff=64)
     if how is not None:
         quantize(reference, how)
-    gpt = Generator(model, None, None, Path())  # type: ignore[arg-type]
-    ready = gpt.accelerated(quantize=how)
-    assert ready.decoder is not None
-    assert modes(ready.model) | modes(ready.decoder.model) == {False}
+    assert accelerate_decoding(model, quantize=how) is not None
+    assert modes(model) == {False}
     for _ in range(2):
-        torch.testing.assert_close(ready.model(token_ids), reference(token_ids), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model(token_ids), reference(token_ids), rtol=1e-5, atol=1e-5)
 
 
 def test_greedy_text_of_a_model_with_dropout_is_that_of_the_plain_model() -> None:
@@ -180,5 +187,5 @@ def test_greedy_text_of_a_model_with_dropout_is_that_of_the_plain_model() -> Non
         plain = lively(dropout=0.0, tie_embeddings=tie)
         prompt = [1, 2, 3, 4, 5, 6]
         wanted = list(generate_batch(plain, [prompt], GREEDY))  # too few for a decoder of its own
-        assert list(generate_batch(model, [prompt], GREEDY, decoder=Decoder(model))) == wanted
+        assert list(generate_batch(model, [prompt], GREEDY, decoder=step_of(model))) == wanted
         assert list(generate_batch(model, [prompt], replace(GREEDY, max_tokens=40)))[:15] == wanted

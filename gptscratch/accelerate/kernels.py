@@ -1,8 +1,8 @@
-"""Forward and backward passes written out for a CPU, where torch's own are slow to train with.
+"""Forward and backward passes for training on a CPU, where those of torch are slow.
 
-They are the equations of norm.py and attention.py with fewer passes over memory; which of them pays was
-measured (docs/benchmarks.md). Shapes: ... any leading dimensions, B batch, H heads, T positions,
-K head_dim, D the normalised width.
+They compute what model/equations.py says with fewer passes over memory; tests/benchmarks/fast_paths.py
+measures which of them pays. Shapes: ... any leading dimensions, B batch, H heads, T positions,
+K head_dim, D the normalized width.
 """
 
 from __future__ import annotations
@@ -18,14 +18,8 @@ _LEVELS = 1 << 16  # of a random number of 16 bits
 _BLOCK = 128  # queries at a time: what lies after a block is never computed
 
 
-def apply_to(x: Tensor) -> bool:
-    """Whether these kernels are meant for this tensor: training on a CPU, and not compiled."""
-    on_cpu = x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled()
-    return on_cpu and not torch.compiler.is_compiling()
-
-
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """As ``norm.rms_norm``; torch differentiates its own kernel in a dozen separate passes."""
+    """As ``F.rms_norm``; torch differentiates its own kernel in a dozen separate passes."""
     y: Tensor = _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
     return y
 
@@ -51,7 +45,7 @@ def keep_mask(shape: torch.Size, p: float) -> tuple[Tensor, float]:
 def causal_attention(
     q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None, dropout: float = 0.0
 ) -> Tensor:
-    """As ``attention.attention``, all (B, H, T, K): matrix products over blocks of queries.
+    """softmax(q kᵀ / sqrt(K)) v, causal, all (B, H, T, K): matrix products over blocks of queries.
 
     ``visible`` (B or 1, 1, T, T), where given, is a bool mask that shows nothing later than the query.
     Where bfloat16 products are fast it beats torch's flash kernel, whose products are not of that type on a
@@ -67,21 +61,21 @@ class _RMSNorm(torch.autograd.Function):
         wide = torch.promote_types(x.dtype, torch.float32)
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)  # (..., 1)
         scale = norm.square_().div_(x.size(-1)).add_(eps).rsqrt_().to(x.dtype)
-        normalised = x * scale  # (..., D)
-        ctx.save_for_backward(normalised, weight, scale)
-        out: Tensor = normalised * weight
+        normalized = x * scale  # (..., D)
+        ctx.save_for_backward(normalized, weight, scale)
+        out: Tensor = normalized * weight
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        """dx = scale (g w - n mean(g w n)), dw = sum(g n), n being the normalised x."""
-        normalised, weight, scale = ctx.saved_tensors
+        """dx = scale (g w - n mean(g w n)), dw = sum(g n), n being the normalized x."""
+        normalized, weight, scale = ctx.saved_tensors
         width = grad.size(-1)
-        product = grad * normalised  # (..., D)
+        product = grad * normalized  # (..., D)
         weight_grad = product.reshape(-1, width).sum(0)  # (D,)
         mean = (product @ weight).div_(-width)[..., None]  # (..., 1)
-        x_grad = (grad * weight).addcmul_(normalised, mean).mul_(scale)  # (..., D)
+        x_grad = (grad * weight).addcmul_(normalized, mean).mul_(scale)  # (..., D)
         return x_grad, weight_grad, None
 
 
