@@ -31,10 +31,10 @@ def complete_file(
 
     Args:
         generator: with its training tokens where ``novelty`` asks for them.
-        prompts: one line of the results each; an empty one begins a document.
+        prompts: one line of the results each; an empty prompt begins a document.
         config: for all of them; ``num_samples`` does not matter.
         out: JSON lines, in the order of the prompts' lengths.
-        n_best: adds ``tokens`` with their log-probabilities and so many alternatives; None: no tokens.
+        n_best: adds ``tokens`` with log-probabilities and this number of alternatives; None: no tokens.
         novelty: adds ``copied``, the longest span that is in the training tokens.
 
     Raises:

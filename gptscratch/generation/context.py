@@ -17,10 +17,10 @@ from gptscratch.model.layout import padded_layout
 
 
 class Context:
-    """Give it each id that was drawn; it reads what is new and says what could follow.
+    """Append the ids that were chosen; ``read`` gives the logits of what follows them.
 
-    When it is full, it slides on over rotary positions: each new token takes the place of the oldest. Of
-    other positions, and of rows of different length, the newer half is read again as a fresh window.
+    When it is full, the cache slides over rotary positions: each new token takes the place of the oldest.
+    With other positions, and with rows of different length, the newer half is read again.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Context:
         )
         self.model = model if decoder is None else decoder.model
         self.decoder = None if self.window.has_pads else decoder
-        self.fresh, self.mask = self.window.tensors(self.device)  # (B, T) ids to read; which are no pads
+        self.fresh, self.mask = self.window.tensors(self.device)  # (B, T) ids to read; which are not padding
 
     def read(self) -> Tensor:
         """(B, V) logits of what follows the newest ids."""
@@ -58,13 +58,13 @@ class Context:
         logits: Tensor = self.model.lm_head(hidden[:, -1])
         return logits
 
-    def append(self, drawn: Tensor, token_ids: Sequence[int]) -> None:
+    def append(self, chosen: Tensor, token_ids: Sequence[int]) -> None:
         """Take one more id of each row: (B,), and the same as numbers."""
-        self.fresh = drawn[:, None]
+        self.fresh = chosen[:, None]
         self.mask = torch.ones_like(self.fresh, dtype=torch.bool) if self.window.has_pads else None
         if not self.slides:  # a sliding cache never reads a window again
             self.window.append(token_ids)
-        self.window.drawn = True
+        self.window.has_new = True
 
     def _read_once(self) -> Tensor:
         """The one prompt of all rows, read for them together."""
@@ -82,7 +82,7 @@ class _Window:
 
     def __init__(self, rows: list[list[int]]) -> None:
         self.length = max(len(row) for row in rows)
-        self.drawn = False
+        self.has_new = False
         self.pads = [self.length - len(row) for row in rows]
         self.rows = [[0] * pads + row for pads, row in zip(self.pads, rows, strict=True)]
 
@@ -92,8 +92,8 @@ class _Window:
 
     @property
     def is_one(self) -> bool:
-        """Whether several rows are the same, and nothing was drawn yet."""
-        several = not self.drawn and len(self.rows) > 1
+        """Whether several rows are the same, with nothing appended yet."""
+        several = not self.has_new and len(self.rows) > 1
         return several and not self.has_pads and all(row == self.rows[0] for row in self.rows)
 
     def append(self, token_ids: Sequence[int]) -> None:

@@ -94,7 +94,7 @@ class Generator:
     def stream(
         self, prompt: str = "", config: SampleConfig | None = None, **options: Unpack[SampleOptions]
     ) -> Iterator[str]:
-        """One continuation, piece by piece: never half a character, nor a part of a stop string.
+        """One continuation as it is generated: never half a character, nor a part of a stop string.
 
         Arguments and errors as of ``generate``.
         """
@@ -135,7 +135,7 @@ class Generator:
         """One continuation of each prompt, generated as one batch.
 
         Args:
-            prompts: texts; an empty one begins a document.
+            prompts: texts; an empty prompt begins a document.
             config: ``num_samples`` does not matter.
             sample_ids: what a row's seed is combined with: see ``generate_batch``.
             n_best: adds log-probabilities, and the most likely tokens at each place; None: neither.
@@ -154,7 +154,7 @@ class Generator:
             yield from new
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """The ids of a prompt without unknown characters and words; an empty one begins a document."""
+        """The ids of a prompt without unknown characters and words; an empty prompt begins a document."""
         return self._readable(self.tokenizer.encode(prompt, specials=True))
 
     def _readable(self, ids: Sequence[int]) -> list[int]:

@@ -1,7 +1,7 @@
 """Changes to the logits before a token is chosen, such as penalties and forbidden repetitions.
 
-A processor is made for a batch of prompts, called with the logits of each new token, and told which token
-was chosen for each row. Shapes: B rows, V vocab.
+A processor is made for a batch of prompts and called with the logits of each new token; the token that was
+then chosen for each row is appended. Shapes: B rows, V vocab.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Prompts = Sequence[Sequence[int]]
 
 
 class LogitsProcessor(Protocol):
-    """Called with (B, V) logits, which it may change in place; told the (B,) ids that were chosen."""
+    """Called with (B, V) logits, which it may change in place; (B,) ids that were chosen are appended."""
 
     def __call__(self, logits: Tensor) -> Tensor: ...
 

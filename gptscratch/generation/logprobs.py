@@ -57,9 +57,9 @@ class LogprobRecorder:
         self._best = list(zip(ids.tolist(), values.tolist(), strict=True))
 
     def token(self, row: int, token_id: int) -> GeneratedToken:
-        piece = self.tokenizer.piece
-        best = tuple(Candidate(i, piece(i), value) for i, value in zip(*self._best[row], strict=True))
-        return GeneratedToken(token_id, piece(token_id), float(self._logprobs[row, token_id]), best=best)
+        spell = self.tokenizer.piece
+        best = tuple(Candidate(i, spell(i), value) for i, value in zip(*self._best[row], strict=True))
+        return GeneratedToken(token_id, spell(token_id), float(self._logprobs[row, token_id]), best=best)
 
 
 class TokenTexts:

@@ -1,7 +1,7 @@
 """What a generated text has in common with the training tokens: a suffix array, saved next to them.
 
 The suffixes are sorted by their first 64 tokens, by prefix doubling (Manber and Myers 1990), so that
-bisection finds any span. The file takes four bytes a token and is mapped into memory.
+bisection finds any span. The file takes four bytes per token and is mapped into memory.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class SuffixArray:
 
     @classmethod
     def build(cls, tokens: Ids) -> SuffixArray:
-        """Sort the suffixes of the tokens, with about 40 bytes of memory a token.
+        """Sort the suffixes of the tokens, with about 40 bytes of memory per token.
 
         Raises:
             ConfigError: there are more tokens than four bytes can number.

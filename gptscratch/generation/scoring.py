@@ -1,4 +1,4 @@
-"""How well a model predicts a text: the job behind ``gptscratch score``.
+"""How well a model predicts a text: the job of ``gptscratch score``.
 
 Windows overlap, so that every token but the first few has at least half a context before it. They are those
 of EleutherAI's evaluation harness (``rolling loglikelihood``), with a stride between them.
@@ -24,11 +24,11 @@ _LOGITS = 1 << 25  # numbers at once
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Of one text under one model."""
+    """How well a model predicts one text."""
 
     tokens: int  # scored: those that the model knows
     bytes: int  # of their text in UTF-8
-    unknown: int  # tokens that the model never saw: left out
+    unknown: int  # tokens that were not in the training text: left out
     nats_per_token: float
     perplexity: float  # e to the power of it
     bits_per_byte: float  # comparable over tokenizers, where each of them is lossless
@@ -110,7 +110,7 @@ def _window_starts(count: int, length: int, stride: int) -> Iterator[int]:
 
 
 def surprises(generator: Generator, scored: Score) -> Iterator[tuple[str, float]]:
-    """(piece, bits) of the scored text; a piece is whole characters, with the bits of all its tokens."""
+    """(text, bits) of the scored text: whole characters, with the bits of all their tokens."""
     stream, total = DecodeStream(generator.tokenizer), 0.0
     for token_id, bits in zip(scored.token_ids, scored.bits, strict=True):
         total += bits

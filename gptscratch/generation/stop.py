@@ -1,4 +1,4 @@
-"""Stop strings: a text that comes in pieces ends before the first of them."""
+"""Stop strings: a text that is generated bit by bit ends before the first of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class StopStrings:
         self._held = ""  # may turn out to be the beginning of a stop string
 
     def feed(self, text: str) -> str:
-        """The text that is certain after one more piece."""
+        """The text that is certain after some more of it."""
         self._held += text
         places = [place for place in (self._held.find(stop) for stop in self.stop) if place >= 0]
         if places:
@@ -27,7 +27,7 @@ class StopStrings:
         return text
 
     def finish(self) -> str:
-        """The text that was held back, once nothing follows."""
+        """The rest, once nothing follows."""
         text, self._held = self._held, ""
         return text
 

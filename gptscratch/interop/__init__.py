@@ -1,1 +1,1 @@
-"""Other programs' names and shapes for the same model. The model never imports this room."""
+"""Models in the formats of other programs: Hugging Face transformers."""

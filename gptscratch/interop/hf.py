@@ -1,14 +1,12 @@
-"""Our models in Hugging Face's form, both ways: as Qwen3ForCausalLM or as GPT2LMHeadModel.
+"""Models to and from Hugging Face's format, as Qwen3ForCausalLM or as GPT2LMHeadModel.
 
-The modern family is exactly the shape of the one, the gpt2 family of the other. Converting needs
-no transformers. What stays the same is the function computed: a model without biases becomes a
-GPT-2 whose biases are zero, fixed or absent positions become its table. Dropout goes along as far
-as the other side has a place for it.
+The modern family has exactly the shape of the one, the gpt2 family of the other. Conversion does not need
+transformers. It keeps the function that is computed: a model without biases becomes a GPT-2 whose biases are
+zero, fixed or absent positions become its table. Dropout is converted where the other format has a field.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,11 +19,11 @@ from torch import Tensor
 
 from gptscratch.config import read_json
 from gptscratch.errors import CheckpointError, ConfigError
+from gptscratch.files import new_folder, write_json
 from gptscratch.interop.hf_config import config_from_hf, config_to_hf
 from gptscratch.interop.hf_weights import from_gpt2, from_qwen3, to_gpt2, to_qwen3
 from gptscratch.model.gpt import GPT
-
-END_OF_TEXT = "<|endoftext|>"  # ends a text there, if the tokenizer has it
+from gptscratch.tokenizer.train import END_OF_TEXT
 
 
 def to_hf(model: GPT) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -40,10 +38,10 @@ def to_hf(model: GPT) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def from_hf(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> GPT:
-    """The model that (config, state dict) of Hugging Face's describe, in float32, a copy, in evaluation mode.
+    """The model that a config and a state dict of Hugging Face's describe: a copy in float32.
 
     Raises:
-        ConfigError: a kind of model, or a feature of it, that ours has not.
+        ConfigError: a kind of model, or a feature of it, that GPT does not have.
         CheckpointError: a tensor is missing, or has another shape than the config says.
     """
     config = config_from_hf(values)
@@ -63,7 +61,7 @@ def from_hf(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> GPT:
 
 
 def load_hf(folder: str | Path) -> GPT:
-    """Read a folder of Hugging Face's: config.json and model.safetensors, whole or in parts.
+    """Read a folder in Hugging Face's format: config.json and model.safetensors, in one file or several.
 
     Raises:
         ConfigError, CheckpointError: as ``from_hf``, or a file that cannot be read.
@@ -84,10 +82,10 @@ def load_hf(folder: str | Path) -> GPT:
 def export_hf(model: GPT, tokenizer_json: str | Path, folder: str | Path) -> Path:
     """Write a new folder that transformers' AutoModelForCausalLM and AutoTokenizer load as it is.
 
-    It appears whole or not at all.
+    It is complete or absent.
 
     Raises:
-        ConfigError: as ``to_hf``, or there is something at ``folder`` already.
+        ConfigError: as ``to_hf``, or ``folder`` exists already.
     """
     folder = Path(folder)
     if folder.exists():
@@ -98,15 +96,13 @@ def export_hf(model: GPT, tokenizer_json: str | Path, folder: str | Path) -> Pat
     end = _end_of_text(read_json(Path(tokenizer_json)))
     values |= {"bos_token_id": end, "eos_token_id": end}
 
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
-    shutil.copyfile(tokenizer_json, partial / "tokenizer.json")
-    _write_json(partial / "config.json", values)
-    _write_json(partial / "tokenizer_config.json", _tokenizer_config(end, model.config.context_length))
-    return partial.replace(folder)
+    with new_folder(folder) as temporary:
+        save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+        shutil.copyfile(tokenizer_json, temporary / "tokenizer.json")
+        write_json(temporary / "config.json", values)
+        write_json(temporary / "tokenizer_config.json", _tokenizer_config(end, model.config.context_length))
+    return folder
 
 
 def _end_of_text(tokenizer: Mapping[str, Any]) -> int | None:
@@ -122,7 +118,3 @@ def _tokenizer_config(end: int | None, context_length: int) -> dict[str, Any]:
         "clean_up_tokenization_spaces": False,
         **({} if end is None else {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}),
     }
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

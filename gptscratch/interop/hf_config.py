@@ -1,4 +1,4 @@
-"""Our config and Hugging Face's config.json, both ways: Qwen3 and GPT-2."""
+"""``ModelConfig`` to and from Hugging Face's config.json: Qwen3 and GPT-2."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from gptscratch.errors import ConfigError
 
 _Choices = Mapping[str, tuple[Any, ...]]
 
-# What our fields must be for a family to hold them ...
-_NEEDS: Mapping[str, _Choices] = MappingProxyType(
+# The values of ModelConfig that a family can represent.
+_WRITABLE: Mapping[str, _Choices] = MappingProxyType(
     {
         "qwen3": {
             "position": ("rope",),
@@ -33,8 +33,8 @@ _NEEDS: Mapping[str, _Choices] = MappingProxyType(
         },
     }
 )
-# ... and theirs for us. What a config.json leaves out counts as the first.
-_THEIR_NEEDS: Mapping[str, _Choices] = MappingProxyType(
+# The values of its config.json that ModelConfig can represent; a missing field has the first.
+_READABLE: Mapping[str, _Choices] = MappingProxyType(
     {
         "qwen3": {
             "hidden_act": ("silu", "swish"),
@@ -51,18 +51,18 @@ _THEIR_NEEDS: Mapping[str, _Choices] = MappingProxyType(
     }
 )
 _GPT2_ACTIVATIONS = {"gelu-tanh": "gelu_new", "gelu": "gelu", "relu": "relu", "relu2": "relu2"}
-_OUR_ACTIVATIONS = {theirs: ours for ours, theirs in _GPT2_ACTIVATIONS.items()}
-_OUR_ACTIVATIONS["gelu_pytorch_tanh"] = "gelu-tanh"  # another name there for the same curve
+_FROM_GPT2_ACTIVATIONS = {hf_name: name for name, hf_name in _GPT2_ACTIVATIONS.items()}
+_FROM_GPT2_ACTIVATIONS["gelu_pytorch_tanh"] = "gelu-tanh"  # another name there for the same curve
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     """config.json for Qwen3ForCausalLM or GPT2LMHeadModel, whichever has this shape.
 
     Raises:
-        ConfigError: neither has; names the options that stand in the way of the nearer one.
+        ConfigError: neither has; names the options that the closer one cannot represent.
     """
     c = config.resolved()
-    obstacles = {family: _obstacles(c, family) for family in _NEEDS}
+    obstacles = {family: _obstacles(c, family) for family in _WRITABLE}
     family = min(obstacles, key=lambda name: len(obstacles[name]))
     if obstacles[family]:
         raise ConfigError(
@@ -81,15 +81,15 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
-    """Our config for the config.json of a Qwen3 or GPT-2 model.
+    """``ModelConfig`` for the config.json of a Qwen3 or GPT-2 model.
 
     Raises:
-        ConfigError: another kind of model, or one with a feature that ours has not.
+        ConfigError: another kind of model, or one with a feature that GPT does not have.
     """
     family = str(values.get("model_type"))
-    if family not in _THEIR_NEEDS:
+    if family not in _READABLE:
         raise ConfigError(f"a Hugging Face model of type {family!r} cannot be read.", "gpt2 and qwen3 can.")
-    for name, accepted in _THEIR_NEEDS[family].items():
+    for name, accepted in _READABLE[family].items():
         if values.get(name, accepted[0]) not in accepted:
             raise ConfigError(f"{name} = {values[name]!r} of a {family} model has no counterpart here.")
     try:
@@ -99,10 +99,10 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
 
 
 def _obstacles(c: ModelConfig, family: str) -> list[str]:
-    """The options of a resolved config that this family has no place for."""
+    """The options of a resolved config that this family cannot represent."""
     found = [
         f"{name} = {getattr(c, name)}"
-        for name, accepted in _NEEDS[family].items()
+        for name, accepted in _WRITABLE[family].items()
         if getattr(c, name) not in accepted
     ]
     if family == "gpt2" and c.n_kv_head != c.n_head:
@@ -183,7 +183,7 @@ def _from_gpt2(values: Mapping[str, Any]) -> ModelConfig:
         d_ff=values.get("n_inner") or 4 * values["n_embd"],
         position="learned",
         norm="layernorm",
-        activation=_OUR_ACTIVATIONS[values.get("activation_function", "gelu_new")],
+        activation=_FROM_GPT2_ACTIVATIONS[values.get("activation_function", "gelu_new")],
         qk_norm=False,
         bias=True,
         tie_embeddings=values.get("tie_word_embeddings", True),
