@@ -38,7 +38,7 @@ def to_hf(model: GPT) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def from_hf(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> GPT:
-    """The model that a config and a state dict of Hugging Face's describe: a copy in float32.
+    """The model that a config and a state dict of Hugging Face's describe: a float32 copy in evaluation mode.
 
     Raises:
         ConfigError: a kind of model, or a feature of it, that GPT does not have.
