@@ -230,12 +230,12 @@ def test_a_killed_and_resumed_run_equals_straight_run(fit: Fit, corpus: Path, wh
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9")
 def test_a_run_killed_at_random_file_operations_equals_one_never_killed() -> None:
-    """Six kills, while training and while going back; run the script with a larger --count by hand."""
+    """Four kills, while training and while going back; run the script with a larger --count by hand."""
     script = Path(__file__).with_name("kill_points.py")
-    command = [sys.executable, str(script), "--count", "6", "--seed", "5"]
+    command = [sys.executable, str(script), "--count", "4", "--seed", "5"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     counts = json.loads(done.stdout.splitlines()[-1])
-    assert counts["kills"] >= 6, done.stderr
+    assert counts["kills"] >= 4, done.stderr
     assert counts["equal"] == counts["runs"], done.stdout
 
 
