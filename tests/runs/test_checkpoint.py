@@ -26,6 +26,7 @@ from gptscratch.runs.checkpoint import load_state, save_checkpoint
 from gptscratch.runs.lock import LOCK
 from gptscratch.runs.run import create_run, is_run, read_run
 from gptscratch.runs.tensors import load_tensors, save_tensors
+from gptscratch.training.events import Event, Notice
 from gptscratch.training.state import TrainState
 from gptscratch.training.trainer import resume
 
@@ -333,6 +334,7 @@ from pathlib import Path
 from gptscratch.generation.generator import load
 from gptscratch.runs.checkpoint import save_checkpoint
 from gptscratch.errors import RunError
+from gptscratch.training.events import Event, Notice
 from gptscratch.training.state import TrainState
 gpt = load(sys.argv[1], device="cpu")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -378,7 +380,12 @@ def test_a_run_of_an_older_version_loads_and_generates_the_same_text(old_run: Pa
 
 
 def test_a_run_of_an_older_version_can_be_trained_further(old_run: Path) -> None:
-    assert resume("old", steps=62).step == 62
+    events: list[Event] = []
+    assert resume("old", steps=62, listen=events.append).step == 62
+    assert any(isinstance(e, Notice) and "order of its batches" in e.text for e in events)
+    events.clear()
+    resume("old", steps=63, listen=events.append)
+    assert not any(isinstance(e, Notice) and "order of its batches" in e.text for e in events)
     assert read_run(old_run).split is not None
 
 
