@@ -149,7 +149,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def _free_system_memory() -> int:
-    """Linux tells what is available; of others, all that there is (not Windows)."""
+    """What is available on Linux, elsewhere all the memory of the machine; 0 on Windows."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))

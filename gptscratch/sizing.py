@@ -188,9 +188,9 @@ def _activation_bytes(c: ModelConfig, micro_batch_size: int, size: int, device: 
     with its gradients.
     """
     queries, keys = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
-    normed = queries + keys if c.qk_norm else 0
+    head_norms = int(c.qk_norm) * (queries + keys)
     wide = (4 if c.activation == "swiglu" else 2) * c.d_ff
-    per_layer = 4 * c.d_model + normed + 2 * queries + 2 * keys + wide
+    per_layer = 4 * c.d_model + head_norms + 2 * queries + 2 * keys + wide
     weights = c.n_head * min(c.context_length, (c.context_length + 128) // 2)
     if device == "cuda":
         weights = 0
@@ -209,7 +209,7 @@ def _product_weights(c: ModelConfig) -> int:
     """Weights in matrix products: of the blocks and of the head, tied or not."""
     if not c.adaptive_cutoffs:
         return _matrix_parameters(c) + c.vocab_size * c.d_model
-    # A part is computed where the token lies in it: at a share of ln(end / start) / ln V by Zipf's law.
+    # A part is computed where the token is in it: for a share of ln(end / start) / ln V by Zipf's law.
     head = c.d_model * (c.adaptive_cutoffs[0] + len(c.adaptive_cutoffs))
     for part, (low, high) in enumerate(itertools.pairwise((*c.adaptive_cutoffs, c.vocab_size))):
         width = c.d_model // NARROWING ** (part + 1)
@@ -226,7 +226,7 @@ def _total(shapes: Mapping[str, Shape], prefix: str) -> int:
 
 
 def _shapes_once(c: ModelConfig) -> dict[str, Shape]:
-    """Of everything but the blocks."""
+    """The shapes of everything but the blocks."""
     shapes: dict[str, Shape] = {"token_embedding.weight": (c.vocab_size, c.d_model)}
     if c.position == "learned":
         shapes["position_embedding.weight"] = (c.context_length, c.d_model)

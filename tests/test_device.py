@@ -38,7 +38,7 @@ OLD_PROCESSOR = {
 
 
 def on_old_processor(code: str) -> str:
-    """What a process prints whose libraries were told to use AVX2 only."""
+    """What a process prints whose libraries use AVX2 only."""
     environment = {**os.environ, **OLD_PROCESSOR, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -76,10 +76,10 @@ def test_slow_bfloat16_is_kept_with_a_warning(
     monkeypatch.setattr(device, "has_fast_bfloat16", lambda _: fast)
     assert (slow_dtype_warning(torch.bfloat16, CPU) is None) == fast
     assert slow_dtype_warning(torch.float32, CPU) is None
-    told: list[object] = []
-    fit(dtype="bfloat16", steps=2, name="narrow", listen=told.append)
-    resume("narrow", steps=3, listen=told.append)
-    warnings = [event for event in told if isinstance(event, Notice) and "bfloat16" in event.text]
+    said: list[object] = []
+    fit(dtype="bfloat16", steps=2, name="narrow", listen=said.append)
+    resume("narrow", steps=3, listen=said.append)
+    warnings = [event for event in said if isinstance(event, Notice) and "bfloat16" in event.text]
     assert len(warnings) == (0 if fast else 2)
 
 
@@ -108,7 +108,7 @@ def test_a_device_that_does_not_exist_is_refused(name: str) -> None:
         TrainConfig(device=name)
 
 
-def test_only_pinned_memory_is_copied_while_the_host_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_pinned_memory_is_copied_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, object]] = []
 
     def pin(tensor: torch.Tensor) -> torch.Tensor:

@@ -130,7 +130,7 @@ def result(result: TrainResult, *, json: bool, quiet: bool) -> None:
 
 
 def pieces(text: str, tokenizer: Tokenizer, name: str, *, json: bool) -> None:
-    cut = tokenizer.pieces(text)
+    cut = tokenizer.tokens(text)
     unk_id = tokenizer.unk_id
     if json:
         shown = [{"piece": piece, "id": i, "unknown": i == unk_id} for piece, i in cut]

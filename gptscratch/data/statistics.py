@@ -222,7 +222,7 @@ def _tokens(
         if size <= shown:
             counts = np.bincount(ids)
             best = np.argsort(-counts, kind="stable")[:TOP]
-            top = tuple((tokenizer.piece(int(i)), int(counts[i])) for i in best if counts[i])
+            top = tuple((tokenizer.token_text(int(i)), int(counts[i])) for i in best if counts[i])
         if size >= n_entries:
             break
     return found, top, min(shown, n_entries)

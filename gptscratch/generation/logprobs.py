@@ -57,7 +57,7 @@ class LogprobRecorder:
         self._best = list(zip(ids.tolist(), values.tolist(), strict=True))
 
     def token(self, row: int, token_id: int) -> GeneratedToken:
-        spell = self.tokenizer.piece
+        spell = self.tokenizer.token_text
         best = tuple(Candidate(i, spell(i), value) for i, value in zip(*self._best[row], strict=True))
         return GeneratedToken(token_id, spell(token_id), float(self._logprobs[row, token_id]), best=best)
 

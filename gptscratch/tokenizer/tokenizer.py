@@ -23,7 +23,7 @@ from gptscratch.tokenizer.bulk import CANNOT_ENCODE, Encode, Ids, bulk_encoder
 from gptscratch.tokenizer.load import library_errors, load_library_tokenizer
 from gptscratch.tokenizer.train import END_OF_TEXT, UNKNOWN, build_tokenizer, byte_values
 
-# What the makers of published tokenizers call the end of a document, ours first.
+# What published tokenizers call the end of a document, after the name used here.
 _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
 
 
@@ -79,7 +79,7 @@ class Tokenizer:
 
     @property
     def hash(self) -> str:
-        """Of all that decides about ids and text."""
+        """A hash of all that decides about ids and text."""
         return hashlib.blake2b(self.library.to_str().encode(), digest_size=16).hexdigest()
 
     def encode(self, text: str, *, specials: bool = False) -> list[int]:
@@ -133,7 +133,7 @@ class Tokenizer:
         return sum(len(part.encode()) for part in self._unknown_parts(text))
 
     def token_bytes(self) -> NDArray[np.int64]:
-        """How many bytes of UTF-8 each token stands for, 0 for special and unknown ones: (vocab_size,)."""
+        """How many bytes of UTF-8 each token represents, 0 for special and unknown ones: (vocab_size,)."""
         found = np.zeros(self.vocab_size, np.int64)
         for token, token_id in self.library.get_vocab(with_added_tokens=True).items():
             if token in self._special or token_id == self.unk_id:
@@ -146,11 +146,11 @@ class Tokenizer:
                 found[token_id] = len(self.decode([token_id]).encode())
         return found
 
-    def pieces(self, text: str) -> list[tuple[str, int]]:
-        """(token, id) of a text, to be shown; a token that is part of a character shows its bytes."""
+    def tokens(self, text: str) -> list[tuple[str, int]]:
+        """(text, id) of each token of a text; one that is part of a character is shown by its bytes."""
         spans = self.spans(text)
         if self._byte_level:
-            return [(self.piece(i), i) for i, _, _ in spans]
+            return [(self.token_text(i), i) for i, _, _ in spans]
         return [(text[start:end], i) for i, start, end in spans]
 
     def spans(self, text: str) -> list[tuple[int, int, int]]:
@@ -165,7 +165,7 @@ class Tokenizer:
             encoding = self.library.encode(text, add_special_tokens=False)
         return [(i, *offsets) for i, offsets in zip(encoding.ids, encoding.offsets, strict=True)]
 
-    def piece(self, token_id: int) -> str:
+    def token_text(self, token_id: int) -> str:
         """One token as the vocabulary has it; bytes that do not form a character as ``\\x..``."""
         token = self.library.id_to_token(token_id) or ""
         values = byte_values()

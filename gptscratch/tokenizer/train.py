@@ -80,7 +80,7 @@ def sample_limit(text: Iterable[str]) -> int:
 
 
 def bpe_seconds(head: Sequence[str], n_characters: int, vocab_size: int) -> float:
-    """About how long training a BPE of this size on so many characters of text like ``head`` takes.
+    """About how long training a BPE of this size on ``n_characters`` of text like ``head`` takes.
 
     A small one is trained and timed; the time grows more slowly than the text, since words repeat.
     """
@@ -134,7 +134,7 @@ def build_tokenizer(
 
 @cache
 def byte_values() -> dict[str, int]:
-    """The byte that each letter of a byte-level vocabulary stands for, in order (GPT-2's encoder.py)."""
+    """The byte that each letter of a byte-level vocabulary represents, in order (GPT-2's encoder.py)."""
     shown = {*range(33, 127), *range(161, 173), *range(174, 256)}
     hidden = iter(range(256, 512))
     return {chr(byte) if byte in shown else chr(next(hidden)): byte for byte in range(256)}

@@ -55,7 +55,7 @@ def test_the_best_are_the_likeliest_in_their_order(tale: Path) -> None:
         logprobs = gpt.model(torch.tensor([gpt.prompt_ids("the")]))[0, -1].log_softmax(-1)
     assert [c.id for c in token.best] == logprobs.topk(3).indices.tolist()
     assert [c.logprob for c in token.best] == pytest.approx(logprobs.topk(3).values.tolist(), abs=1e-4)
-    assert [c.token for c in token.best] == [gpt.tokenizer.piece(c.id) for c in token.best]
+    assert [c.token for c in token.best] == [gpt.tokenizer.token_text(c.id) for c in token.best]
     (token,) = gpt.tokens("the", SampleConfig(max_tokens=1, seed=0), n_best=10_000)
     assert len(token.best) == gpt.tokenizer.vocab_size
 
@@ -90,7 +90,7 @@ def test_a_token_that_is_no_character_shows_its_bytes(reciter: Reciter) -> None:
     tokens = list(gpt.tokens("a", SampleConfig(max_tokens=9, temperature=0), n_best=1))
     assert [token.token for token in tokens] == ["\\xf0", "\\x9f", "\\xa6", "\\x8a", "b"]
     assert [token.text for token in tokens] == ["", "", "", "🦊", "b"]
-    assert gpt.tokenizer.piece(gpt.end_of_text or 0) == "<|endoftext|>"
+    assert gpt.tokenizer.token_text(gpt.end_of_text or 0) == "<|endoftext|>"
 
 
 def test_tokens_of_one_character_are_one_piece_with_all_their_bits() -> None:

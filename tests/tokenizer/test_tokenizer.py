@@ -207,9 +207,9 @@ def test_unknown_names_what_the_vocabulary_lacks() -> None:
     assert made("byte").unknown("whatever ✈") == []
 
 
-def test_pieces_show_bytes_of_split_characters() -> None:
-    assert made("byte").pieces("aé") == [("a", 97), ("\\xc3", 0xC3), ("\\xa9", 0xA9)]
-    assert made("char", "ab").pieces("ax") == [("a", 0), ("x", 3)]
+def test_tokens_show_bytes_of_split_characters() -> None:
+    assert made("byte").tokens("aé") == [("a", 97), ("\\xc3", 0xC3), ("\\xa9", 0xA9)]
+    assert made("char", "ab").tokens("ax") == [("a", 0), ("x", 3)]
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_text_that_a_tokenizer_of_others_cannot_encode_is_a_clear_error(
 
 def test_bytes_that_a_terminal_could_not_read_are_a_clear_error() -> None:
     with pytest.raises(TokenizerError, match="bytes that are not text"):
-        made("bpe").pieces("a\udcff")
+        made("bpe").tokens("a\udcff")
 
 
 def test_a_panic_of_the_library_is_a_clear_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

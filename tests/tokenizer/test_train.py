@@ -16,7 +16,7 @@ from gptscratch.tokenizer.train import (
     without_long_runs,
 )
 
-ENGLISH = "Nobody minded that the cat sat on the mat. " * 50
+ENGLISH = "Everyone saw that the cat sat on the mat. " * 50
 
 
 def test_choice_follows_size_and_alphabet() -> None:

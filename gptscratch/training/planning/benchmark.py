@@ -19,7 +19,7 @@ from gptscratch.training.optimizer import make_optimizer
 from gptscratch.training.step import Worker, apply_gradients, take_step
 
 MEASURING = 0.01  # of the run's time goes into measuring a plan ...
-LEAST, MOST = 0.3, 3.0  # ... or so many seconds
+LEAST, MOST = 0.3, 3.0  # ... or this many seconds
 _STEPS = 4  # that are timed at most; the first one does not count, and one more is always made
 _LEAST_SHARE = 0.1  # of a step is its sequences' work, even if noise leaves nothing next to the update
 

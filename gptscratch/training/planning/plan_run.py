@@ -83,7 +83,7 @@ def plan_run(
 
 
 def tokens_per_row(prepared: Prepared, documents: str) -> Callable[[int], float]:
-    """How many tokens a row holds on average, as a function of the context length.
+    """The mean number of tokens in a row, as a function of the context length.
 
     Raises:
         ConfigError: the documents of a row are to be separated, and the tokens do not show where they end.

@@ -22,7 +22,7 @@ BATCH = RunConfig().with_settings(
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_one_sequence_tells_how_long_a_whole_batch_takes(optimizer: str) -> None:
+def test_one_sequence_shows_how_long_a_whole_batch_takes(optimizer: str) -> None:
     config = BATCH.with_settings({"optimizer": optimizer})
     whole = step_seconds(config, 32, CPU, torch.float32, limit=0.3)
     one = step_seconds(config, 1, CPU, torch.float32, limit=0.3)

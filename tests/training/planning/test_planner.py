@@ -33,7 +33,7 @@ def blocks(found: Plan) -> int:
     return sizing.count_parameters(found.config.model).non_embedding
 
 
-def test_without_a_horizon_five_minutes_are_planned() -> None:
+def test_without_a_training_length_five_minutes_are_planned() -> None:
     assert plan().config.train.minutes == 5
     assert plan().seconds == 300
 
@@ -60,8 +60,8 @@ def test_the_tokens_to_come_fit_into_the_time() -> None:
 
 
 def test_a_step_that_does_not_fit_into_memory_is_made_in_even_passes() -> None:
-    wide = {"n_layer": 12, "d_model": 768, "n_head": 12, "context_length": 1024, "steps": 100}
-    found = plan(dataclasses.replace(LAPTOP, vocab_size=50_000), batch_size=23, **wide)
+    shape = {"n_layer": 12, "d_model": 768, "n_head": 12, "context_length": 1024, "steps": 100}
+    found = plan(dataclasses.replace(LAPTOP, vocab_size=50_000), batch_size=23, **shape)
     at_once = found.config.train.micro_batch_size
     assert 1 < at_once < 23
     activations = [
@@ -94,20 +94,20 @@ def test_scoring_takes_a_small_part_of_ten_minutes(val_tokens: int) -> None:
 
 
 @pytest.mark.parametrize("length", [{"steps": 50}, {"epochs": 0.1}, {"tokens": 100_000}])
-def test_all_that_is_held_back_of_a_small_corpus_is_scored_where_no_time_is_given(
+def test_the_validation_set_of_a_small_corpus_is_scored_whole_where_no_time_is_given(
     length: dict[str, Any],
 ) -> None:
     assert plan(**length).config.train.final_eval_tokens == LAPTOP.val_tokens
 
 
-def test_steps_on_a_large_corpus_do_not_score_all_that_is_held_back() -> None:
+def test_steps_on_a_large_corpus_do_not_score_all_of_the_validation_set() -> None:
     large = dataclasses.replace(LAPTOP, train_tokens=22_500_000_000, val_tokens=2_500_000_000)
     assert plan(large, steps=500).config.train.final_eval_tokens == 250_000
     long = plan(large, steps=100_000)
     assert 250_000 < long.config.train.final_eval_tokens < 0.05 * long.tokens
 
 
-def test_a_small_corpus_ends_early_and_says_so() -> None:
+def test_a_small_corpus_ends_early_with_a_notice() -> None:
     found = plan(SMALL, minutes=10)
     assert found.config.train.minutes == 10
     assert found.config.train.max_steps == found.steps
@@ -263,7 +263,7 @@ def test_a_small_corpus_has_its_useful_steps_also_after_a_slow_start() -> None:
         ({"learning_rate": 0.0}, "learning rate is 0"),
     ],
 )
-def test_what_was_given_and_cannot_be_had_is_told(given: dict[str, Any], said: str) -> None:
+def test_what_was_given_and_is_not_possible_gives_a_notice(given: dict[str, Any], said: str) -> None:
     length = {} if "steps" in given else {"minutes": 1}
     assert any(said in notice for notice in plan(**length, **given).notices)
 
@@ -288,7 +288,7 @@ def test_a_validation_text_of_three_tokens_does_not_decide_the_context() -> None
         plan(dataclasses.replace(LAPTOP, val_tokens=3))
 
 
-def test_less_than_a_tenth_for_validation_is_told() -> None:
+def test_less_than_a_tenth_for_validation_gives_a_notice() -> None:
     large = dataclasses.replace(LAPTOP, train_bytes=10**9, val_bytes=20_000_000)
     assert any("20 MB of the 1,020 MB" in notice for notice in plan(large).notices)
 
