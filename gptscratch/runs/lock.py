@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from gptscratch.errors import CheckpointError, disk_errors
 
-LOCK = ".lock"  # in the run's folder; it names the process and the machine that hold it
+LOCK = ".lock"  # in the run's folder; it holds the number of the process
 
 
 class RunBusyError(CheckpointError):
@@ -33,23 +32,25 @@ def held(run: Path) -> Iterator[None]:
     existed = run.is_dir()
     with disk_errors(f"making the run's folder {run}"):
         run.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(str(run / LOCK), timeout=0)
+    file = run / LOCK
+    lock = FileLock(str(file), timeout=0)
     try:
         lock.acquire()
+        with contextlib.suppress(OSError):
+            file.write_text(str(os.getpid()), encoding="ascii")
     except Timeout:
         raise RunBusyError(
-            f"{run.name} is being trained by {_holder(run)}.",
+            f"{run.name} is being trained by {_holder(file)}.",
             "Wait until it has ended, or stop it; Ctrl-C saves it first.",
         ) from None
     except (OSError, NotImplementedError):
         pass  # the file system has no locks
     try:
-        _write_holder(run)
         yield
     finally:
         if is_unused(run):
             with contextlib.suppress(OSError):
-                (run / LOCK).unlink()
+                file.unlink()
                 if not existed:
                     run.rmdir()
         lock.release()
@@ -65,18 +66,8 @@ def is_unused(run: Path) -> bool:
     )
 
 
-def _write_holder(run: Path) -> None:
-    with contextlib.suppress(OSError):
-        descriptor = os.open(run / LOCK, os.O_WRONLY | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0))
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(f"{os.getpid()} {platform.node()}")
-
-
-def _holder(run: Path) -> str:
+def _holder(file: Path) -> str:
     try:
-        number, _, machine = (run / LOCK).read_text(encoding="utf-8").partition(" ")
+        return f"process {int(file.read_text(encoding='ascii'))}"
     except (OSError, ValueError):  # Windows keeps other processes from reading a locked file
-        number = machine = ""
-    if not number.isdecimal():
         return "another process"
-    return f"process {number}" + (f" on {machine}" if machine != platform.node() else "")
