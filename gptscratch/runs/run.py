@@ -17,7 +17,7 @@ from typing import Any
 
 import gptscratch
 from gptscratch import paths
-from gptscratch.config import RunConfig, qualified, read_json
+from gptscratch.config import LENGTHS, RunConfig, qualified, read_json
 from gptscratch.config.checks import require
 from gptscratch.data.sources import split_weights
 from gptscratch.errors import CheckpointError, ConfigError, RunError, disk_errors
@@ -26,7 +26,6 @@ from gptscratch.runs.lock import LOCK, RunBusyError, held, is_unused
 from gptscratch.tokenizer import Tokenizer
 
 FORMAT = 2  # of config.json and state.json; 1 had other names of settings and another order of batches
-LENGTHS = ("steps", "epochs", "tokens", "minutes", "max_steps")  # settings of how long a run trains
 _KEPT = ("train.optimizer", "train.documents")  # settings of training that a resume cannot change
 _LARGEST = 1 << 24  # bytes of a config.json or state.json
 _AT_LEAST_1 = ("batch_size", "micro_batch_size", "log_interval", "eval_interval", "save_interval")
@@ -79,7 +78,7 @@ def require_complete(config: RunConfig) -> None:
     """Raises ConfigError where a setting that training needs is still to be chosen."""
     for name in _AT_LEAST_1:
         require(getattr(config.train, name) >= 1, f"{name} is 0: it must be at least 1.")
-    require(any(getattr(config.train, name) for name in LENGTHS), "the training length is missing.")
+    require(any(getattr(config.train, name.removeprefix("train.")) for name in LENGTHS), "the training length is missing.")
 
 
 @contextlib.contextmanager
@@ -172,8 +171,8 @@ def resume_config(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     changes = qualified(settings)
     fixed = [key for key in changes if not key.startswith("train.") or key in _KEPT]
     require(not fixed, f"A resumed run keeps its {', '.join(fixed)}.", "Start a new run to change it.")
-    lengths = {f"train.{name}": 0 for name in LENGTHS}
-    changed = config.with_settings((lengths if lengths.keys() & changes.keys() else {}) | changes)
+    lengths = dict.fromkeys(LENGTHS, 0) if LENGTHS & changes.keys() else {}
+    changed = config.with_settings(lengths | changes)
     require_complete(changed)
     return changed
 
