@@ -78,7 +78,8 @@ def require_complete(config: RunConfig) -> None:
     """Raises ConfigError where a setting that training needs is still to be chosen."""
     for name in _AT_LEAST_1:
         require(getattr(config.train, name) >= 1, f"{name} is 0: it must be at least 1.")
-    require(any(getattr(config.train, name.removeprefix("train.")) for name in LENGTHS), "the training length is missing.")
+    lengths = [getattr(config.train, name.removeprefix("train.")) for name in LENGTHS]
+    require(any(lengths), "the training length is missing.")
 
 
 @contextlib.contextmanager
