@@ -46,7 +46,7 @@ def plan_lines(plan: Plan, manifest: Manifest) -> list[tuple[str, str]]:
     model, train = plan.config.model, plan.config.train
     tokens = plan.tokens_per_step
     text = size(manifest.train.bytes + manifest.val.bytes)
-    if manifest.by_document:
+    if manifest.split == "documents":
         text += f" in {count(manifest.train.documents + manifest.val.documents)} documents"
     split = f"{count(manifest.train.tokens)} tokens to train, {count(manifest.val.tokens)} to validate"
     shape = f"{some(model.n_layer, 'layer')}, {model.d_model} wide, {some(model.n_head, 'head')}"

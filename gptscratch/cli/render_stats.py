@@ -11,7 +11,7 @@ from gptscratch.cli.render import facts, out, print_json
 from gptscratch.cli.units import size, some
 
 if TYPE_CHECKING:
-    from gptscratch.data.statistics import CorpusStats
+    from gptscratch.data.statistics import CorpusStatistics
     from gptscratch.data.token_files import Removed
 
 _ODD = 8  # kinds of odd characters shown
@@ -20,7 +20,7 @@ _LABEL = 12  # columns
 _SPLITS = {"documents": "chosen by hash", "tail": "the tail of the text", "file": "a corpus of their own"}
 
 
-def corpus(stats: CorpusStats, *, json: bool) -> None:
+def corpus(stats: CorpusStatistics, *, json: bool) -> None:
     if json:
         print_json(stats)
         return
@@ -46,7 +46,7 @@ def _removed(step: Removed) -> str:
     return f"{dropped}{step.changed:,} changed, {some(abs(step.characters), 'character')} {what}"
 
 
-def _rows(stats: CorpusStats) -> list[tuple[str, list[str]]]:
+def _rows(stats: CorpusStatistics) -> list[tuple[str, list[str]]]:
     part = [f"in {stats.sample_share:.0%} of the text"] if stats.sample_share < 1 else []
     words = _filled([f"{stats.words:,}", f"{stats.distinct_words:,} distinct", *part])
     files = [f"{name} {count:,}" for name, count in stats.encodings.items()] if stats.files > 1 else []
@@ -69,7 +69,7 @@ def _rows(stats: CorpusStats) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _documents(stats: CorpusStats) -> list[str]:
+def _documents(stats: CorpusStatistics) -> list[str]:
     if stats.documents == 1:
         return ["1"]
     return _filled(
@@ -77,30 +77,30 @@ def _documents(stats: CorpusStats) -> list[str]:
     )
 
 
-def _duplicates(stats: CorpusStats) -> str:
+def _duplicates(stats: CorpusStatistics) -> str:
     if not stats.duplicate_documents:
         return "none"
     return f"{some(stats.duplicate_documents, 'document')}, {stats.duplicate_share:.2%}: --clean dedup"
 
 
-def _alphabet(stats: CorpusStats) -> list[str]:
+def _alphabet(stats: CorpusStatistics) -> list[str]:
     shares = list(stats.scripts.items())
     shown = [f"{name} {share:.1%}" if share >= 0.001 else f"{name} < 0.1%" for name, share in shares]
     more = [f"{len(shown) - _SCRIPTS:,} more"] if len(shown) > _SCRIPTS else []
     return _filled([f"{stats.distinct_characters:,} characters", *shown[:_SCRIPTS], *more])
 
 
-def _odd(stats: CorpusStats) -> list[str]:
+def _odd(stats: CorpusStatistics) -> list[str]:
     shown = [f"{c.code} {c.name} {c.count:,}" for c in stats.odd_characters[:_ODD]]
     more = len(stats.odd_characters) - len(shown)
     return _filled([*shown, *([f"{more} kinds more"] if more > 0 else [])] or ["none"])
 
 
-def _held_back(stats: CorpusStats) -> list[str]:
+def _held_back(stats: CorpusStatistics) -> list[str]:
     return [some(stats.val_documents, "document")] if stats.val_documents else []
 
 
-def _leakage(stats: CorpusStats) -> list[str]:
+def _leakage(stats: CorpusStatistics) -> list[str]:
     documents = [f"{stats.overlap.documents:.2%} of these documents"] if stats.val_documents else []
     runs = f"{stats.overlap.windows:.2%} of all runs of 13 words stand in the training text"
     return _filled([*documents, runs])

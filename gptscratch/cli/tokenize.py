@@ -62,10 +62,10 @@ def tokenize(
 
     data = RunConfig().with_settings(settings | {"data.corpus": tuple(corpus or ())}).data
     if stats:
-        from gptscratch.data.statistics import corpus_stats
+        from gptscratch.data.statistics import corpus_statistics
 
         with WorkView() as view:
-            found = corpus_stats(data, on_progress=view)
+            found = corpus_statistics(data, on_progress=view)
         render_stats.corpus(found, json=json)
         return
     with WorkView() as view:

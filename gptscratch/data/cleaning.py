@@ -1,6 +1,6 @@
 """Cleaning: named steps over whole documents, each a line of ``STEPS``. What they remove is counted.
 
-A step takes a document's text and gives it back changed, or None to drop it.
+A step takes the text of a document and returns it changed, or None to drop the document.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import html
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any
 
-from gptscratch.data.readers import Piece
+from gptscratch.data.readers import TextChunk
 from gptscratch.data.token_files import Removed
 from gptscratch.errors import MissingExtraError
 
 Step = Callable[[str], str | None]
 
-WHOLE = 16_000_000  # characters: a longer document is cleaned in pieces, and never dropped
-_SHINGLE = 5  # words that near duplicates are compared by
-_ALIKE = 0.8  # Jaccard similarity of near duplicates
+_SHINGLE = 5  # words by which near duplicates are compared
+_SIMILAR = 0.8  # Jaccard similarity of near duplicates
 _HASHES = 128  # of a document's MinHash
 
 _HIDDEN = re.compile(r"<!--.*?-->|<(script|style)\b[^<>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
@@ -31,38 +31,41 @@ _BREAK = re.compile(r"</?(?:br|p|div|li|ul|ol|tr|table|h[1-6]|hr|blockquote)\b[^
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<![a-zA-Z][^<>]*>")
 
 
-def clean(pieces: Iterable[Piece], names: Sequence[str], removed: dict[str, Removed]) -> Iterator[Piece]:
-    """The documents after the steps named, in that order; empty ones go. ``removed`` is filled by name.
+def clean(
+    chunks: Iterable[tuple[int, TextChunk]], names: Sequence[str], removed: dict[str, Removed], whole: int
+) -> Iterator[tuple[int, TextChunk]]:
+    """The documents after the named steps, in their order; empty ones are left out.
+
+    Args:
+        chunks: (component, chunk) of a corpus.
+        removed: filled with what each step took away.
+        whole: characters; a longer document is cleaned in parts, and never dropped.
 
     Raises:
         MissingExtraError: a step needs a package that is not installed.
     """
     steps = {name: STEPS[name.partition(":")[0]](name.partition(":")[2]) for name in names}
-    for name in names:
-        removed[name] = Removed(step=name)
+    removed.update({name: Removed(step=name) for name in names})
     parts: list[str] = []
     size = 0
-    whole = True
-    for piece in pieces:
-        parts.append(piece.text)
-        size += len(piece.text)
-        if not piece.ends and size <= WHOLE:
+    begins = True  # the parts begin a document
+    for component, chunk in chunks:
+        parts.append(chunk.text)
+        size += len(chunk.text)
+        if not chunk.ends_document and size <= whole:
             continue
-        begun = not whole
-        whole = whole and piece.ends
         before = "".join(parts)
-        text = _cleaned(before, steps, removed, whole)
-        if begun and before[:1].isspace() and not text[:1].isspace():
-            text = before[0] + text  # between two pieces of a document, where no step may join words
-        parts, size = [], 0
-        if text.strip() or not whole:
-            yield Piece(text, piece.ends)
-        whole = piece.ends
+        text = _cleaned(before, steps, removed, droppable=begins and chunk.ends_document)
+        if not begins and before[:1].isspace() and not text[:1].isspace():
+            text = before[0] + text  # between two parts of a document no step may join words
+        if text.strip() or not (begins and chunk.ends_document):
+            yield component, TextChunk(text, chunk.ends_document)
+        parts, size, begins = [], 0, chunk.ends_document
 
 
-def _cleaned(text: str, steps: dict[str, Step], removed: dict[str, Removed], whole: bool) -> str:
+def _cleaned(text: str, steps: dict[str, Step], removed: dict[str, Removed], *, droppable: bool) -> str:
     for name, step in steps.items():
-        if not whole and name.partition(":")[0] in DROPPING:
+        if not droppable and name.partition(":")[0] in DROPPING:
             continue
         after = step(text)
         before = removed[name]
@@ -127,7 +130,7 @@ def _near_duplicates() -> Step:
         datasketch = import_module("datasketch")
     except ImportError:
         raise MissingExtraError("datasketch", "clean") from None
-    index = datasketch.MinHashLSH(threshold=_ALIKE, num_perm=_HASHES)
+    index = datasketch.MinHashLSH(threshold=_SIMILAR, num_perm=_HASHES)
     kept: dict[int, Any] = {}
 
     def step(text: str) -> str | None:
@@ -135,7 +138,7 @@ def _near_duplicates() -> Step:
         shingles = {" ".join(words[i : i + _SHINGLE]) for i in range(max(1, len(words) - _SHINGLE + 1))}
         sketch = datasketch.MinHash(num_perm=_HASHES, seed=1)
         sketch.update_batch([shingle.encode() for shingle in shingles])
-        if any(sketch.jaccard(found) >= _ALIKE for found in map(kept.__getitem__, index.query(sketch))):
+        if any(sketch.jaccard(found) >= _SIMILAR for found in map(kept.__getitem__, index.query(sketch))):
             return None
         index.insert(len(kept), sketch)
         kept[len(kept)] = sketch
@@ -148,15 +151,17 @@ def _longer_than(least: str) -> Step:
     return lambda text: text if len(text) >= int(least) else None
 
 
-STEPS: dict[str, Callable[[str], Step]] = {
-    "html": lambda _: strip_html,
-    "lowercase": lambda _: str.lower,
-    "punctuation": lambda _: strip_punctuation,
-    "nfc": lambda _: lambda text: unicodedata.normalize("NFC", text),
-    "nfkc": lambda _: lambda text: unicodedata.normalize("NFKC", text),
-    "whitespace": lambda _: tidy_space,
-    "dedup": lambda _: _exact_duplicates(),
-    "neardup": lambda _: _near_duplicates(),
-    "min-length": _longer_than,
-}
+STEPS: Mapping[str, Callable[[str], Step]] = MappingProxyType(
+    {
+        "html": lambda _: strip_html,
+        "lowercase": lambda _: str.lower,
+        "punctuation": lambda _: strip_punctuation,
+        "nfc": lambda _: lambda text: unicodedata.normalize("NFC", text),
+        "nfkc": lambda _: lambda text: unicodedata.normalize("NFKC", text),
+        "whitespace": lambda _: tidy_space,
+        "dedup": lambda _: _exact_duplicates(),
+        "neardup": lambda _: _near_duplicates(),
+        "min-length": _longer_than,
+    }
+)
 DROPPING = ("dedup", "neardup", "min-length")

@@ -1,280 +1,277 @@
-"""A corpus as a stream of documents, read twice: once to know it, once to turn it into tokens.
+"""A corpus as a stream of documents, and what the first pass over it finds.
 
-Memory stays bounded whatever the size: a small corpus is kept between the passes, a large one read anew.
+The first pass keeps an evenly spread sample. A corpus that is not larger than the sample is read only once.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
 import os
-from array import array
+import time
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from gptscratch.config import DataConfig
-from gptscratch.data.characters import Alphabet
 from gptscratch.data.cleaning import clean
-from gptscratch.data.digest import Digest
 from gptscratch.data.encoding import NotTextError
-from gptscratch.data.readers import Piece, Tally, read_pieces
-from gptscratch.data.sources import (
-    Progress,
-    Source,
-    UnreadableError,
-    VanishedError,
-    find_sources,
-    split_weights,
-)
-from gptscratch.data.split import (
-    VAL_FRACTION,
-    Section,
-    Side,
-    Sides,
-    by_document,
-    by_tail,
-    chosen_fraction,
-)
+from gptscratch.data.readers import ReadCounts, Reading, Sizes, TextChunk, read_documents
+from gptscratch.data.sources import Progress, Source, UnreadableError, find_sources, split_weights
+from gptscratch.data.split import DocumentSizes, SplitPlan, hash_of, plan_split, split_chunks
 from gptscratch.data.token_files import Removed
 from gptscratch.errors import CorpusError
 
-_KEPT = 16_000_000  # characters that are kept in memory between the passes
-_GONE = (-1, -1)  # the stamp of a file that is no more
+_RECENT = 2.0  # seconds: a file that is this new may change again without another time
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scan:
+class CorpusSummary:
     """What the first pass found."""
 
     files: int
-    skipped: int  # files of folders that are not text, may not be read, or vanished before they were read
+    skipped: int  # files of folders that are not text, may not be read, or are gone
     documents: int
     characters: int
     bytes: int  # of the text in UTF-8
     hash: str  # of the text and the borders between documents
     alphabet: str  # the distinct characters, sorted
-    by_document: bool  # whole documents are held back; else the tail of the text
-    salt: int  # of the hash that decides a document's side
-    sections: tuple[
-        Section, ...
-    ]  # of each weighted corpus, or one: whose tail is held back if not by document
-    val_fraction: float = VAL_FRACTION  # of the documents or of each section, held back
-    replaced: int = 0  # bytes that the encoding does not know, read as U+FFFD by request
-    removed: tuple[Removed, ...] = ()  # by each step of cleaning, in their order
-    encodings: tuple[tuple[str, int], ...] = ()  # files by their encoding, most frequent first
+    split: SplitPlan
+    replaced: int  # characters U+FFFD in files that were read with errors="replace"
+    removed: tuple[Removed, ...]  # by each cleaning step, in order
+    encodings: dict[str, int]  # files by encoding, most frequent first
 
 
 class Corpus:
-    """The text that a ``DataConfig`` names."""
+    """The text that a ``DataConfig`` names: a component for each weighted corpus, or one; then validation."""
 
-    def __init__(self, config: DataConfig, on_progress: Progress | None = None) -> None:
-        """Finds the files; reads nothing but stdin and pipes, which are copied to the disk.
+    def __init__(
+        self, config: DataConfig, on_progress: Progress | None = None, sizes: Sizes | None = None
+    ) -> None:
+        """Finds the files. Only stdin and pipes are read: they are copied.
 
         Raises:
             CorpusError: something named does not exist.
         """
         self.config = config
+        self.sizes = sizes or Sizes()
         self.names, self.weights = split_weights(config.corpus)
         self.sources: list[Source] = []
-        self._ends: list[int] = []  # sources before the end of each weighted corpus, or of all together
-        for names in [(name,) for name in self.names] if self.weights else [self.names]:
+        self._ends: list[int] = []  # the sources of component n end before self._ends[n]
+        parts = [(name,) for name in self.names] if self.weights else [self.names]
+        for names in [*parts, (config.val_file,)] if config.val_file else parts:
             self.sources += find_sources(config, names, on_progress)
             self._ends.append(len(self.sources))
-        if config.val_file:
-            self.sources += find_sources(config, (config.val_file,), on_progress)
-        self.skipped = 0
-        self._tally = Tally()
-        self._removed: dict[str, Removed] = {}
-        self._part = 0  # which of self._ends the file being read belongs to; past them: validation
-        self._kept: list[Piece] | None = None
-        self._stamps = self._read_stamps()
-        self.total_bytes = sum(max(0, size) for size in self._stamps[::2])
+        self.total_bytes = sum(source.size_and_time()[0] for source in self.sources)
 
     def __enter__(self) -> Corpus:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Gives up the copies of streams."""
+        """Deletes the copies of streams."""
         for source in self.sources:
-            if source.spooled is not None:
-                source.spooled.close()
-
-    @property
-    def newest_change(self) -> float:
-        """Seconds since the epoch; infinite where a part of the corpus is no file."""
-        if any(source.spooled is not None for source in self.sources):
-            return float("inf")
-        return max(self._stamps[1::2], default=0) / 1e9
-
-    def stamps_key(self) -> str:
-        """Of the files' names, sizes and times: no file is opened for it."""
-        digest = hashlib.blake2b(self._stamps.tobytes(), digest_size=16)
-        here = str(Path.cwd())
-        for source in self.sources:
-            digest.update(os.path.join(here, source.name).encode(errors="surrogateescape") + b"\0")  # noqa: PTH118
-        return digest.hexdigest()
-
-    def reading_key(self) -> str:
-        """Of the names that were given and how they are read: the same when the files have changed."""
-        how = dataclasses.asdict(self.config)
-        for name in ("tokenizer", "vocab_size", "lowercase", "min_frequency"):
-            del how[name]
-        return hashlib.blake2b(json.dumps([str(Path.cwd()), how]).encode(), digest_size=12).hexdigest()
+            if source.copy is not None:
+                source.copy.close()
 
     def fingerprint(self) -> str:
-        """Of the files, how they are read and how they become tokens."""
-        how = {**dataclasses.asdict(self.config), "corpus": self.stamps_key(), "weights": self.weights}
-        return hashlib.blake2b(json.dumps(how).encode(), digest_size=16).hexdigest()
+        """Identifies the files: small ones and streams by content, others by name, size and time."""
+        digest = hashlib.blake2b(repr(self._ends).encode(), digest_size=16)
+        for source in self.sources:
+            size, changed = source.size_and_time()
+            digest.update(f"\0{source.format}\0{size}\0".encode())
+            if source.copy is not None or self.total_bytes < self.sizes.small:
+                for block in _raw_blocks(source):
+                    digest.update(block)
+                continue
+            digest.update(os.path.abspath(source.name).encode(errors="surrogateescape"))  # noqa: PTH100
+            now = time.time_ns()
+            digest.update(f"\0{changed if now - changed > 1e9 * _RECENT else now}".encode())
+        return digest.hexdigest()
 
-    def _read_stamps(self) -> array[int]:
-        """Two numbers for each source, one behind the other: of millions, objects would fill the memory."""
-        return array("q", (number for source in self.sources for number in source.stamp()))
-
-    def pieces(
-        self, on_progress: Progress | None = None, stage: str = "reading", *, again: bool = False
-    ) -> Iterator[Piece]:
-        """Every document in pieces, in order, cleaned; those of the validation corpus come last.
-
-        ``again``: the files must be what they were when they were first read.
+    def chunks(
+        self, counts: ReadCounts, on_progress: Progress | None = None, stage: str = "reading"
+    ) -> Iterator[tuple[int, TextChunk]]:
+        """(component, chunk) of every document in order, cleaned. ``counts`` is complete at the end.
 
         Raises:
-            CorpusError: text that cannot be read, or a file that changed.
-            VanishedError: a file of a folder that was there is gone.
-            MissingExtraError: a file or a step of cleaning needs a package that is not installed.
+            CorpusError: text that cannot be read.
+            MissingExtraError: a file or a cleaning step needs a package that is not installed.
         """
-        pieces = self._pieces(on_progress, stage, again)
-        return clean(pieces, self.config.clean, self._removed) if self.config.clean else pieces
+        chunks = self._read(counts, on_progress, stage)
+        steps = self.config.clean
+        return clean(chunks, steps, counts.removed, self.sizes.whole) if steps else chunks
 
-    def _pieces(self, on_progress: Progress | None, stage: str, again: bool) -> Iterator[Piece]:
-        done, total = 0, self.total_bytes
-        self.skipped = 0
-        self._tally = Tally()
-
-        def on_bytes(position: int) -> None:
-            if on_progress:
-                on_progress(stage, min(done + position, total), total)
-
+    def _read(
+        self, counts: ReadCounts, on_progress: Progress | None, stage: str
+    ) -> Iterator[tuple[int, TextChunk]]:
+        done = 0
         for number, source in enumerate(self.sources):
-            self._part = sum(number >= end for end in self._ends)
-            expected = tuple(self._stamps[2 * number : 2 * number + 2])
+            component, before = bisect_right(self._ends, number), done
+
+            def on_bytes(position: int, before: int = before) -> None:
+                if on_progress:
+                    on_progress(stage, min(before + position, self.total_bytes), self.total_bytes)
+
             try:
-                if again and source.stamp() not in (expected, _GONE):
-                    raise _changed()
-                yield from read_pieces(source, self.config, on_bytes, self._tally)
+                for chunk in read_documents(Reading(source, self.config, counts, on_bytes, self.sizes)):
+                    yield component, chunk
             except (NotTextError, UnreadableError):
                 if source.named:
                     raise
-                self.skipped += 1
-            except VanishedError:
-                self._stamps[2 * number : 2 * number + 2] = array("q", _GONE)
-                if again and expected != _GONE:
-                    raise
-                self.skipped += 1
-            done += max(0, expected[0])
-
-    def scan(self, on_progress: Progress | None = None) -> Scan:
-        """The first pass: counts, hash, alphabet, and how the corpus is split.
-
-        Raises:
-            CorpusError: the corpus is empty or cannot be read.
-        """
-        digest = Digest()
-        letters = Alphabet()
-        given = self.config.val_fraction
-        sides = Sides(VAL_FRACTION if given < 0 else given)
-        kept: list[Piece] | None = []
-        characters = n_bytes = 0
-        lengths = [0] * (len(self._ends) + 1)
-        for piece in self.pieces(on_progress):
-            data = piece.text.encode()
-            digest.update(data)
-            if piece.ends:
-                digest.update(b"\xff")  # occurs in no UTF-8 text
-            characters += len(piece.text)
-            lengths[self._part] += len(piece.text)
-            n_bytes += len(data)
-            letters.add(data)
-            sides.add(piece)
-            if kept is not None:
-                kept.append(piece)
-                kept = kept if characters <= _KEPT else None
-        self._require_text(lengths)
-        self._kept = kept
-        val_fraction = chosen_fraction(n_bytes, sides.documents) if given < 0 else given
-        sides.take(val_fraction)
-        return Scan(
-            files=len(self.sources) - self.skipped,
-            skipped=self.skipped,
-            documents=sides.documents,
-            characters=characters,
-            bytes=n_bytes,
-            hash=digest.hexdigest(),
-            alphabet=letters.sorted(),
-            by_document=not self.config.val_file and sides.by_document(),
-            salt=sides.salt(),
-            sections=self._sections(lengths, val_fraction),
-            val_fraction=val_fraction,
-            replaced=self._tally.replaced,
-            removed=tuple(self._removed.values()),
-            encodings=tuple(self._tally.encodings.most_common()),
-        )
-
-    def _sections(self, lengths: list[int], val_fraction: float) -> tuple[Section, ...]:
-        *own, validation = lengths
-        found, start = [], 0
-        for length in own:
-            cut = int(length * (1 - val_fraction))
-            train = length if self.config.val_file else min(max(cut, 1), max(length - 1, 1))
-            found.append(Section(start + train, start + length))
-            start += length
-        if validation:
-            found[-1] = Section(found[-1].train_end, start + validation)
-        return tuple(found)
-
-    def _require_text(self, lengths: list[int]) -> None:
-        for number, length in enumerate(lengths[:-1]):
-            if length:
-                continue
-            names = self.names[number] if self.weights else ", ".join(self.names) or "the standard library"
-            skipped = f" ({self.skipped:,} files passed over)" if self.skipped else ""
-            left = " that the cleaning leaves" if self.config.clean else ""
-            raise CorpusError(f"the corpus is empty: there is no text{left} in {names}{skipped}.")
-        if self.config.val_file and not lengths[-1]:
-            raise CorpusError(f"the validation corpus is empty: there is no text in {self.config.val_file}.")
-
-    def sided_pieces(
-        self, scan: Scan, on_progress: Progress | None = None, stage: str = "reading"
-    ) -> Iterator[tuple[Side, Piece]]:
-        """The second pass: every piece with the side it is on. The text is ``scan``'s.
-
-        Raises:
-            CorpusError: a file changed between the passes.
-        """
-        pieces = self._kept if self._kept is not None else self.pieces(on_progress, stage, again=True)
-        if scan.by_document:
-            yield from by_document(pieces, scan.salt, scan.val_fraction)
-        else:
-            yield from by_tail(pieces, scan.sections)
-        self._require_unchanged()
-
-    def _require_unchanged(self) -> None:
-        """A file of a folder may vanish once it is read."""
-        now = self._read_stamps()
-        if now == self._stamps:
-            return
-        for number, source in enumerate(self.sources):
-            here = slice(2 * number, 2 * number + 2)
-            gone = tuple(now[here]) == _GONE and not source.named
-            if now[here] != self._stamps[here] and not gone:
-                raise _changed()
-
-    def training_texts(self, scan: Scan, on_progress: Progress | None = None) -> Iterator[str]:
-        """The text of the training side, in pieces: what a tokenizer may learn from."""
-        sided = self.sided_pieces(scan, on_progress, "training tokenizer")
-        return (piece.text for side, piece in sided if side == "train")
+                counts.skipped += 1
+            done += source.size_and_time()[0]
 
 
-def _changed() -> CorpusError:
-    return CorpusError("the corpus changed while it was being read.", "Run the command again.")
+class Sampled(NamedTuple):
+    """A chunk of the sample, with what decides its side of the split."""
+
+    component: int
+    position: int  # of its first character in the component
+    document_hash: int
+    chunk: TextChunk
+
+
+class Sample:
+    """Every n-th chunk of a corpus, of at most ``limit`` characters; n doubles when the sample is full."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._stride = 1
+        self._seen = self._size = 0
+        self._kept: list[Sampled] = []
+
+    def add(self, chunk: Sampled) -> None:
+        if self._seen % self._stride == 0:
+            self._kept.append(chunk)
+            self._size += len(chunk.chunk.text)
+        self._seen += 1
+        while self._size > self._limit and len(self._kept) > 1:
+            self._stride *= 2
+            self._kept = self._kept[::2]
+            self._size = sum(len(kept.chunk.text) for kept in self._kept)
+
+    @property
+    def chunks(self) -> list[tuple[int, TextChunk]] | None:
+        """The whole corpus, or None where it is larger than the sample."""
+        return [(kept.component, kept.chunk) for kept in self._kept] if self._stride == 1 else None
+
+    def texts(self, split: SplitPlan) -> dict[str, list[str]]:
+        """The "train" and "val" text in the sample. A chunk of both is divided, in a part of a corpus val."""
+        found: dict[str, list[str]] = {"train": [], "val": []}
+        if self.chunks is not None:
+            for side, _, chunk in split_chunks(self.chunks, split):
+                found[side].append(chunk.text)
+            return found
+        for component, position, document_hash, (text, _) in self._kept:
+            found[split.side(component, position + len(text) - 1, document_hash)].append(text)
+        return found
+
+
+def survey(corpus: Corpus, on_progress: Progress | None = None) -> tuple[CorpusSummary, Sample]:
+    """The first pass: counts, hash, alphabet, how the corpus is split, and a sample of its chunks.
+
+    Raises:
+        CorpusError: the corpus is empty or cannot be read.
+    """
+    config = corpus.config
+    counts, sample, documents = ReadCounts(), Sample(corpus.sizes.sample), DocumentSizes()
+    text_hash, alphabet = TextHash(), _Alphabet()
+    lengths = [0] * (len(corpus.weights or (1,)) + bool(corpus.config.val_file))
+    n_bytes = document_hash = document_size = 0
+    begins = True  # the next chunk begins a document
+    for component, chunk in corpus.chunks(counts, on_progress):
+        if begins:
+            document_hash = hash_of(chunk)
+        data = text_hash.add(chunk)
+        alphabet.add(data)
+        sample.add(Sampled(component, lengths[component], document_hash, chunk))
+        lengths[component] += len(chunk.text)
+        document_size += len(chunk.text)
+        n_bytes += len(data)
+        if chunk.ends_document:
+            documents.add(document_hash, document_size)
+            document_size = 0
+        begins = chunk.ends_document
+    _require_text(corpus, counts, lengths)
+    summary = CorpusSummary(
+        files=len(corpus.sources) - counts.skipped,
+        skipped=counts.skipped,
+        documents=documents.count,
+        characters=sum(lengths),
+        bytes=n_bytes,
+        hash=text_hash.hexdigest(),
+        alphabet=alphabet.sorted(),
+        split=plan_split(documents, lengths, config.val_fraction, n_bytes, val_file=bool(config.val_file)),
+        replaced=counts.replaced,
+        removed=tuple(counts.removed.values()),
+        encodings=dict(counts.encodings.most_common()),
+    )
+    return summary, sample
+
+
+class TextHash:
+    """The hash of a text and of the borders between its documents."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.blake2b(digest_size=16)
+
+    def add(self, chunk: TextChunk) -> bytes:
+        """The chunk in UTF-8."""
+        data = chunk.text.encode()
+        self._digest.update(data)
+        if chunk.ends_document:
+            self._digest.update(b"\xff")  # occurs in no UTF-8 text
+        return data
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+class _Alphabet:
+    """The distinct characters of a stream of text in UTF-8."""
+
+    def __init__(self) -> None:
+        self._known = np.zeros(0x110000, dtype=bool)
+        self._ascii = b""  # those that occurred: they are deleted, and only the rest is decoded
+        self._waiting: list[bytes] = []  # joined, since a corpus may be millions of short texts
+        self._size = 0
+
+    def add(self, data: bytes) -> None:
+        self._waiting.append(data)
+        self._size += len(data)
+        if self._size > 1 << 18:
+            self._flush()
+
+    def sorted(self) -> str:
+        self._flush()
+        return "".join(map(chr, np.flatnonzero(self._known)))
+
+    def _flush(self) -> None:
+        rest = b"".join(self._waiting).translate(None, self._ascii)
+        self._waiting, self._size = [], 0
+        self._known[np.frombuffer(rest.decode().encode("utf-32-le"), np.uint32)] = True
+        self._ascii = bytes(np.flatnonzero(self._known[:128]).tolist())
+
+
+def _raw_blocks(source: Source) -> Iterator[bytes]:
+    try:
+        with source.open() as (file, _):
+            file.seek(0)
+            while block := file.read(1 << 20):
+                yield block
+    except CorpusError:
+        yield b"unreadable"  # reading will tell
+
+
+def _require_text(corpus: Corpus, counts: ReadCounts, lengths: list[int]) -> None:
+    config = corpus.config
+    if config.val_file and not lengths[-1]:
+        raise CorpusError(f"the validation corpus is empty: there is no text in {config.val_file}.")
+    names = corpus.names if corpus.weights else [", ".join(corpus.names) or "the default corpus"]
+    empty = next((name for name, length in zip(names, lengths, strict=False) if not length), None)
+    if empty is not None:
+        skipped = f" ({counts.skipped:,} files skipped)" if counts.skipped else ""
+        left = " left after cleaning" if config.clean else ""
+        raise CorpusError(f"the corpus is empty: there is no text{left} in {empty}{skipped}.")

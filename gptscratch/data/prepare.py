@@ -1,83 +1,145 @@
-"""The job between a corpus and training: scan, make or load the tokenizer, write token files.
+"""The job between a corpus and training: read it, make or load the tokenizer, write token files.
 
-Token files are named by what they come from: asked for again, they are there. A call that was interrupted
-is gone on with by the next one.
+Token files are found again by one key: a hash of the corpus's files and of all settings that decide about
+tokens. They are built in a temporary folder that is renamed; an interrupted call begins again.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
 
 from gptscratch import paths
 from gptscratch.config import DataConfig
-from gptscratch.data.corpus import Corpus, Scan
-from gptscratch.data.existing import (
-    Prepared,
-    as_it_is,
-    find_tokens,
-    require_ours,
-    reused,
-    token_folder,
-    unfinished_tokenizer,
+from gptscratch.data.corpus import Corpus, CorpusSummary, Sample, TextHash, survey
+from gptscratch.data.readers import ReadCounts, Sizes, TextChunk
+from gptscratch.data.sources import Progress
+from gptscratch.data.split import split_chunks
+from gptscratch.data.token_files import (
+    FORMAT,
+    Manifest,
+    Share,
+    Tokens,
+    manifest_json,
+    open_tokens,
+    read_manifest,
 )
-from gptscratch.data.lock import one_at_a_time
-from gptscratch.data.remember import is_settled, is_stamped, remember_scan, remembered_scan
-from gptscratch.data.sources import Progress, split_weights, until_none_vanishes
-from gptscratch.data.token_files import FORMAT, Manifest, open_tokens
-from gptscratch.data.tokens import write_tokens
-from gptscratch.data.writer import LOCK, discard_stale
-from gptscratch.tokenizer import KINDS, MIN_FREQUENCY, Tokenizer, build_tokenizer, choose_tokenizer
-from gptscratch.tokenizer.train import bpe_seconds, bpe_vocab_size, sample_limit
+from gptscratch.data.token_writer import Written, write_tokens
+from gptscratch.errors import CorpusError, UserError, disk_errors
+from gptscratch.files import new_folder
+from gptscratch.tokenizer import KINDS, Tokenizer, build_tokenizer, choose_tokenizer
+from gptscratch.tokenizer.bulk import bulk_encoder
+from gptscratch.tokenizer.train import bpe_seconds, bpe_vocab_size, sample_limit, without_long_runs
 
-__all__ = ["Prepared", "ineffective", "prepare"]
+FILES = (
+    "train.bin",
+    "val.bin",
+    "tokenizer.json",
+    "manifest.json",
+    "train.suffixes",
+)  # the last: memorization
+_LARGE = 4_000_000  # characters, from which on it is announced how long training a BPE takes
+_ABANDONED = 86_400.0  # seconds
+_HEAD = 1_000_000  # characters that are timed for that
 
-_SAID = 4_000_000  # characters, from which on it is said how long a BPE takes to train
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training needs of a corpus."""
+
+    folder: Path
+    tokenizer: Tokenizer
+    tokens: Tokens
+    manifest: Manifest
+    reused: bool  # the token files existed already
 
 
-def prepare(config: DataConfig, *, on_progress: Progress | None = None, out: Path | None = None) -> Prepared:
+def prepare(
+    config: DataConfig,
+    *,
+    on_progress: Progress | None = None,
+    out: Path | None = None,
+    sizes: Sizes | None = None,
+) -> Prepared:
     """Token files for a corpus, in the cache directory or in ``out``.
 
     A folder of token files as the only corpus is used as it is.
 
     Args:
-        on_progress: called with (stage, done, total) in bytes: "reading" of the files, "tokenizing" of the
-            text. A total of 0 means that the stage's end cannot be told.
+        on_progress: called with (stage, done, total) in bytes. A total of 0 means that it is not known.
 
     Raises:
         CorpusError: the corpus is missing, empty or cannot be read, or ``out`` holds something else.
         TokenizerError: the tokenizer is unknown or does not fit.
         RunError: the token files cannot be written.
     """
+    progress = on_progress or _ignore
     loaded = Tokenizer.load(config.tokenizer) if config.tokenizer not in ("", *KINDS) else None
-    folder = token_folder(config)
+    folder = _token_folder(config)
     if folder is not None:
-        return as_it_is(folder, config, loaded, out)
+        return _used_as_it_is(folder, config, loaded, out)
     if out is not None:
-        require_ours(out)
-    with Corpus(config, on_progress) as corpus:
-        return until_none_vanishes(
-            lambda: _prepared(corpus, loaded, on_progress or _ignore, out), on_progress
-        )
+        _require_ours(out)
+    with Corpus(config, progress, sizes) as corpus:
+        key = cache_key(corpus, loaded)
+        folder = out or paths.tokens_dir() / key
+        with contextlib.nullcontext() if out else _one_at_a_time(key, progress):
+            with contextlib.suppress(UserError):  # missing, or damaged: it is made again
+                if read_manifest(folder).key == key:
+                    return open_prepared(folder)
+            _build(corpus, loaded, folder, key, progress)
+    return dataclasses.replace(open_prepared(folder), reused=False)
+
+
+def open_prepared(folder: Path) -> Prepared:
+    """An existing folder of token files.
+
+    Raises:
+        CorpusError: it is damaged, or its tokenizer is another one.
+    """
+    tokens = open_tokens(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise CorpusError(f"{folder} is damaged: it has no tokenizer.json.")
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.hash != tokens.manifest.tokenizer_hash:
+        raise CorpusError(f"{folder} is damaged: its tokenizer.json is not the one that its tokens are from.")
+    return Prepared(folder, tokenizer, tokens, tokens.manifest, True)
+
+
+def cache_key(corpus: Corpus, loaded: Tokenizer | None) -> str:
+    """The hash of everything that decides about the tokens."""
+    settings = dataclasses.asdict(corpus.config)
+    for name in ("corpus", "val_file", "glob"):  # in the fingerprint
+        del settings[name]
+    settings |= {"tokenizer": loaded.hash if loaded else corpus.config.tokenizer, "weights": corpus.weights}
+    names = corpus.names if corpus.weights else ()  # they are in the manifest
+    parts = [FORMAT, corpus.fingerprint(), names, settings, dataclasses.asdict(corpus.sizes)]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=12).hexdigest()
 
 
 def ineffective(config: DataConfig, manifest: Manifest) -> list[str]:
-    """What was asked for and is not so in the tokens that were made, a line each."""
+    """What was asked for and is not so in the tokens that were made, one line each."""
     kind = manifest.tokenizer_kind
     asked = {"--vocab-size": config.vocab_size, "--lowercase": config.lowercase,
              "--min-frequency": config.min_frequency}  # fmt: skip
     if config.tokenizer not in ("", *KINDS):
-        return [
-            f"{flag} has no effect: {config.tokenizer} is a finished tokenizer."
-            for flag in asked
-            if asked[flag]
-        ]
+        given = (flag for flag, value in asked.items() if value)
+        return [f"{flag} has no effect: {config.tokenizer} is a finished tokenizer." for flag in given]
     found = []
     if config.min_frequency and kind != "word":
         found.append(f"--min-frequency has no effect with a {kind} tokenizer, only with --tokenizer word.")
-    if config.vocab_size > manifest.vocab_size:
+    if config.vocab_size and config.vocab_size > manifest.vocab_size:
         found.append(
             f"The vocabulary has {manifest.vocab_size:,} entries, not {config.vocab_size:,}: "
             "the text gives no more."
@@ -85,125 +147,197 @@ def ineffective(config: DataConfig, manifest: Manifest) -> list[str]:
     return found
 
 
-def _prepared(corpus: Corpus, loaded: Tokenizer | None, on_progress: Progress, out: Path | None) -> Prepared:
+def _build(corpus: Corpus, loaded: Tokenizer | None, folder: Path, key: str, on_progress: Progress) -> None:
+    summary, sample = survey(corpus, on_progress)
+    tokenizer = loaded or _trained(corpus, summary, sample, on_progress)
+    end_of_text = tokenizer.eot_id if summary.documents > 1 else None
+    with disk_errors(f"writing {folder}"), new_folder(folder) as temporary:
+        tokenizer.save(temporary / "tokenizer.json")
+        written = write_tokens(
+            temporary,
+            split_chunks(_second_pass(corpus, summary, sample), summary.split),
+            tokenizer,
+            bulk_encoder(tokenizer, summary.alphabet),
+            end_of_text=end_of_text,
+            batch=corpus.sizes.batch,
+            on_bytes=lambda done: on_progress("tokenizing", done, summary.bytes),
+        )
+        manifest = _manifest(key, corpus, summary, tokenizer, end_of_text, written)
+        (temporary / "manifest.json").write_text(manifest_json(manifest), encoding="utf-8")
+        on_progress("writing to the disk", summary.bytes, summary.bytes)
+        if folder.is_dir():  # damaged, or of another key
+            old = folder.rename(folder.with_name(f".{folder.name}.old.{os.getpid()}.tmp"))
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _second_pass(corpus: Corpus, summary: CorpusSummary, sample: Sample) -> Iterator[tuple[int, TextChunk]]:
+    """Raises CorpusError where the text is not that of the first pass."""
+    if sample.chunks is not None:
+        yield from sample.chunks
+        return
+    text_hash = TextHash()
+    for component, chunk in corpus.chunks(ReadCounts()):
+        text_hash.add(chunk)
+        yield component, chunk
+    if text_hash.hexdigest() != summary.hash:
+        raise CorpusError("the corpus changed while it was being read.", "Run the command again.")
+
+
+def _manifest(
+    key: str,
+    corpus: Corpus,
+    summary: CorpusSummary,
+    tokenizer: Tokenizer,
+    end_of_text: int | None,
+    written: Written,
+) -> Manifest:
+    tokens = written.component_tokens
+    has_val_file = summary.split.kind == "file"
+    shares = [
+        Share(name=n, weight=w, tokens=tokens["train", i], val_tokens=0 if has_val_file else tokens["val", i])
+        for i, (n, w) in enumerate(zip(corpus.names, corpus.weights, strict=False))
+    ]
+    return Manifest(
+        key=key,
+        dtype=np.dtype(tokenizer.dtype).name,
+        vocab_size=tokenizer.vocab_size,
+        tokenizer_kind=tokenizer.kind,
+        tokenizer_hash=tokenizer.hash,
+        lossy=not tokenizer.lossless,
+        corpus_hash=summary.hash,
+        end_of_text=end_of_text,
+        files=summary.files,
+        skipped=summary.skipped,
+        split=summary.split.kind,
+        documents=summary.documents,
+        distinct_characters=len(summary.alphabet),
+        replaced=summary.replaced,
+        removed=summary.removed,
+        corpora=tuple(shares),
+        val_unknown_bytes=written.val_unknown_bytes,
+        train=written.of("train"),
+        val=written.of("val"),
+    )
+
+
+def _trained(corpus: Corpus, summary: CorpusSummary, sample: Sample, on_progress: Progress) -> Tokenizer:
     config = corpus.config
-    sources = _sources_key(corpus, loaded)
-    known = find_tokens(out, sources=sources) if sources else None
-    if known:
-        return reused(known, None)
-    scan = _scanned(corpus, on_progress)
-    kind, vocab_size = _kind_and_size(config, scan)
-    recipe = _recipe(config, scan, kind, vocab_size, loaded)
-    known = find_tokens(out, recipe=recipe)
-    if known:
-        return reused(known, scan)
-    tokenizer = loaded or unfinished_tokenizer(out, recipe)
-    tokenizer = tokenizer or _trained(corpus, scan, kind, vocab_size, on_progress)
-    folder = out or paths.tokens_dir() / _digest(scan.hash, _split_key(config, scan), tokenizer.hash)
-
-    def waiting() -> None:
-        on_progress("waiting for another gptscratch that writes these token files", 0, 0)
-
-    with one_at_a_time(folder / LOCK, waiting):
-        known = find_tokens(folder, recipe=recipe)  # by another process meanwhile
-        if known:
-            return reused(known, scan)
-        stamped = _sources_key(corpus, loaded) if is_settled(corpus) else ""
-        manifest = write_tokens(corpus, scan, tokenizer, folder, recipe, stamped, on_progress)
-    return Prepared(folder, tokenizer, open_tokens(folder), manifest, scan, False)
-
-
-def _scanned(corpus: Corpus, on_progress: Progress) -> Scan:
-    """The first pass, if its result is not known. What a corpus that changed left unfinished is deleted."""
-    before = remembered_scan(corpus)
-    if before and before.same:
-        return before.scan
-    scan = corpus.scan(on_progress)
-    remember_scan(corpus, scan)
-    gone = before.scan.hash if before and before.scan.hash != scan.hash else ""
-    if discard_stale(paths.tokens_dir(), gone):
-        on_progress("the text has changed: token files that were not finished are made anew", 0, 0)
-    return scan
-
-
-def _ignore(stage: str, done: int, total: int) -> None:
-    """For those who want no progress."""
-
-
-def _kind_and_size(config: DataConfig, scan: Scan) -> tuple[str, int | None]:
-    if config.tokenizer:
-        return config.tokenizer, config.vocab_size
-    if config.vocab_size:
-        return "bpe", config.vocab_size  # whoever names a size wants a tokenizer that has one
-    return choose_tokenizer(scan.characters, len(scan.alphabet))
-
-
-def _trained(
-    corpus: Corpus, scan: Scan, kind: str, vocab_size: int | None, on_progress: Progress
-) -> Tokenizer:
-    config = corpus.config
-    if kind == "bpe" and scan.characters > _SAID:
-        _say_how_long(corpus, scan, vocab_size, on_progress)
+    kind, size = config.tokenizer, config.vocab_size or None
+    if not kind:  # whoever names a size wants a tokenizer that has one
+        chosen = choose_tokenizer(summary.characters, len(summary.alphabet))
+        kind, size = ("bpe", size) if size else chosen
+    texts: Iterable[str] = ()
+    if kind == "bpe":
+        size = size or bpe_vocab_size(summary.characters, len(summary.alphabet))
+        texts = _bpe_texts(sample.texts(summary.split)["train"])
+        if summary.characters > _LARGE:
+            _announce(texts, summary, size, on_progress)
+    elif kind == "word" and sample.chunks is None:
+        chunks = split_chunks(corpus.chunks(ReadCounts(), on_progress, "training tokenizer"), summary.split)
+        texts = (chunk.text for side, _, chunk in chunks if side == "train")
+    elif kind == "word":
+        texts = sample.texts(summary.split)["train"]
     library = build_tokenizer(
         kind,
-        _sample(corpus, scan, on_progress) if kind == "bpe" else corpus.training_texts(scan, on_progress),
-        alphabet=scan.alphabet,
-        vocab_size=vocab_size
-        or (bpe_vocab_size(scan.characters, len(scan.alphabet)) if kind == "bpe" else None),
+        texts,
+        alphabet=summary.alphabet,
+        vocab_size=size,
         lowercase=config.lowercase,
-        min_frequency=config.min_frequency,
+        min_frequency=config.min_frequency or None,
     )
     return Tokenizer(library)
 
 
-def _say_how_long(corpus: Corpus, scan: Scan, vocab_size: int | None, on_progress: Progress) -> None:
-    head = _head(corpus, scan)
-    entries = vocab_size or bpe_vocab_size(scan.characters, len(scan.alphabet))
-    characters = min(scan.characters, sample_limit(head))
-    seconds = bpe_seconds(head, characters, entries)
-    part = f"{characters / scan.characters * scan.bytes / 1e6:,.0f} MB of {scan.bytes / 1e6:,.0f} MB"
-    on_progress(f"training {entries:,} BPE entries on {part}, about {seconds:,.0f} s", 0, 0)
+def _bpe_texts(texts: list[str]) -> list[str]:
+    """An evenly spread part of the texts, as large as a BPE should learn from, without endless runs."""
+    limit = sample_limit(_head(texts))
+    step = -(-sum(map(len, texts)) // limit) or 1
+    return [part for text in texts[::step] for part in without_long_runs(text)]
 
 
-def _head(corpus: Corpus, scan: Scan) -> list[str]:
-    """The first million characters or so."""
+def _head(texts: Iterable[str]) -> list[str]:
     found: list[str] = []
-    for text in corpus.training_texts(scan):
+    size = 0
+    for text in texts:
         found.append(text)
-        if sum(map(len, found)) >= 1_000_000:
+        size += len(text)
+        if size >= _HEAD:
             break
     return found
 
 
-def _sample(corpus: Corpus, scan: Scan, on_progress: Progress) -> Iterator[str]:
-    """An evenly spread share of the text, as much as a BPE is trained on."""
-    share, credit = sample_limit(_head(corpus, scan)) / max(1, scan.characters), 0.0
-    for text in corpus.training_texts(scan, on_progress):
-        credit += share * len(text)
-        if credit >= len(text):
-            credit -= len(text)
-            yield text
+def _announce(texts: list[str], summary: CorpusSummary, size: int, on_progress: Progress) -> None:
+    characters = sum(map(len, texts))
+    seconds = bpe_seconds(_head(texts), characters, size)
+    part = f"{characters / summary.characters * summary.bytes / 1e6:,.0f} MB of {summary.bytes / 1e6:,.0f} MB"
+    on_progress(f"training {size:,} BPE entries on {part}, about {seconds:,.0f} s", 0, 0)
 
 
-def _split_key(config: DataConfig, scan: Scan) -> str:
-    weights = split_weights(config.corpus)[1]
-    return f"{weights} {scan.val_fraction!r} {scan.by_document} {scan.salt} {scan.sections}"
+@contextlib.contextmanager
+def _one_at_a_time(key: str, on_progress: Progress) -> Iterator[None]:
+    """Holds the lock of a key; where the file system has no locks, nobody waits."""
+    folder = paths.tokens_dir()
+    with disk_errors(f"making {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f".{key}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_progress("waiting for another gptscratch that writes these token files", 0, 0)
+            lock.acquire(poll_interval=0.2)
+        except NotImplementedError:
+            pass
+    try:
+        _remove_leftovers(folder, key)
+        yield
+    finally:
+        lock.release()
 
 
-def _recipe(
-    config: DataConfig, scan: Scan, kind: str, vocab_size: int | None, loaded: Tokenizer | None
-) -> str:
-    asked = (kind, vocab_size, config.lowercase, config.min_frequency or MIN_FREQUENCY)
-    made_of = loaded.hash if loaded else json.dumps(asked)
-    return _digest(str(FORMAT), scan.hash, _split_key(config, scan), made_of)
+def _remove_leftovers(folder: Path, key: str) -> None:
+    """What killed processes left of this key, and of any other key more than a day ago."""
+    for leftover in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            if leftover.name.startswith(f".{key}.") or time.time() - leftover.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _sources_key(corpus: Corpus, loaded: Tokenizer | None) -> str:
-    """Empty where the corpus is small enough to read again, or is no file."""
-    if not is_stamped(corpus):
-        return ""
-    return _digest(str(FORMAT), corpus.fingerprint(), loaded.hash if loaded else "")
+def _token_folder(config: DataConfig) -> Path | None:
+    """The folder of token files that is the whole corpus, if that is what it is."""
+    folders = [Path(item).expanduser() for item in config.corpus]
+    ours = [f for f in folders if os.path.isfile(f / "manifest.json") and any(f.glob("*.bin"))]  # noqa: PTH113
+    if ours and len(folders) > 1:
+        hint = "Name it alone."
+        raise CorpusError(f"{ours[0]} holds token files, which cannot be joined with other corpora.", hint)
+    return ours[0] if ours else None
 
 
-def _digest(*parts: str) -> str:
-    return hashlib.blake2b("\0".join(parts).encode(), digest_size=12).hexdigest()
+def _used_as_it_is(folder: Path, config: DataConfig, loaded: Tokenizer | None, out: Path | None) -> Prepared:
+    """Raises CorpusError for settings that were decided when the tokens were made."""
+    hint = "Leave it out, or name the text that the tokens were made from."
+    if out is not None and out.resolve() != folder.resolve():
+        raise CorpusError(f"{folder} holds token files already: there is nothing to tokenize.", hint)
+    found = open_prepared(folder)
+    same = loaded is not None and loaded.hash == found.manifest.tokenizer_hash
+    decided = {"corpus", "tokenizer"} if same else {"corpus"}
+    asked = [
+        f"{field.name} = {getattr(config, field.name)!r}"
+        for field in dataclasses.fields(config)
+        if field.name not in decided and getattr(config, field.name) != field.default
+    ]
+    if asked:
+        raise CorpusError(f"{folder} holds finished tokens: {', '.join(asked)} has no effect.", hint)
+    return found
+
+
+def _require_ours(out: Path) -> None:
+    if out.is_file():
+        raise CorpusError(f"{out} is a file: a folder is needed.")
+    strange = [file.name for file in out.iterdir() if file.name not in FILES] if out.is_dir() else []
+    if strange:
+        hint = "Name a new or empty folder with --out."
+        raise CorpusError(f"{out} holds other files ({strange[0]}).", hint)
+
+
+def _ignore(stage: str, done: int, total: int) -> None:
+    """For callers who want no progress."""

@@ -1,7 +1,7 @@
-"""From the bytes of one file to pieces of documents: encodings, line ends, rows and separators.
+"""The documents of one file: a reader for each format, from bytes to chunks of text.
 
-A document may be of any size, so it comes in pieces of about ``PIECE`` characters. They are cut before
-a space that follows a word: there GPT-2's pre-tokenisation cuts too, and the ids stay the same.
+A document may have any size, so it comes in chunks of about ``Sizes.chunk`` characters. They end before a
+space that follows a word: GPT-2's pre-tokenization splits there too, so that the ids do not change.
 """
 
 from __future__ import annotations
@@ -11,169 +11,250 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO, NamedTuple
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from gptscratch.config import DataConfig
-from gptscratch.data.encoding import (
-    counting_errors,
-    encoding_of,
-    n_replaced,
-    undecodable,
-    undecodable_text,
-)
-from gptscratch.data.packed import unpacking_errors
-from gptscratch.data.parquet import MOST_CHARACTERS, no_column, parquet_texts, too_long
+from gptscratch.data.encoding import encoding_of, undecodable
 from gptscratch.data.sources import Source
-from gptscratch.errors import CorpusError
+from gptscratch.data.token_files import Removed
+from gptscratch.errors import CorpusError, MissingExtraError
 
-PIECE = 1 << 17  # characters
 END_OF_TEXT = "<|endoftext|>"
 _HALVES = ("utf-7", "unicode-escape", "raw-unicode-escape")  # may decode to half of a surrogate pair
-_CHUNK = 1 << 18  # bytes read at once: with 1 << 20 the C heap frays to ten times what is used
+_PARQUET_BYTES, _PARQUET_ROWS = 1 << 24, 64  # taken at once at most
 
 
-class Piece(NamedTuple):
+class TextChunk(NamedTuple):
+    """A document or a part of one."""
+
     text: str
-    ends: bool  # a document with it
+    ends_document: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much is held in memory at once, so that it is bounded whatever the corpus's size and form."""
+
+    block: int = 1 << 18  # bytes read at once: with 1 << 20 the C heap fragments to ten times what is used
+    chunk: int = 1 << 17  # characters of a document
+    longest: int = 1 << 26  # characters of a line, or of a field of a table
+    whole: int = 16_000_000  # characters of a document that is cleaned as a whole
+    sample: int = 32_000_000  # characters kept between the two passes over a corpus
+    batch: int = 1 << 20  # characters encoded at once
+    small: int = 32 << 20  # bytes: a smaller corpus is found again by its content, others by size and time
 
 
 @dataclass
-class Tally:
-    """What is counted while files are read."""
+class ReadCounts:
+    """What is counted while a corpus is read; complete at the end."""
 
-    replaced: int = 0  # bytes that the encoding does not know, read as U+FFFD
-    encodings: Counter[str] = field(default_factory=Counter)  # files by their encoding
+    skipped: int = 0  # files of folders that are not text, may not be read, or are gone
+    replaced: int = 0  # characters U+FFFD in files that were read with errors="replace"
+    encodings: Counter[str] = field(default_factory=Counter)  # files by encoding
+    removed: dict[str, Removed] = field(default_factory=dict)  # by each cleaning step
 
 
-def read_pieces(
-    source: Source, config: DataConfig, on_bytes: Callable[[int], None], tally: Tally
-) -> Iterator[Piece]:
-    """The documents of one file in pieces; documents of white space alone are left out.
+@dataclass(frozen=True)
+class Reading:
+    """What a reader needs."""
+
+    source: Source
+    config: DataConfig
+    counts: ReadCounts
+    on_bytes: Callable[[int], None]  # called with the position in the file
+    sizes: Sizes
+
+
+def read_documents(reading: Reading) -> Iterator[TextChunk]:
+    """The documents of one file in chunks; documents of white space alone are left out.
 
     Raises:
-        CorpusError: bytes that are no text, a missing column, a broken row.
+        CorpusError: bytes that are not text, a missing column, a damaged row.
+        MissingExtraError: the format or the compression needs a package that is not installed.
     """
-    if source.format == "parquet":
-        return (
-            piece
-            for text in parquet_texts(source, config, on_bytes, tally)
-            if text.strip()
-            for piece in _cut(text)
-        )
-    chunks = _decoded(source, config, on_bytes, tally)
-    if source.format == "text":
-        return _split(chunks, config.separator.replace("\\n", "\n").replace("\\t", "\t"))
-    rows = _json_texts if source.format == "jsonl" else _table_texts
-    return (
-        piece for text in rows(source, chunks, config.text_column) if text.strip() for piece in _cut(text)
-    )
+    return READERS[reading.source.format](reading)
 
 
-def _decoded(
-    source: Source, config: DataConfig, on_bytes: Callable[[int], None], tally: Tally
-) -> Iterator[str]:
-    """Text in chunks, with every line end a \\n, also where CR and LF fall into two chunks."""
-    with source.open() as (file, content):
-        chunk = _read(content, source.name)
-        encoding = encoding_of(chunk, source.name, config.encoding)
-        tally.encodings[encoding.lower()] += 1
-        errors = counting_errors() if config.encoding_errors == "replace" else config.encoding_errors
-        decoder = codecs.getincrementaldecoder(encoding)(errors)
-        newlines = io.IncrementalNewlineDecoder(decoder, translate=True)
-        makes_halves = codecs.lookup(encoding).name in _HALVES
-        start = 0  # of the chunk, in the content
-        while True:
-            waiting = len(decoder.getstate()[0])
-            replaced = n_replaced()
-            try:
-                text = newlines.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                raise undecodable(source.name, error, start - waiting) from None
-            except UnicodeError as error:
-                raise undecodable_text(source.name, encoding, error, chunk) from None
-            tally.replaced += n_replaced() - replaced
-            if text:
-                yield _whole_characters(text) if makes_halves else text
-            if not chunk:
-                return
-            start += len(chunk)
-            on_bytes(file.tell())
-            chunk = _read(content, source.name)
-
-
-def _read(content: IO[bytes], name: str) -> bytes:
-    try:
-        return content.read(_CHUNK)
-    except unpacking_errors() as error:
-        raise CorpusError(f"{name} cannot be read to its end: {error}.", "Is the file whole?") from None
-
-
-def _split(chunks: Iterable[str], separator: str) -> Iterator[Piece]:
-    """Plain text into documents at each separator, with a line end on either side of it taken along."""
-    mark = separator or END_OF_TEXT
-    trims = bool(mark.strip())
-    hold = len(mark) + 1  # a separator, and the line end before it, may lie across two chunks
-    rest, begun, fresh = "", False, False  # begun: pieces of this document are out; fresh: just separated
-    for chunk in chunks:
-        rest += chunk
-        # Each "in" is one scan by the C library; a search for the whole mark takes ten times as long.
-        *done, rest = rest.split(mark) if all(letter in rest for letter in mark) else (rest,)
+def _read_text(reading: Reading) -> Iterator[TextChunk]:
+    """Documents end at each separator; one line end on either side belongs to it."""
+    separator = reading.config.separator.replace("\\n", "\n").replace("\\t", "\t") or END_OF_TEXT
+    trims = bool(separator.strip())
+    hold = len(separator) + 1  # a separator and the line end before it may span two blocks
+    rest, begun, fresh = "", False, False  # begun: a part of this document is out; fresh: a separator ended
+    for block in _decoded(reading):
+        rest += block
+        # Each "in" is one scan by the C library; a search for the whole separator takes ten times as long.
+        *done, rest = rest.split(separator) if all(letter in rest for letter in separator) else (rest,)
         for text in done:
             text = text.removeprefix("\n") if fresh and not begun else text
             text = text.removesuffix("\n") if trims else text
             if begun or text.strip():
-                yield from _cut(text)
+                yield from _chunks(text, reading.sizes.chunk)
             begun, fresh = False, trims
-        while len(rest) > PIECE + hold:
-            if fresh and not begun:
-                rest = rest.removeprefix("\n")
-            at = _cut_place(rest)
+        while len(rest) > reading.sizes.chunk + hold:
+            rest = rest.removeprefix("\n") if fresh and not begun else rest
+            at = _split_point(rest, reading.sizes.chunk)
             if begun or rest[:at].strip():
-                yield Piece(rest[:at], False)
+                yield TextChunk(rest[:at], False)
                 begun = True
             rest = rest[at:]
     rest = rest.removeprefix("\n") if fresh and not begun else rest
     if begun or rest.strip():
-        yield from _cut(rest)
+        yield from _chunks(rest, reading.sizes.chunk)
 
 
-def _cut(text: str) -> Iterator[Piece]:
+def _read_jsonl(reading: Reading) -> Iterator[TextChunk]:
+    name, column = reading.source.name, reading.config.text_column or "text"
+    for number, line in enumerate(_lines(reading), 1):
+        if not line.strip():
+            continue
+        where = f"{name}, line {number:,}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise CorpusError(f"{where}: invalid JSON ({error}).") from None
+        except RecursionError:
+            raise CorpusError(f"{where}: the JSON is nested too deep.") from None
+        if not isinstance(row, dict):
+            raise CorpusError(f"{where}: a JSON object is expected on each line.")
+        if column not in row:
+            raise _no_column(where, column, list(row))
+        text = row[column]
+        if not isinstance(text, str | None):
+            raise CorpusError(f"{where}: {column!r} is not text but {text!r:.40}.")
+        if text and text.strip():
+            text = _whole_characters(text) if "\\u" in line else text
+            yield from _chunks(_newlines(text), reading.sizes.chunk)
+
+
+def _read_table(reading: Reading) -> Iterator[TextChunk]:
+    name = reading.source.name
+    lines = _lines(reading)
+    first = next(lines, "")
+    delimiter = "\t" if reading.source.format == "tsv" else max(",;\t", key=first.count)
+    limit = csv.field_size_limit(reading.sizes.longest)  # the module's own is 128 kB
+    try:
+        rows = csv.reader(_joined(first, lines), delimiter=delimiter)
+        header = next(rows, [])
+        wanted = reading.config.text_column or ("text" if len(header) != 1 else header[0])
+        if header and wanted not in header:
+            raise _no_column(name, wanted, header)
+        at = header.index(wanted) if header else 0
+        for row in rows:
+            if len(row) > at and row[at].strip():
+                yield from _chunks(row[at], reading.sizes.chunk)
+    except csv.Error as error:
+        where = f"{name}, line {rows.line_num:,}"
+        if "field larger than" in str(error):
+            raise _too_long(where, "a field", reading.sizes.longest) from None
+        raise CorpusError(f"{where}: {error}.") from None
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _read_parquet(reading: Reading) -> Iterator[TextChunk]:
+    try:
+        parquet, arrow = import_module("pyarrow.parquet"), import_module("pyarrow")
+    except ImportError:
+        raise MissingExtraError("pyarrow", "parquet") from None
+    name, number = reading.source.name, 0
+    with reading.source.open() as (raw, content):
+        try:
+            file = parquet.ParquetFile(content, buffer_size=1 << 20)
+            column = _parquet_column(file, name, reading.config.text_column, arrow.types)
+            for rows in file.iter_batches(parquet_rows(file, column), columns=[column]):
+                values = rows.column(0)
+                if arrow.types.is_dictionary(values.type):
+                    values = values.dictionary_decode()
+                reading.on_bytes(raw.tell())
+                for data in values.cast(arrow.large_binary()).to_pylist():
+                    number += 1
+                    text = _parquet_text(data or b"", f"{name}, row {number:,}", column, reading)
+                    if text.strip():
+                        yield from _chunks(text, reading.sizes.chunk)
+        except MemoryError:
+            raise CorpusError(
+                f"{name}: the memory does not hold one of its row groups.",
+                "Write it with smaller row groups, and this column without a dictionary.",
+            ) from None
+        except (arrow.ArrowException, OSError) as error:
+            raise CorpusError(f"{name} cannot be read: {error}.", "Is it complete?") from None
+
+
+Reader = Callable[[Reading], Iterator[TextChunk]]
+READERS: Mapping[str, Reader] = MappingProxyType(
+    {
+        "text": _read_text,
+        "jsonl": _read_jsonl,
+        "csv": _read_table,
+        "tsv": _read_table,
+        "parquet": _read_parquet,
+    }
+)
+
+
+def _decoded(reading: Reading) -> Iterator[str]:
+    """Text in blocks, with every line end as \\n, also where CR and LF are in two blocks."""
+    name, replaces = reading.source.name, reading.config.encoding_errors == "replace"
+    with reading.source.open() as (file, content):
+        block = content.read(reading.sizes.block)
+        encoding = encoding_of(block, name, reading.config.encoding)
+        reading.counts.encodings[encoding] += 1
+        decoder = codecs.getincrementaldecoder(encoding)(reading.config.encoding_errors)
+        newlines = io.IncrementalNewlineDecoder(decoder, translate=True)
+        start = 0  # of the block, in the content
+        while True:
+            waiting = len(decoder.getstate()[0])
+            try:
+                text = newlines.decode(block, final=not block)
+            except UnicodeError as error:
+                raise undecodable(name, encoding, error, block, start - waiting) from None
+            if replaces:
+                reading.counts.replaced += text.count("\ufffd")
+            if text:
+                yield _whole_characters(text) if encoding in _HALVES else text
+            if not block:
+                return
+            start += len(block)
+            reading.on_bytes(file.tell())
+            block = content.read(reading.sizes.block)
+
+
+def _chunks(text: str, size: int) -> Iterator[TextChunk]:
     """A whole document, or the rest of one."""
     start = 0
-    while len(text) - start > PIECE:
-        at = start + _cut_place(text[start : start + PIECE + 1])
-        yield Piece(text[start:at], False)
+    while len(text) - start > size:
+        at = start + _split_point(text[start : start + size + 1], size)
+        yield TextChunk(text[start:at], False)
         start = at
-    yield Piece(text[start:] if start else text, True)
+    yield TextChunk(text[start:] if start else text, True)
 
 
-def _cut_place(text: str) -> int:
-    """The last place in the second half of a piece that is before a space and after no space."""
+def _split_point(text: str, size: int) -> int:
+    """The last place in the second half of a chunk that is before white space and after none."""
     for space in (" ", "\n", "\t"):
-        at = text.rfind(space, PIECE // 2, PIECE)
+        at = text.rfind(space, size // 2, size)
         while at > 0:
             if not text[at - 1].isspace():
                 return at
-            at = text.rfind(space, PIECE // 2, at)
-    return PIECE
+            at = text.rfind(space, size // 2, at)
+    return size
 
 
-def _lines(name: str, chunks: Iterable[str]) -> Iterator[str]:
-    """Lines with their \\n; a list of parts, so that a long line is joined once.
-
-    Raises:
-        CorpusError: a line is longer than ``MOST_CHARACTERS``.
-    """
+def _lines(reading: Reading) -> Iterator[str]:
+    """Lines with their \\n; a list of parts, so that a long line is joined once."""
     parts: list[str] = []
     size = 0
-    for chunk in chunks:
-        first, *others = chunk.split("\n")
+    for block in _decoded(reading):
+        first, *others = block.split("\n")
         parts.append(first)
         size += len(first)
-        if size > MOST_CHARACTERS:
-            raise too_long(name, "a line")
+        if size > reading.sizes.longest:
+            raise _too_long(reading.source.name, "a line", reading.sizes.longest)
         for line in others:
             yield "".join(parts) + "\n"
             parts, size = [line], len(line)
@@ -181,59 +262,69 @@ def _lines(name: str, chunks: Iterable[str]) -> Iterator[str]:
         yield "".join(parts)
 
 
-def _json_texts(source: Source, chunks: Iterable[str], column: str) -> Iterator[str]:
-    column = column or "text"
-    for number, line in enumerate(_lines(source.name, chunks), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise CorpusError(f"{source.name}, line {number:,}: invalid JSON ({error}).") from None
-        except RecursionError:
-            raise CorpusError(f"{source.name}, line {number:,}: the JSON is nested too deep.") from None
-        if not isinstance(row, dict):
-            raise CorpusError(f"{source.name}, line {number:,}: a JSON object is expected on each line.")
-        if column not in row:
-            raise no_column(f"{source.name}, line {number:,}", column, list(row))
-        text = row[column]
-        if text is None:
-            continue
-        if not isinstance(text, str):
-            raise CorpusError(f"{source.name}, line {number:,}: {column!r} is not text but {text!r:.40}.")
-        text = text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
-        yield _whole_characters(text) if "\\u" in line else text
-
-
-def _whole_characters(text: str) -> str:
-    """Half of a surrogate pair is not a character, and no encoder takes it: U+FFFD replaces it."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _table_texts(source: Source, chunks: Iterable[str], column: str) -> Iterator[str]:
-    lines = _lines(source.name, chunks)
-    first = next(lines, "")
-    delimiter = "\t" if source.format == "tsv" else max(",;\t", key=first.count)
-    limit = csv.field_size_limit(MOST_CHARACTERS)  # the module's own is 128 kB
-    try:
-        rows = csv.reader(_chain(first, lines), delimiter=delimiter)
-        header = next(rows, [])
-        wanted = column or ("text" if len(header) != 1 else header[0])
-        if header and wanted not in header:
-            raise no_column(source.name, wanted, header)
-        at = header.index(wanted) if header else 0
-        for row in rows:
-            if len(row) > at:
-                yield row[at]
-    except csv.Error as error:
-        if "field larger than" in str(error):
-            raise too_long(f"{source.name}, line {rows.line_num:,}", "a field") from None
-        raise CorpusError(f"{source.name}, line {rows.line_num:,}: {error}.") from None
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _chain(first: str, lines: Iterator[str]) -> Iterator[str]:
+def _joined(first: str, lines: Iterable[str]) -> Iterator[str]:
     if first:
         yield first
         yield from lines
+
+
+def _newlines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def _whole_characters(text: str) -> str:
+    """Half of a surrogate pair is not a character, and nothing can encode it: U+FFFD replaces it."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _parquet_column(file: Any, name: str, wanted: str, types: Any) -> str:
+    schema = file.schema_arrow
+    wanted = wanted or ("text" if len(schema.names) != 1 else schema.names[0])
+    if wanted not in schema.names:
+        raise _no_column(name, wanted, schema.names)
+    kind = schema.field(wanted).type
+    inner = kind.value_type if types.is_dictionary(kind) else kind
+    if not (types.is_string(inner) or types.is_large_string(inner) or str(inner) == "string_view"):
+        raise CorpusError(
+            f"{name}: the column {wanted!r} does not hold text but {kind}.",
+            "Name another with --text-column.",
+        )
+    return wanted
+
+
+def parquet_rows(file: Any, column: str) -> int:
+    """How many rows are taken at once: about 16 MB, judged by the row group with the largest ones."""
+    most = 1.0
+    for group in map(file.metadata.row_group, range(file.metadata.num_row_groups)):
+        for part in map(group.column, range(group.num_columns)):
+            if part.path_in_schema == column and group.num_rows:
+                most = max(most, part.total_uncompressed_size / group.num_rows)
+    return int(min(_PARQUET_ROWS, max(1, _PARQUET_BYTES // most)))
+
+
+def _parquet_text(data: bytes, where: str, column: str, reading: Reading) -> str:
+    try:
+        text = data.decode(errors=reading.config.encoding_errors)
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"{where}: the text in {column!r} is not UTF-8: byte 0x{data[error.start]:02x} at offset "
+            f"{error.start:,}.",
+            "--encoding-errors replace reads such bytes as U+FFFD.",
+        ) from None
+    if len(text) > reading.sizes.longest:
+        raise _too_long(where, f"the text in {column!r}", reading.sizes.longest)
+    if reading.config.encoding_errors == "replace":
+        reading.counts.replaced += text.count("\ufffd")
+    return _newlines(text)
+
+
+def _too_long(where: str, what: str, longest: int) -> CorpusError:
+    return CorpusError(
+        f"{where}: {what} is longer than {longest:,} characters, which is not read.",
+        "Is a quotation mark or a line end missing? A document of any length can be a plain text file.",
+    )
+
+
+def _no_column(where: str, column: str, columns: list[str]) -> CorpusError:
+    known = ", ".join(columns[:20])
+    return CorpusError(f"{where} has no column {column!r}.", f"Name one with --text-column. It has: {known}.")

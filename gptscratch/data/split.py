@@ -1,76 +1,94 @@
-"""Which side of the split a document is on."""
+"""The split of a corpus into training and validation text: by whole documents, or the tail of the text."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from gptscratch.data.readers import Piece
+import numpy as np
 
-Side = Literal["train", "val"]
+from gptscratch.data.readers import TextChunk
+from gptscratch.data.token_files import Split
 
 VAL_FRACTION = 0.1
 MOST_VAL_BYTES = 20_000_000
 LEAST_VAL_DOCUMENTS = 30
-SPLIT_BY_DOCUMENT = 20  # documents, from which on whole ones are held back
-_HASHED = (
-    1 << 16
-)  # characters at a document's start that decide its side: no piece that starts one is shorter
-_SALTED = 1000  # documents, up to which the salt is chosen so that the held-back share comes out right
-_SALTS = 32
+SPLIT_BY_DOCUMENT = 20  # documents, from which on whole ones are held out
+_HASHED = 1 << 16  # characters at the beginning of a document, at most a chunk, which decide its side
+_FIRST = 1 << 20  # documents that the threshold is chosen from: 16 bytes each
 
 
 @dataclass(frozen=True)
-class Section:
-    """A stretch of the text whose tail is held back: the whole of it, or one of several corpora."""
+class SplitPlan:
+    """Which text is held out.
 
-    train_end: int  # characters before its tail, from the beginning of the text
-    end: int  # characters before its end
+    "documents": those whose hash is below ``threshold``, so that equal documents are on the same side.
+    "tail": of each component the characters from ``train_ends`` on. "file": the last component.
+    """
 
+    kind: Literal["documents", "tail", "file"]
+    threshold: int = 0
+    train_ends: tuple[int, ...] = ()  # by component
 
-def by_tail(pieces: Iterable[Piece], sections: Sequence[Section]) -> Iterator[tuple[Side, Piece]]:
-    """The tail of each section is for validation; a piece never reaches over a section's end."""
-    position = number = 0
-    for piece in pieces:
-        while position >= sections[number].end:
-            number += 1
-        left = sections[number].train_end - position
-        position += len(piece.text)
-        if left >= len(piece.text):
-            yield "train", Piece(piece.text, piece.ends or left == len(piece.text))
-        elif left <= 0:
-            yield "val", piece
-        else:
-            yield "train", Piece(piece.text[:left], True)
-            yield "val", Piece(piece.text[left:], piece.ends)
+    def side(self, component: int, position: int, document_hash: int) -> Split:
+        """The side of a chunk that begins at ``position`` in its component."""
+        if self.kind == "documents":
+            return "val" if document_hash < self.threshold else "train"
+        return "train" if position < self.train_ends[component] else "val"
 
 
-def by_document(pieces: Iterable[Piece], salt: int, val_fraction: float) -> Iterator[tuple[Side, Piece]]:
-    starts = True
-    side: Side = "train"
-    for piece in pieces:
-        if starts:
-            side = "val" if _salted(start_hash(piece), salt) < val_fraction else "train"
-        yield side, piece
-        starts = piece.ends
+class DocumentSizes:
+    """Hash and size of the first documents of a corpus, from which the threshold is chosen."""
+
+    def __init__(self) -> None:
+        self.count = 0  # of all documents
+        self._hashes, self._sizes = array("Q"), array("q")
+
+    def add(self, document_hash: int, characters: int) -> None:
+        self.count += 1
+        if len(self._hashes) < _FIRST:
+            self._hashes.append(document_hash)
+            self._sizes.append(characters)
+
+    def threshold(self, fraction: float) -> int | None:
+        """The hash below which documents have about this fraction of the characters: the documents are
+        sorted by their hashes, which is a random order. None: there are too few to have some on each side.
+        """
+        hashes, inverse = np.unique(np.frombuffer(self._hashes, np.uint64), return_inverse=True)
+        if self.count < SPLIT_BY_DOCUMENT or len(hashes) < 2:
+            return None
+        sizes = np.cumsum(np.bincount(inverse, np.frombuffer(self._sizes, np.int64)))
+        last = int(np.abs(sizes[:-1] - fraction * sizes[-1]).argmin())  # of the documents held out
+        return int(hashes[last]) + 1
 
 
-def start_hash(piece: Piece) -> int:
-    digest = hashlib.blake2b(piece.text[:_HASHED].encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+def plan_split(
+    documents: DocumentSizes, lengths: list[int], val_fraction: float | None, n_bytes: int, *, val_file: bool
+) -> SplitPlan:
+    """How a corpus is split.
 
-
-def _salted(hashed: int, salt: int) -> float:
-    """Uniform in [0, 1): equal documents share it."""
-    return ((hashed * (2 * salt + 1)) & (2**64 - 1)) / 2**64
+    Args:
+        lengths: characters of each component; with a validation file it is the last one.
+        val_fraction: None: a tenth, but of a large corpus not more than ``MOST_VAL_BYTES``.
+    """
+    if val_file:
+        return SplitPlan("file", train_ends=(*lengths[:-1], 0))
+    if val_fraction is None or val_fraction < 0:
+        val_fraction = chosen_fraction(n_bytes, documents.count)
+    threshold = documents.threshold(val_fraction)
+    if threshold is not None:
+        return SplitPlan("documents", threshold)
+    ends = (min(max(int(length * (1 - val_fraction)), 1), max(length - 1, 1)) for length in lengths)
+    return SplitPlan("tail", train_ends=tuple(ends))
 
 
 def chosen_fraction(n_bytes: int, n_documents: int) -> float:
-    """The share that is held back where none is given: a tenth, but of a large corpus not more than serves.
+    """What is held out where no share is given: a tenth, but of a large corpus not more than is useful.
 
-    Of documents, as many as make it sure that some fall on that side.
+    Of documents, as many as make it certain that some are held out.
     """
     enough = MOST_VAL_BYTES / max(1, n_bytes)
     if n_documents >= SPLIT_BY_DOCUMENT:
@@ -78,44 +96,31 @@ def chosen_fraction(n_bytes: int, n_documents: int) -> float:
     return min(VAL_FRACTION, enough)
 
 
-class Sides:
-    """Counts documents and characters on either side, while the corpus streams by."""
+def split_chunks(
+    chunks: Iterable[tuple[int, TextChunk]], plan: SplitPlan
+) -> Iterator[tuple[Split, int, TextChunk]]:
+    """(split, component, chunk): a chunk that spans both sides becomes two, and the document ends between."""
+    position, previous, document_hash, begins = 0, 0, 0, True
+    for component, chunk in chunks:
+        position = position if component == previous else 0
+        previous = component
+        if begins and plan.kind == "documents":
+            document_hash = hash_of(chunk)
+        begins = chunk.ends_document
+        left = len(chunk.text)  # characters before the validation text begins
+        if plan.kind != "documents":
+            left = plan.train_ends[component] - position
+        side = plan.side(component, position, document_hash)
+        position += len(chunk.text)
+        if 0 < left < len(chunk.text):
+            yield "train", component, TextChunk(chunk.text[:left], True)
+            yield "val", component, TextChunk(chunk.text[left:], chunk.ends_document)
+        else:
+            ends = chunk.ends_document or (plan.kind == "tail" and left == len(chunk.text))
+            yield side, component, TextChunk(chunk.text, ends)
 
-    def __init__(self, val_fraction: float) -> None:
-        self.documents = 0
-        self._fraction = val_fraction
-        self._first: list[list[int]] = []  # [hash, characters] of the first documents
-        self._val_documents = 0  # with salt 0
-        self._starts = True
 
-    def add(self, piece: Piece) -> None:
-        if self._starts:
-            hashed = start_hash(piece)
-            self._val_documents += _salted(hashed, 0) < self._fraction
-            if self.documents < _SALTED:
-                self._first.append([hashed, 0])
-        if self.documents < _SALTED:
-            self._first[-1][1] += len(piece.text)
-        self.documents += piece.ends
-        self._starts = piece.ends
-
-    def take(self, val_fraction: float) -> None:
-        """Another share than at first, known when all documents are."""
-        self._fraction = val_fraction
-
-    def salt(self) -> int:
-        """Few documents may fall unevenly: the salt whose share of characters comes nearest is taken."""
-        if self.documents > _SALTED:
-            return 0
-        return min(range(_SALTS), key=lambda salt: abs(self._share(salt) - self._fraction))
-
-    def by_document(self) -> bool:
-        if self.documents < SPLIT_BY_DOCUMENT:
-            return False
-        if self.documents > _SALTED:
-            return 0 < self._val_documents < self.documents
-        return 0.0 < self._share(self.salt()) < 1.0
-
-    def _share(self, salt: int) -> float:
-        total = sum(length for _, length in self._first) or 1
-        return sum(length for h, length in self._first if _salted(h, salt) < self._fraction) / total
+def hash_of(chunk: TextChunk) -> int:
+    """The hash of a document, from its first chunk."""
+    digest = hashlib.blake2b(chunk.text[:_HASHED].encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")

@@ -1,7 +1,7 @@
-"""A corpus X-ray: what is in a text, before anything is trained on it.
+"""Statistics of a corpus, before anything is trained on it.
 
-Sizes, documents, characters and duplicates are counted over all of it, and so is the overlap of both sides.
-Words and tokens are those of an evenly spread sample where the corpus is large.
+Sizes, documents, characters and duplicates are counted over all of it. Words, tokens and the overlap of
+training and validation text are those of an evenly spread sample where the corpus is large.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from array import array
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,29 +20,45 @@ from numpy.typing import NDArray
 from tokenizers import models
 
 from gptscratch.config import DataConfig
-from gptscratch.data.characters import Character, odd_characters, script_shares
-from gptscratch.data.corpus import Corpus, Scan
-from gptscratch.data.overlap import Overlap, Windows
-from gptscratch.data.sources import Progress, until_none_vanishes
-from gptscratch.data.split import Side
-from gptscratch.data.token_files import Removed
+from gptscratch.data.corpus import Corpus, CorpusSummary, Sample, survey
+from gptscratch.data.readers import ReadCounts, Sizes, TextChunk
+from gptscratch.data.sources import Progress
+from gptscratch.data.split import split_chunks
+from gptscratch.data.token_files import SPLITS, Removed
 from gptscratch.tokenizer import Tokenizer, build_tokenizer, choose_tokenizer
 
-SAMPLE = 16_000_000  # characters, from which on words and tokens are those of a sample
-SIZES = (512, 1024, 2048, 4096, 8192, 16_384, 32_768)  # of vocabularies that are tried
+VOCAB_SIZES = (512, 1024, 2048, 4096, 8192, 16_384, 32_768)  # that are tried
 TOP = 20
+WINDOW = 13  # words: as GPT-3's authors looked for leakage (Brown et al. 2020, appendix C)
+_SAMPLE = 16_000_000  # characters
+_TRAINED, _MEASURED = 8_000_000, 2_000_000  # characters for the vocabularies that are tried
 _SHOWN = 1024  # entries of the vocabulary whose tokens are shown where none is suggested
-_TRAINED = 8_000_000  # characters that the tried vocabularies learn from
-_MEASURED = 2_000_000  # characters that they are measured on
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorpusStats:
-    """What ``corpus_stats`` found; shares are between 0 and 1."""
+class Character:
+    """A character that rarely belongs in text: control, unassigned, private, invisible, U+FFFD."""
+
+    code: str  # U+0085
+    name: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlap:
+    """Validation text that is in the training text too, so that it may be memorized."""
+
+    documents: float  # the share of validation documents that are also training documents
+    windows: float  # the share of the validation text's runs of 13 words that occur in the training text
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusStatistics:
+    """What ``corpus_statistics`` found; shares are between 0 and 1."""
 
     files: int
-    skipped: int  # files of folders that are no text, or had vanished
+    skipped: int  # files of folders that are not text, may not be read, or are gone
     encodings: dict[str, int]  # files by encoding
     bytes: int  # of the text in UTF-8
     characters: int
@@ -49,12 +67,12 @@ class CorpusStats:
     document_characters: dict[str, int]  # shortest, median, mean, longest
     duplicate_documents: int  # beyond the first of each
     duplicate_share: float  # of all documents
-    removed: tuple[Removed, ...]  # by each step of cleaning
-    replaced: int  # bytes read as U+FFFD
+    removed: tuple[Removed, ...]  # by each cleaning step
+    replaced: int  # characters U+FFFD in files that were read with errors="replace"
     distinct_characters: int
     scripts: dict[str, float]  # share of the letters by alphabet, most frequent first
     odd_characters: tuple[Character, ...]  # most frequent first
-    sample_share: float  # the part of the text that words and tokens are counted in
+    sample_share: float  # the part of the text in which words and tokens are counted
     words: int  # in the sample
     distinct_words: int
     top_words: tuple[tuple[str, int], ...]
@@ -63,54 +81,51 @@ class CorpusStats:
     top_tokens_of: int  # the suggested size, or 1,024, or what the text gives
     suggested_tokenizer: str  # char or bpe
     suggested_vocab_size: int  # 0: the kind decides
-    split: str  # what is held back: "documents", the "tail" of the text, or a "file" of its own
-    val_documents: int  # that are held back; 0 for a part of one
+    split: str  # what is held out: "documents", the "tail" of the text, or a "file" of its own
+    val_documents: int  # that are held out; 0 for a part of one
     overlap: Overlap
 
 
-def corpus_stats(config: DataConfig, *, on_progress: Progress | None = None) -> CorpusStats:
-    """Read a corpus twice and tell what is in it. Memory: 16 bytes a document, and the sample.
+def corpus_statistics(
+    config: DataConfig, *, on_progress: Progress | None = None, sample: int = _SAMPLE
+) -> CorpusStatistics:
+    """Read a corpus and say what is in it. Memory: 16 bytes a document, and a sample of characters.
 
     Raises:
         CorpusError: the corpus is missing, empty or cannot be read.
     """
-    with Corpus(config, on_progress) as corpus:
-        scan, census = until_none_vanishes(lambda: _counted(corpus, on_progress), on_progress)
+    with Corpus(config, on_progress, Sizes(sample=sample)) as corpus:
+        summary, kept = survey(corpus, on_progress)
+        counts = _Counts(share=min(1.0, sample / summary.characters))
+        chunks = kept.chunks or corpus.chunks(ReadCounts(), on_progress, "counting")
+        for side, _, chunk in split_chunks(counts.counted(chunks), summary.split):
+            counts.add(side, chunk)
     if on_progress:
         on_progress("trying vocabularies", 0, 1)
-    return _stats(config, scan, census)
+    return _statistics(summary, kept, counts)
 
 
-def _counted(corpus: Corpus, on_progress: Progress | None) -> tuple[Scan, _Census]:
-    scan = corpus.scan(on_progress)
-    census = _Census(min(1.0, SAMPLE / scan.characters))
-    done = 0
-    for side, piece in corpus.sided_pieces(scan):
-        census.add(side, piece.text, piece.ends)
-        done += len(piece.text.encode())
-        if on_progress:
-            on_progress("counting", done, scan.bytes)
-    return scan, census
-
-
-def _stats(config: DataConfig, scan: Scan, census: _Census) -> CorpusStats:
-    census.mend(scan.documents)
-    lengths = np.frombuffer(census.lengths, np.int64)
-    hashes = {side: np.frombuffer(found, np.uint64) for side, found in census.hashes.items()}
+def _statistics(summary: CorpusSummary, sample: Sample, counts: _Counts) -> CorpusStatistics:
+    lengths = np.frombuffer(counts.lengths, np.int64)
+    hashes = {side: np.frombuffer(found, np.uint64) for side, found in counts.hashes.items()}
     known = np.isin(hashes["val"], hashes["train"])
-    duplicates = len(lengths) - len(np.unique(np.concatenate(list(hashes.values()))))
-    characters = census.counted()
-    kind, size = choose_tokenizer(scan.characters, len(scan.alphabet))
-    bytes_per_token, top_tokens, top_tokens_of = _tokens(census.texts, size or _SHOWN)
-    words = census.words
-    return CorpusStats(
-        files=scan.files,
-        skipped=scan.skipped,
-        encodings=dict(scan.encodings),
-        bytes=scan.bytes,
-        characters=scan.characters,
+    found = np.concatenate(list(hashes.values()))
+    duplicates = len(found) - len(np.unique(found))
+    documents = summary.documents
+    val_documents = documents - len(hashes["train"])  # without one that the split divides
+    kind, size = choose_tokenizer(summary.characters, len(summary.alphabet))
+    texts = sample.texts(summary.split)
+    bytes_per_token, top_tokens, top_tokens_of = _tokens(texts, size or _SHOWN)
+    words = Counter(word for side in SPLITS for text in texts[side] for word in _words(text))
+    characters = counts.characters
+    return CorpusStatistics(
+        files=summary.files,
+        skipped=summary.skipped,
+        encodings=summary.encodings,
+        bytes=summary.bytes,
+        characters=summary.characters,
         lines=int(characters[ord("\n")]),
-        documents=len(lengths),
+        documents=documents,
         document_characters={
             "shortest": int(lengths.min()),
             "median": int(np.median(lengths)),
@@ -118,13 +133,13 @@ def _stats(config: DataConfig, scan: Scan, census: _Census) -> CorpusStats:
             "longest": int(lengths.max()),
         },
         duplicate_documents=duplicates,
-        duplicate_share=duplicates / len(lengths),
-        removed=scan.removed,
-        replaced=scan.replaced,
-        distinct_characters=len(scan.alphabet),
-        scripts=script_shares(characters, TOP),
-        odd_characters=odd_characters(characters, TOP),
-        sample_share=census.share,
+        duplicate_share=duplicates / documents,
+        removed=summary.removed,
+        replaced=summary.replaced,
+        distinct_characters=len(summary.alphabet),
+        scripts=_script_shares(characters),
+        odd_characters=_odd_characters(characters),
+        sample_share=sum(len(t) for found in texts.values() for t in found) / summary.characters,
         words=words.total(),
         distinct_words=len(words),
         top_words=tuple(words.most_common(TOP)),
@@ -133,87 +148,102 @@ def _stats(config: DataConfig, scan: Scan, census: _Census) -> CorpusStats:
         top_tokens_of=top_tokens_of,
         suggested_tokenizer=kind,
         suggested_vocab_size=size or 0,
-        split="file" if config.val_file else "documents" if scan.by_document else "tail",
-        val_documents=len(known),
+        split=summary.split.kind,
+        val_documents=val_documents,
         overlap=Overlap(
-            documents=float(known.mean()) if len(known) else 0.0, windows=census.windows.shared()
+            documents=float(known.sum()) / max(1, val_documents), windows=counts.shared_windows()
         ),
     )
 
 
-class _Census:
-    """What one pass over the text counts and keeps."""
+class _Counts:
+    """What one pass over the text counts."""
 
     def __init__(self, share: float) -> None:
-        """``share`` of the text is kept."""
-        self.share = share
+        """``share`` of the distinct runs of words are kept: those with the smallest hashes, so that a run is
+        kept on both sides or on neither (the "modulo" sketch of Broder 1997, On the resemblance and
+        containment of documents).
+        """
+        self._limit = np.uint64(min(share * 2**64, 2**64 - 1))
+        self._windows: dict[str, array[int]] = {"train": array("Q"), "val": array("Q")}
         self.lengths = array("q")  # of the documents, in characters
-        self.hashes: dict[Side, array[int]] = {"train": array("Q"), "val": array("Q")}  # of the documents
-        self.texts: dict[Side, list[str]] = {"train": [], "val": []}
-        self.words: Counter[str] = Counter()
-        self.windows = Windows(share)
-        self._characters = np.zeros(0x110000, np.int64)
+        self.hashes: dict[str, array[int]] = {"train": array("Q"), "val": array("Q")}  # of the documents
+        self._characters = np.zeros(0x110000, np.int64)  # by code point
         self._waiting: list[str] = []
         self._size = 0
-        self._credit = 0.0
-        self._length = 0
         self._digest = hashlib.blake2b(digest_size=8)
 
-    def add(self, side: Side, text: str, ends: bool) -> None:
-        self._length += len(text)
-        self._digest.update(text.encode())
-        if ends:
-            self.lengths.append(self._length)
+    def counted(self, chunks: Iterable[tuple[int, TextChunk]]) -> Iterator[tuple[int, TextChunk]]:
+        """The same chunks, on their way to the split."""
+        length = 0
+        for component, chunk in chunks:
+            length += len(chunk.text)
+            if chunk.ends_document:
+                self.lengths.append(length)
+                length = 0
+            self._waiting.append(chunk.text)
+            self._size += len(chunk.text)
+            if self._size > 1 << 20:
+                self._count()
+            yield component, chunk
+
+    def add(self, side: str, chunk: TextChunk) -> None:
+        windows = _windows(_words(chunk.text))
+        self._windows[side].frombytes(windows[windows <= self._limit].tobytes())
+        self._digest.update(chunk.text.encode())
+        if chunk.ends_document:
             self.hashes[side].append(int.from_bytes(self._digest.digest(), "little"))
-            self._length, self._digest = 0, hashlib.blake2b(digest_size=8)
-        self.windows.add(side, text)
-        self._waiting.append(text)
-        self._size += len(text)
-        if self._size > 1 << 20:
-            self._count()
-        self._credit += self.share * len(text)
-        if self._credit >= len(text):
-            self._credit -= len(text)
-            self.texts[side].append(text)
-            self.words.update(_WORD.findall(text.lower()))
+            self._digest = hashlib.blake2b(digest_size=8)
 
-    def mend(self, documents: int) -> None:
-        """The split at the tail may have cut a document in two: it is counted once, as training text."""
-        if len(self.lengths) > documents:
-            cut = len(self.hashes["train"])
-            self.lengths[cut - 1] += self.lengths.pop(cut)
-            self.hashes["val"].pop(0)
+    def shared_windows(self) -> float:
+        """The share of the runs of words in the validation text that the training text has too."""
+        train, val = (np.frombuffer(self._windows[side], np.uint64) for side in SPLITS)
+        return float(np.isin(val, train).mean()) if len(val) else 0.0
 
-    def counted(self) -> NDArray[np.int64]:
+    @property
+    def characters(self) -> NDArray[np.int64]:
         """How often each code point occurs."""
         self._count()
         return self._characters
 
     def _count(self) -> None:
-        codes = np.frombuffer("".join(self._waiting).encode("utf-32-le"), "<i4")
-        found = np.bincount(codes)
+        found = np.bincount(np.frombuffer("".join(self._waiting).encode("utf-32-le"), "<i4"))
         self._characters[: len(found)] += found
         self._waiting, self._size = [], 0
 
 
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _windows(words: list[str]) -> NDArray[np.uint64]:
+    """A hash of each run of ``WINDOW`` words."""
+    hashes = np.fromiter(map(hash, words), np.int64, len(words)).view(np.uint64)
+    found = np.zeros(max(0, len(words) - WINDOW + 1), np.uint64)
+    for place in range(WINDOW):  # products wrap around
+        found = (found ^ hashes[place : place + len(found)]) * np.uint64(0x9E3779B97F4A7C15)
+        found ^= found >> np.uint64(32)
+    return found
+
+
 def _tokens(
-    texts: dict[Side, list[str]], shown: int
+    texts: dict[str, list[str]], shown: int
 ) -> tuple[dict[str, float], tuple[tuple[str, int], ...], int]:
     """Bytes per token of vocabularies of several sizes, on text they did not learn from; the most frequent
     tokens of the one with ``shown`` entries, or of the largest below; its size.
 
-    One BPE is trained: a smaller one is the beginning of a larger.
+    One BPE is trained: a smaller one is the beginning of a larger one.
     """
-    train = _most(texts["train"] or texts["val"], _TRAINED)
-    text = "\n".join(_most(texts["val"] or train, _MEASURED))
+    train = _spread(texts["train"] or texts["val"], _TRAINED)
+    text = "\n".join(_spread(texts["val"] or train, _MEASURED))
     n_bytes = len(text.encode())
-    library = build_tokenizer("bpe", train, alphabet="", vocab_size=SIZES[-1])
+    library = build_tokenizer("bpe", train, alphabet="", vocab_size=VOCAB_SIZES[-1])
     spec = json.loads(library.to_str())["model"]
     merges = [tuple(pair) for pair in spec["merges"]]
     found = {"characters": n_bytes / max(1, len(text))}
     n_entries = len(spec["vocab"])
     top: tuple[tuple[str, int], ...] = ()
-    for size in SIZES:
+    for size in VOCAB_SIZES:
         kept = {token: i for token, i in spec["vocab"].items() if i < size}
         library.model = models.BPE(kept, merges[: size - 257])
         tokenizer = Tokenizer(library)
@@ -228,8 +258,27 @@ def _tokens(
     return found, top, min(shown, n_entries)
 
 
-def _most(texts: list[str], limit: int) -> list[str]:
+def _spread(texts: list[str], limit: int) -> list[str]:
     """An evenly spread part of the texts, of about ``limit`` characters."""
-    total = sum(map(len, texts))
-    step = max(1, -(-total // limit))
-    return texts[::step]
+    return texts[:: max(1, -(-sum(map(len, texts)) // limit))]
+
+
+def _script_shares(counts: NDArray[np.int64]) -> dict[str, float]:
+    """The share of the letters by alphabet: the first word of a letter's Unicode name."""
+    found: Counter[str] = Counter()
+    for code in np.flatnonzero(counts):
+        letter = chr(int(code))
+        if letter.isalpha():
+            plain = unicodedata.normalize("NFKC", letter)[0]  # º is a variant of o
+            found[unicodedata.name(plain, "unknown").split()[0].capitalize()] += int(counts[code])
+    return {name: count / found.total() for name, count in found.most_common(TOP)}
+
+
+def _odd_characters(counts: NDArray[np.int64]) -> tuple[Character, ...]:
+    found = []
+    for code in np.flatnonzero(counts):
+        letter = chr(int(code))
+        if letter == "\ufffd" or (unicodedata.category(letter)[0] == "C" and letter not in "\n\t"):
+            name = unicodedata.name(letter, "control character" if code < 0xA0 else "no name")
+            found.append(Character(code=f"U+{code:04X}", name=name.lower(), count=int(counts[code])))
+    return tuple(sorted(found, key=lambda character: -character.count)[:TOP])

@@ -1,7 +1,7 @@
 """Token files: a folder with train.bin, val.bin, tokenizer.json and manifest.json.
 
-The .bin files are bare little-endian uint16 or uint32. The manifest is written last: a folder without
-one was never finished. They are written in writer.py.
+The .bin files are plain little-endian uint16 or uint32. A folder is written under a temporary name and
+renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gptscratch.errors import CorpusError
 
-FORMAT = 2
-SPLITS = ("train", "val")
-_Record = TypeVar("_Record")
+FORMAT = 3
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
 TokenArray = NDArray[np.unsignedinteger[Any]]
 
 _CHUNK = 1 << 22  # tokens counted at once
 _CHUNKS = 16  # of a long text: enough for its frequencies
+_Record = TypeVar("_Record")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,57 +36,61 @@ class SplitCounts:
     characters: int = 0
     bytes: int = 0  # of the text in UTF-8
     tokens: int = 0  # end-of-text tokens included
-    unknown: int = 0  # tokens that stand for what the vocabulary lacks
+    unknown: int = 0  # tokens that stand for text that the vocabulary lacks
 
 
 @dataclass(frozen=True, kw_only=True)
 class Removed:
-    """What one step of cleaning took away."""
+    """What one cleaning step took away."""
 
     step: str
     documents: int = 0  # dropped
-    characters: int = 0  # those of the dropped documents included; below 0 where a step made text longer
+    characters: int = 0  # with those of the dropped documents; below 0 where a step made text longer
     changed: int = 0  # documents kept, but changed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """One of several corpora with weights; their training tokens stand in train.bin one behind the other."""
+    """One of several corpora with weights; their tokens follow one another in train.bin and val.bin."""
 
     name: str
-    weight: float  # of the training tokens that are drawn; all weights together are 1
-    tokens: int  # of its training side
-    val_tokens: int = 0  # of its validation side; 0 where a corpus of its own is for validation
+    weight: float  # of the training tokens; all weights together are 1
+    tokens: int  # in train.bin
+    val_tokens: int = 0  # in val.bin; 0 where validation has a corpus of its own
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a folder of token files says of itself."""
+    """The description of a folder of token files."""
 
     format: int = FORMAT
+    key: str  # hash of the corpus's files and of all settings that decide about tokens
     dtype: str  # of the .bin files: uint16 or uint32
     vocab_size: int
     tokenizer_kind: str
     tokenizer_hash: str
-    corpus_hash: str
-    recipe: str  # hash of corpus, split and how the tokenizer was asked for
-    sources: str  # hash of the files' names, sizes and times; empty: not to be trusted
+    lossy: bool  # the tokenizer does not keep all of the text: its case, or its white space
+    corpus_hash: str  # of the text and the borders between documents
     end_of_text: int | None  # the token between documents
     files: int
-    skipped: int  # files of folders that were no text, or had vanished
-    by_document: bool  # whole documents are held back; else the tail of the text
-    documents: int = 0  # of both sides; one that the split cuts is counted once
-    replaced: int = 0  # bytes that the encoding does not know, read as U+FFFD by request
-    removed: tuple[Removed, ...] = ()  # by each step of cleaning, in their order
+    skipped: int  # files of folders that are not text, may not be read, or were gone
+    split: str  # "documents": whole ones are held out; "tail" of the text; "file": a corpus of its own
+    documents: int  # of both sides; one that the split divides is counted once
+    distinct_characters: int
+    replaced: int = 0  # characters U+FFFD in files that were read with errors="replace"
+    removed: tuple[Removed, ...] = ()  # by each cleaning step, in order
     corpora: tuple[Share, ...] = ()  # where they have weights
-    lossy: bool = False  # the tokenizer does not keep all of the text: its case, or its white space
     val_unknown_bytes: int = 0  # of the validation text that unknown tokens stand for
     train: SplitCounts
     val: SplitCounts
 
     @property
+    def characters(self) -> int:
+        return self.train.characters + self.val.characters
+
+    @property
     def characters_per_token(self) -> float:
-        return (self.train.characters + self.val.characters) / max(1, self.train.tokens + self.val.tokens)
+        return self.characters / max(1, self.train.tokens + self.val.tokens)
 
     @property
     def unknown_rate(self) -> float:
@@ -112,14 +117,11 @@ def read_manifest(folder: Path) -> Manifest:
     file = folder / "manifest.json"
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        newer = values["format"] > FORMAT
-        if not newer:
+        if values["format"] <= FORMAT:
             train, val = (_checked(SplitCounts(**values.pop(name))) for name in SPLITS)
-            removed = tuple(_checked(Removed(**step)) for step in values.pop("removed", ()))
-            corpora = tuple(_checked(Share(**share)) for share in values.pop("corpora", ()))
-            unknown = val.bytes * val.unknown // max(1, val.tokens)
-            values.setdefault("val_unknown_bytes", unknown)  # about so many, where format 1 does not say it
-            manifest = Manifest(**values, removed=removed, corpora=corpora, train=train, val=val)
+            values["removed"] = tuple(_checked(Removed(**step)) for step in values.get("removed", ()))
+            values["corpora"] = tuple(_checked(Share(**share)) for share in values.get("corpora", ()))
+            manifest = Manifest(**_of_this_format(values, val), train=train, val=val)
             _require_consistent(_checked(manifest))
             return manifest
     except FileNotFoundError:
@@ -127,6 +129,73 @@ def read_manifest(folder: Path) -> Manifest:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CorpusError(f"{file} is damaged.", f"Delete {folder}: it is made again.") from None
     raise CorpusError(f"{folder} was written by a newer gptscratch.", "Update: pip install -U gptscratch")
+
+
+def open_tokens(folder: str | Path) -> Tokens:
+    """Open token files for reading.
+
+    Raises:
+        CorpusError: as ``read_manifest``, or a file that is not as long as the manifest says or holds ids
+            outside of the vocabulary.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    train = _map(folder / "train.bin", manifest, manifest.train.tokens)
+    val = _map(folder / "val.bin", manifest, manifest.val.tokens)
+    return Tokens(folder, train, val, manifest)
+
+
+def manifest_json(manifest: Manifest) -> str:
+    return json.dumps(dataclasses.asdict(manifest), indent=1) + "\n"
+
+
+def token_counts(tokens: TokenArray, vocab_size: int) -> NDArray[np.int64]:
+    """(vocab_size,) counts over the tokens, or over chunks spread evenly where they are many."""
+    counts = np.zeros(vocab_size, np.int64)
+    for chunk in _spread(tokens):
+        counts += np.bincount(chunk, minlength=vocab_size)
+    return counts
+
+
+def _spread(tokens: TokenArray) -> Iterator[TokenArray]:
+    starts = np.arange(0, len(tokens), _CHUNK)
+    if len(starts) > _CHUNKS:
+        starts = starts[np.linspace(0, len(starts) - 1, _CHUNKS).astype(int)]
+    return (tokens[start : start + _CHUNK] for start in starts)
+
+
+def _map(file: Path, manifest: Manifest, n_tokens: int) -> TokenArray:
+    little = np.dtype(manifest.dtype).newbyteorder("<")
+    hint = f"Delete {file.parent}: it is made again."
+    size = file.stat().st_size if file.is_file() else -1
+    if size != n_tokens * little.itemsize:
+        state = "missing" if size < 0 else f"{size:,} bytes long, not {n_tokens * little.itemsize:,}"
+        raise CorpusError(f"{file} is damaged: it is {state}.", hint)
+    tokens: TokenArray = np.memmap(file, little, mode="r") if n_tokens else np.zeros(0, little)
+    largest = max((int(chunk.max()) for chunk in _spread(tokens)), default=-1)
+    if largest >= manifest.vocab_size:
+        last = manifest.vocab_size - 1
+        raise CorpusError(
+            f"{file} is damaged: it holds the id {largest:,}, and the vocabulary ends at {last:,}.", hint
+        )
+    return tokens
+
+
+def _of_this_format(values: dict[str, Any], val: SplitCounts) -> dict[str, Any]:
+    """The fields of formats 1 and 2 as those of format 3; what they do not say is estimated or left open."""
+    if values["format"] == FORMAT:
+        return values
+    values = {k: v for k, v in values.items() if k not in ("recipe", "sources")}
+    by_document = values.pop("by_document")
+    new = {
+        "key": "",
+        "lossy": False,
+        "split": "documents" if by_document else "tail",
+        "documents": 0,
+        "distinct_characters": 0,
+        "val_unknown_bytes": val.bytes * val.unknown // max(1, val.tokens),
+    }
+    return {**new, **values}
 
 
 def _checked(record: _Record) -> _Record:
@@ -144,65 +213,14 @@ def _checked(record: _Record) -> _Record:
 
 
 def _require_consistent(manifest: Manifest) -> None:
-    if manifest.dtype not in ("uint16", "uint32") or manifest.vocab_size > 1 << 32:
-        raise ValueError("dtype")
-    if manifest.end_of_text is not None and manifest.end_of_text >= manifest.vocab_size:
-        raise ValueError("end_of_text")
-    if manifest.corpora:
-        weights = [share.weight for share in manifest.corpora]
-        counted = sum(share.tokens for share in manifest.corpora) == manifest.train.tokens
-        if not counted or not all(0 < weight <= 1 for weight in weights):
-            raise ValueError("corpora")
-        if sum(share.val_tokens for share in manifest.corpora) > manifest.val.tokens:
-            raise ValueError("corpora")
-
-
-def open_tokens(folder: str | Path) -> Tokens:
-    """Open token files for reading.
-
-    Raises:
-        CorpusError: as ``read_manifest``, or a file that is not as long as the manifest says or holds ids
-            outside of the vocabulary.
-    """
-    folder = Path(folder)
-    manifest = read_manifest(folder)
-    train = _map(folder / "train.bin", manifest, manifest.train.tokens)
-    val = _map(folder / "val.bin", manifest, manifest.val.tokens)
-    return Tokens(folder, train, val, manifest)
-
-
-def token_counts(tokens: TokenArray, vocab_size: int) -> NDArray[np.int64]:
-    """(vocab_size,) counts over the tokens, or over chunks spread evenly where they are many."""
-    counts = np.zeros(vocab_size, np.int64)
-    for chunk in _spread(tokens):
-        counts += np.bincount(chunk, minlength=vocab_size)
-    return counts
-
-
-def _spread(tokens: TokenArray) -> Iterator[TokenArray]:
-    """All of the tokens in chunks, or chunks spread evenly where they are many."""
-    starts = np.arange(0, len(tokens), _CHUNK)
-    if len(starts) > _CHUNKS:
-        starts = starts[np.linspace(0, len(starts) - 1, _CHUNKS).astype(int)]
-    return (tokens[start : start + _CHUNK] for start in starts)
-
-
-def _map(file: Path, manifest: Manifest, n_tokens: int) -> TokenArray:
-    little = np.dtype(manifest.dtype).newbyteorder("<")
-    size = file.stat().st_size if file.is_file() else -1
-    if size != n_tokens * little.itemsize:
-        state = "missing" if size < 0 else f"{size:,} bytes long, not {n_tokens * little.itemsize:,}"
-        raise CorpusError(f"{file} is damaged: it is {state}.", f"Delete {file.parent}: it is made again.")
-    tokens: TokenArray = np.memmap(file, little, mode="r") if n_tokens else np.zeros(0, little)
-    largest = max((int(chunk.max()) for chunk in _spread(tokens)), default=0)
-    if n_tokens and largest >= manifest.vocab_size:
-        raise CorpusError(
-            f"{file} is damaged: it holds the id {largest:,}, and the vocabulary ends at "
-            f"{manifest.vocab_size - 1:,}.",
-            f"Delete {file.parent}: it is made again.",
-        )
-    return tokens
-
-
-def manifest_json(manifest: Manifest) -> str:
-    return json.dumps(dataclasses.asdict(manifest), indent=1) + "\n"
+    shares = manifest.corpora
+    faults = (
+        manifest.dtype not in ("uint16", "uint32"),
+        manifest.vocab_size > 1 << 32,
+        manifest.end_of_text is not None and manifest.end_of_text >= manifest.vocab_size,
+        shares and sum(share.tokens for share in shares) != manifest.train.tokens,
+        sum(share.val_tokens for share in shares) > manifest.val.tokens,
+        not all(0 < share.weight <= 1 for share in shares),
+    )
+    if any(faults):
+        raise ValueError

@@ -34,7 +34,7 @@ def tokens_of_run(run: Path, record: RunRecord) -> Prepared:
     folder = Path(record.tokens)
     if (folder / "manifest.json").is_file():
         tokens = open_tokens(folder)
-        prepared = Prepared(folder, Tokenizer.load(folder), tokens, tokens.manifest, None, True)
+        prepared = Prepared(folder, Tokenizer.load(folder), tokens, tokens.manifest, True)
     elif "-" in record.config.data.corpus:
         raise CheckpointError(f"The token files of {run.name} are gone, and its corpus came from stdin.")
     else:

@@ -26,6 +26,7 @@ import numpy as np
 from gptscratch.config import DataConfig
 from gptscratch.data.corpus import Corpus
 from gptscratch.data.prepare import prepare
+from gptscratch.data.readers import ReadCounts
 from gptscratch.tokenizer import Tokenizer, build_tokenizer, bulk_encoder
 from gptscratch.tokenizer.train import byte_values
 
@@ -84,7 +85,8 @@ def whole_jobs(corpus: str, column: str, tokenizers: list[str], rounds: int) -> 
 
 
 def read(corpus: str, column: str, limit: float) -> Iterator[list[str]]:
-    texts = (piece.text for piece in Corpus(DataConfig(corpus=(corpus,), text_column=column)).pieces())
+    opened = Corpus(DataConfig(corpus=(corpus,), text_column=column))
+    texts = (chunk.text for _, chunk in opened.chunks(ReadCounts()))
     batch: list[str] = []
     size = total = 0
     for text in texts:

@@ -31,8 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from gptscratch.data.token_files import Manifest, SplitCounts
-from gptscratch.data.writer import ShardWriter
+from gptscratch.data.token_files import Manifest, SplitCounts, manifest_json
 from gptscratch.runs.metrics import read_metrics
 from gptscratch.tokenizer import Tokenizer, build_tokenizer
 from gptscratch.training import loop, trainer
@@ -145,17 +144,18 @@ def write_tokens(folder: Path, n_tokens: int) -> Path:
     tokenizer = Tokenizer(build_tokenizer("byte", [], alphabet=""))
     lengths = {"train": n_tokens, "val": 20_000}
     folder.mkdir()
-    with ShardWriter(folder, np.uint16, tokenizer.library.to_str(), "", "random") as writer:
-        for side, length in lengths.items():
+    for side, length in lengths.items():
+        with (folder / f"{side}.bin").open("wb") as file:
             for done in range(0, length, BLOCK):
-                writer.add(side, ids[: min(BLOCK, length - done)])
-        counts = {s: SplitCounts(documents=1, characters=n, bytes=n, tokens=n) for s, n in lengths.items()}
-        manifest = Manifest(
-            dtype="uint16", vocab_size=tokenizer.vocab_size, tokenizer_kind=tokenizer.kind,
-            tokenizer_hash=tokenizer.hash, corpus_hash="random", recipe="", sources="", end_of_text=None,
-            files=1, skipped=0, by_document=False, train=counts["train"], val=counts["val"],
-        )  # fmt: skip
-        writer.finish(manifest)
+                ids[: min(BLOCK, length - done)].astype("<u2").tofile(file)
+    counts = {s: SplitCounts(documents=1, characters=n, bytes=n, tokens=n) for s, n in lengths.items()}
+    manifest = Manifest(
+        key="", dtype="uint16", vocab_size=tokenizer.vocab_size, tokenizer_kind=tokenizer.kind,
+        tokenizer_hash=tokenizer.hash, lossy=False, corpus_hash="random", end_of_text=None, files=1,
+        skipped=0, split="tail", documents=1, distinct_characters=1, train=counts["train"], val=counts["val"],
+    )  # fmt: skip
+    tokenizer.save(folder / "tokenizer.json")
+    (folder / "manifest.json").write_text(manifest_json(manifest))
     return folder
 
 

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from gptscratch.data.writer import ShardWriter
-
 Command = Callable[..., Any]
 
 
@@ -98,30 +96,3 @@ def test_a_corpus_that_is_too_short_leaves_nothing(gptscratch: Command, tmp_path
 def test_with_and_tokenizer_together_are_refused(gptscratch: Command, corpus: Path) -> None:
     ended = gptscratch("tokenize", corpus, "--with", "a", "--tokenizer", "char")
     assert ended.code == 2
-
-
-def test_ctrl_c_says_that_the_same_command_goes_on(
-    gptscratch: Command, corpus: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Interrupted while the state is saved, after the first batch."""
-    with monkeypatch.context() as patch:
-        patch.setattr("gptscratch.data.tokens._BATCH", 1000)
-        patch.setattr("gptscratch.data.readers.PIECE", 500)
-        patch.setattr(ShardWriter, "save", interrupt_once(ShardWriter.save))
-        ended = gptscratch("tokenize", corpus, "--tokenizer", "byte")
-        assert ended.code == 130
-        assert "The same command continues from there." in ended.err
-        again = gptscratch("tokenize", corpus, "--tokenizer", "byte", "--json")
-    assert json.loads(again.out)["characters"] == len(corpus.read_text())
-
-
-def interrupt_once(save: Callable[..., None]) -> Callable[..., None]:
-    calls = []
-
-    def interrupted(writer: ShardWriter, **when: bool) -> None:
-        calls.append(when)
-        if len(calls) == 1:
-            raise KeyboardInterrupt
-        save(writer, **when)
-
-    return interrupted

@@ -8,18 +8,28 @@ from pathlib import Path
 import pytest
 
 from gptscratch.config import CLEAN, DataConfig
-from gptscratch.data import cleaning
 from gptscratch.data.cleaning import DROPPING, STEPS, clean
-from gptscratch.data.corpus import Corpus
-from gptscratch.data.readers import Piece
+from gptscratch.data.corpus import Corpus, survey
+from gptscratch.data.readers import ReadCounts, TextChunk
 from gptscratch.data.token_files import Removed
 from gptscratch.errors import ConfigError, MissingExtraError
 
 
 def cleaned(texts: list[str], *names: str) -> tuple[list[str], dict[str, Removed]]:
     removed: dict[str, Removed] = {}
-    found = [piece.text for piece in clean([Piece(text, True) for text in texts], names, removed)]
-    return found, removed
+    return [
+        chunk.text for chunk in cleaned_chunks([TextChunk(t, True) for t in texts], names, removed)
+    ], removed
+
+
+def cleaned_chunks(
+    chunks: list[TextChunk],
+    names: tuple[str, ...],
+    removed: dict[str, Removed] | None = None,
+    whole: int = 99_999,
+) -> list[TextChunk]:
+    found = clean(((0, chunk) for chunk in chunks), names, {} if removed is None else removed, whole)
+    return [chunk for _, chunk in found]
 
 
 def test_every_step_of_the_config_is_here() -> None:
@@ -69,27 +79,25 @@ def test_near_duplicates_go_and_the_first_stays() -> None:
     assert cleaned([text, near, far, text], "neardup")[0] == [text, far]
 
 
-def test_a_document_larger_than_memory_is_cleaned_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cleaning, "WHOLE", 3)
-    pieces = [Piece("ABCD", False), Piece(" EF", True), Piece("x", True)]
-    found = list(clean(pieces, ("lowercase", "min-length:6"), {}))
-    assert found == [Piece("abcd", False), Piece(" ef", True)]
+def test_a_document_that_is_too_large_is_cleaned_in_parts() -> None:
+    chunks = [TextChunk("ABCD", False), TextChunk(" EF", True), TextChunk("x", True)]
+    found = cleaned_chunks(chunks, ("lowercase", "min-length:6"), whole=3)
+    assert found == [TextChunk("abcd", False), TextChunk(" ef", True)]
 
 
-def test_words_stay_apart_where_a_large_document_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cleaning, "WHOLE", 3)
-    pieces = [Piece(" one  two", False), Piece(" three", False), Piece("\n\nfour ", True)]
-    found = list(clean(pieces, ("whitespace",), {}))
-    assert "".join(piece.text for piece in found) == "one two three\nfour"
+def test_words_stay_apart_between_the_parts_of_a_large_document() -> None:
+    chunks = [TextChunk(" one  two", False), TextChunk(" three", False), TextChunk("\n\nfour ", True)]
+    found = cleaned_chunks(chunks, ("whitespace",), whole=3)
+    assert "".join(chunk.text for chunk in found) == "one two three\nfour"
 
 
 def test_a_corpus_is_cleaned_alike_in_every_pass(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("A b<|endoftext|>a B<|endoftext|>c", encoding="utf-8")
     corpus = Corpus(DataConfig(corpus=(str(tmp_path / "a.txt"),), clean=("lowercase", "dedup")))
-    passes = [[piece.text for piece in corpus.pieces()] for _ in range(2)]
+    passes = [[chunk.text for _, chunk in corpus.chunks(ReadCounts())] for _ in range(2)]
     assert passes == [["a b", "c"]] * 2
-    scan = corpus.scan()
-    assert (scan.documents, scan.alphabet, scan.removed[1].documents) == (2, " abc", 1)
+    summary, _ = survey(corpus)
+    assert (summary.documents, summary.alphabet, summary.removed[1].documents) == (2, " abc", 1)
 
 
 @pytest.mark.parametrize("step", ["htlm", "min-length", "min-length:x", "html:3"])

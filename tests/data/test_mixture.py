@@ -48,7 +48,7 @@ def test_documents_keep_to_their_corpus(tmp_path: Path) -> None:
     corpus = (f"{tmp_path}/a.txt=1", f"{tmp_path}/b.txt=1")
     found = prepare(DataConfig(corpus=corpus, tokenizer="byte"))
     first = found.manifest.corpora[0].tokens
-    assert found.manifest.by_document
+    assert found.manifest.split == "documents"
     assert set(found.tokens.train[:first].tolist()) == {97, found.manifest.end_of_text}
     assert set(found.tokens.train[first:].tolist()) == {98, found.manifest.end_of_text}
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ import numpy as np
 import pytest
 
 from gptscratch.config import DataConfig
+from gptscratch.data.corpus import Corpus
 from gptscratch.data.prepare import Prepared, prepare
+from gptscratch.data.readers import Sizes
 from gptscratch.data.token_files import Removed, open_tokens, read_manifest
 from gptscratch.errors import CorpusError
 from gptscratch.tokenizer import KINDS, Tokenizer
@@ -91,7 +95,7 @@ def test_equal_documents_stand_on_one_side(tmp_path: Path) -> None:
     assert not sides[0] & sides[1]
     assert sides[0] | sides[1] == set(texts)
     assert 0.05 < found.manifest.val.characters / found.manifest.train.characters < 0.2
-    assert found.manifest.by_document
+    assert found.manifest.split == "documents"
 
 
 def test_second_call_finds_the_files_and_a_change_is_noticed(tmp_path: Path) -> None:
@@ -103,16 +107,20 @@ def test_second_call_finds_the_files_and_a_change_is_noticed(tmp_path: Path) -> 
     assert changed.folder != first.folder
 
 
-def test_a_large_corpus_is_found_by_its_files_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gptscratch.data.remember._STAMPED", 10)
+def test_a_large_corpus_is_known_by_the_sizes_and_times_of_its_files(tmp_path: Path) -> None:
     file = tmp_path / "corpus.txt"
     file.write_text(TEXT, encoding="utf-8")
     os.utime(file, (1e9, 1e9))
-    config = DataConfig(corpus=(str(file),))
-    assert prepare(config).scan is not None
-    assert prepare(config).scan is None
+
+    def fingerprint() -> str:
+        return Corpus(DataConfig(corpus=(str(file),)), sizes=Sizes(small=100)).fingerprint()
+
+    first = fingerprint()
+    assert fingerprint() == first
     os.utime(file, (1e9, 1e9 + 5))
-    assert prepare(config).scan is not None
+    assert fingerprint() != first
+    file.touch()  # it may change again without another time: never the same
+    assert fingerprint() != fingerprint()
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "manifest"])
@@ -158,13 +166,13 @@ def test_a_manifest_of_wrong_values_is_damaged(name: str, value: Any, tmp_path: 
 
 
 def test_nothing_is_left_of_a_run_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Tokenizer, "encode_arrays", fails)
+    monkeypatch.setattr("gptscratch.data.prepare.write_tokens", fails)
     with pytest.raises(KeyboardInterrupt):
         prepared(tmp_path, tokenizer="char")
-    assert [path for path in (tmp_path / "home").rglob("*") if path.is_file()] == []
+    assert [path.suffix for path in (tmp_path / "home" / "tokens").iterdir()] == [".lock"]
 
 
 def test_out_takes_an_empty_folder_and_spares_a_full_one(tmp_path: Path) -> None:
@@ -244,55 +252,94 @@ def test_token_files_stand_alone_and_whole(tmp_path: Path) -> None:
         prepare(DataConfig(corpus=(str(folder),)))
 
 
-def test_corpus_larger_than_what_is_kept_gives_the_same_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+SMALL = Sizes(sample=1000, batch=300, chunk=200)
+
+
+@pytest.mark.parametrize("kind", ["char", "word", "bpe"])
+@pytest.mark.parametrize("documents", [1, 60])
+def test_a_corpus_larger_than_its_sample_gives_the_same_tokens(
+    kind: str, documents: int, tmp_path: Path
 ) -> None:
-    first = prepared(tmp_path, tokenizer="bpe", vocab_size=300)
-    monkeypatch.setattr("gptscratch.data.corpus._KEPT", 10)
-    monkeypatch.setenv("GPTSCRATCH_HOME", str(tmp_path / "other"))
-    second = prepared(tmp_path, tokenizer="bpe", vocab_size=300)
-    assert second.manifest == dataclasses.replace(first.manifest)
+    text = TEXT if documents == 1 else "<|endoftext|>".join(f"{i}: {TEXT[:100]}" for i in range(documents))
+    (tmp_path / "corpus.txt").write_text(text, encoding="utf-8")
+    config = DataConfig(corpus=(str(tmp_path / "corpus.txt"),), tokenizer=kind)
+    first = prepare(config)
+    config = dataclasses.replace(config, tokenizer=str(first.folder) if kind == "bpe" else kind)
+    second = prepare(config, sizes=SMALL)
+    assert second.manifest == dataclasses.replace(first.manifest, key=second.manifest.key)
     np.testing.assert_array_equal(first.tokens.train, second.tokens.train)
+    np.testing.assert_array_equal(first.tokens.val, second.tokens.val)
 
 
-def test_a_file_changed_between_the_passes_is_noticed(
-    tmp_path: Path,
-) -> None:
-    def progress(stage: str, *_: int) -> None:
-        if stage == "reading":
-            os.utime(tmp_path / "corpus.txt", (5, 5))
+def test_a_bpe_learns_from_the_training_text_of_the_sample(tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text(TEXT + "zzzz" * 500, encoding="utf-8")
+    config = DataConfig(
+        corpus=(str(tmp_path / "corpus.txt"),), tokenizer="bpe", vocab_size=400, val_fraction=0.5
+    )
+    for sizes in (Sizes(), SMALL):
+        vocabulary = prepare(config, sizes=sizes).tokenizer.library.get_vocab()
+        assert "zz" not in vocabulary
+        assert "Ġcat" in vocabulary
 
+
+def test_a_text_that_changes_between_the_passes_is_noticed(tmp_path: Path) -> None:
     file = tmp_path / "corpus.txt"
-    file.write_text(TEXT, encoding="utf-8")
+    file.write_text(TEXT * 20, encoding="utf-8")
+
+    def progress(stage: str, *_: int) -> None:
+        if stage == "tokenizing":
+            file.write_text(TEXT.replace("cat", "cow") * 20, encoding="utf-8")
+
+    sizes = dataclasses.replace(SMALL, block=64)
     with pytest.raises(CorpusError, match="changed"):
-        prepare(DataConfig(corpus=(str(file),)), on_progress=progress)
+        prepare(DataConfig(corpus=(str(file),), tokenizer="byte"), on_progress=progress, sizes=sizes)
+    assert not list((tmp_path / "home" / "tokens").glob("*/*"))
 
 
-@pytest.mark.parametrize("stage", ["reading", "training tokenizer", "tokenizing"])
-def test_token_files_are_true_where_a_file_of_a_folder_vanishes(
-    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The last of three, in each stage: what comes out is the text of the other two."""
-    monkeypatch.setattr("gptscratch.data.corpus._KEPT", 10)
-    monkeypatch.setattr("gptscratch.data.tokens._BATCH", 10)
-    (tmp_path / "texts").mkdir()
-    for name in "abc":
-        (tmp_path / "texts" / f"{name}.txt").write_text(f"{name}: {TEXT}", encoding="utf-8")
-    said: list[str] = []
+def test_a_second_process_waits_and_takes_what_the_first_has_made(tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text(TEXT, encoding="utf-8")
+    config = DataConfig(corpus=(str(tmp_path / "corpus.txt"),), tokenizer="byte")
+    waits, writes = threading.Event(), threading.Event()
+    found = []
 
-    def progress(now: str, *_: int) -> None:
-        said.append(now)
-        if now == stage:
-            (tmp_path / "texts" / "c.txt").unlink(missing_ok=True)
+    def first(stage: str, *_: int) -> None:
+        if stage == "tokenizing" and not writes.is_set():
+            writes.set()
+            assert waits.wait(20)
 
-    config = DataConfig(corpus=(str(tmp_path / "texts"),), tokenizer="bpe", vocab_size=300)
-    found = prepare(config, on_progress=progress)
-    assert (found.manifest.files, found.manifest.skipped) == (2, 1)
-    assert any("c.txt" in line for line in said) == (stage != "reading")
-    monkeypatch.setenv("GPTSCRATCH_HOME", str(tmp_path / "other"))
-    rest = prepare(config)
-    assert found.manifest == dataclasses.replace(rest.manifest, skipped=1)
-    np.testing.assert_array_equal(found.tokens.train, rest.tokens.train)
+    def second(stage: str, *_: int) -> None:
+        if "waiting" in stage:
+            waits.set()
+
+    thread = threading.Thread(target=lambda: found.append(prepare(config, on_progress=first)))
+    thread.start()
+    assert writes.wait(20)
+    found.append(prepare(config, on_progress=second))
+    thread.join()
+    assert sorted(prepared.reused for prepared in found) == [False, True]
+    assert found[0].folder == found[1].folder
+
+
+def test_what_a_killed_process_left_is_deleted(tmp_path: Path) -> None:
+    first = prepared(tmp_path, tokenizer="char")
+    shutil.rmtree(first.folder)
+    tokens = first.folder.parent
+    for name in (f".{first.folder.name}.123.tmp", ".other.123.tmp", ".old.123.tmp"):
+        (tokens / name).mkdir()
+        (tokens / name / "train.bin").touch()
+    os.utime(tokens / ".old.123.tmp", (1e9, 1e9))
+    assert prepared(tmp_path, tokenizer="char").folder == first.folder
+    assert [path.name for path in tokens.glob("*.tmp")] == [".other.123.tmp"]
+
+
+def test_an_older_manifest_is_still_read(tmp_path: Path) -> None:
+    manifest = prepared(tmp_path, tokenizer="char").manifest
+    new = ("key", "lossy", "split", "distinct_characters", "val_unknown_bytes")
+    old = {k: v for k, v in dataclasses.asdict(manifest).items() if k not in new}
+    old |= {"format": 1, "recipe": "x", "sources": "", "by_document": True}
+    (tmp_path / "manifest.json").write_text(json.dumps(old))
+    found = read_manifest(tmp_path)
+    assert (found.split, found.train, found.val) == ("documents", manifest.train, manifest.val)
 
 
 def test_progress_names_its_stages(tmp_path: Path) -> None:

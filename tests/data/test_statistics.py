@@ -7,18 +7,16 @@ import json
 import random
 from pathlib import Path
 
-import pytest
-
 from gptscratch.config import DataConfig
-from gptscratch.data import statistics as stats
-from gptscratch.data.characters import Character
-from gptscratch.data.statistics import CorpusStats, corpus_stats
+from gptscratch.data.statistics import Character, CorpusStatistics, corpus_statistics
 
 
-def found(tmp_path: Path, text: str | bytes, **settings: object) -> CorpusStats:
+def found(
+    tmp_path: Path, text: str | bytes, sample: int = 16_000_000, **settings: object
+) -> CorpusStatistics:
     file = tmp_path / "a.txt"
     file.write_bytes(text.encode() if isinstance(text, str) else text)
-    return corpus_stats(DataConfig(corpus=(str(file),), **settings))  # type: ignore[arg-type]
+    return corpus_statistics(DataConfig(corpus=(str(file),), **settings), sample=sample)  # type: ignore[arg-type]
 
 
 def test_sizes_and_documents_are_counted(tmp_path: Path) -> None:
@@ -74,23 +72,23 @@ def test_leakage_is_told_apart_from_mere_words(tmp_path: Path) -> None:
     assert found(tmp_path, " ".join(words), val_file=str(tmp_path / "val.txt")).overlap.windows == 1
 
 
-def test_leakage_in_a_sample_is_that_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stats, "SAMPLE", 100_000)
+def test_leakage_in_a_sample_is_that_of_the_whole(tmp_path: Path) -> None:
     rng = random.Random(3)
     texts = [" ".join(str(rng.randrange(9999)) for _ in range(100)) for _ in range(1000)]
     (tmp_path / "val.txt").write_text("<|endoftext|>".join(texts[800:]), encoding="utf-8")
-    seen = found(tmp_path, "<|endoftext|>".join(texts[:850]), val_file=str(tmp_path / "val.txt"))
+    text = "<|endoftext|>".join(texts[:850])
+    seen = found(tmp_path, text, sample=100_000, val_file=str(tmp_path / "val.txt"))
     assert seen.sample_share < 0.25
     assert seen.overlap.documents == 0.25
     assert 0.22 < seen.overlap.windows < 0.28
 
 
-def test_a_large_corpus_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stats, "SAMPLE", 2000)
-    seen = found(tmp_path, "<|endoftext|>".join(f"number {i} of them" for i in range(1000)))
+def test_a_large_corpus_is_sampled(tmp_path: Path) -> None:
+    text = "<|endoftext|>".join(f"number {i} of them" for i in range(1000))
+    seen = found(tmp_path, text, sample=2000)
     assert seen.sample_share < 0.2
     assert seen.documents == 1000
-    assert 300 < seen.words < 500
+    assert 200 < seen.words < 500
 
 
 def test_it_can_be_written_as_json(tmp_path: Path) -> None:

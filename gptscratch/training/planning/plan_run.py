@@ -64,17 +64,18 @@ def plan_run(
         given |= _shape_of(init_from, given)
     config = RunConfig().with_settings(given)  # checks all that was given, before any work
     if not config.data.corpus:
-        listen(Notice("No corpus was named: training on the source of Python's own library."))
+        listen(Notice("No corpus was named: training on Python's own language reference."))
     device = pick_device(config.train.device)
     if warning := slow_dtype_warning(pick_dtype(config.train.dtype, device), device):
         listen(Notice(warning))
     plan, prepared = _planned(given, config, listen, started)
     chosen = not (config.data.tokenizer or config.data.vocab_size) and prepared.tokenizer.kind == "bpe"
-    if chosen and prepared.scan is not None:
-        characters, letters = prepared.scan.characters, prepared.scan.alphabet
-        if heuristics.repeats_too_often(plan.epochs, characters, len(letters)):
-            config = replace(config, data=replace(config.data, tokenizer="char"))
-            plan, prepared = _planned(given, config, listen, started)
+    manifest = prepared.manifest
+    if chosen and heuristics.repeats_too_often(
+        plan.epochs, manifest.characters, manifest.distinct_characters
+    ):
+        config = replace(config, data=replace(config.data, tokenizer="char"))
+        plan, prepared = _planned(given, config, listen, started)
     plan = replace(plan, notices=(*ineffective(config.data, prepared.manifest), *plan.notices))
     listen(Planned(plan, prepared.manifest))
     for notice in plan.notices:

@@ -1,0 +1,111 @@
+"""The second pass over a corpus: its text as token files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from gptscratch.data.readers import TextChunk
+from gptscratch.data.token_files import SPLITS, Split, SplitCounts, TokenArray
+from gptscratch.errors import CorpusError
+from gptscratch.tokenizer import Tokenizer
+
+Encode = Callable[[list[str]], list[TokenArray]]
+SplitChunk = tuple[Split, int, TextChunk]  # of a component
+
+
+@dataclass
+class Written:
+    """What the token files hold."""
+
+    counts: dict[str, Counter[str]] = field(default_factory=lambda: {split: Counter() for split in SPLITS})
+    component_tokens: Counter[tuple[str, int]] = field(default_factory=Counter)  # by split and component
+    val_unknown_bytes: int = 0
+
+    def of(self, split: Split) -> SplitCounts:
+        return SplitCounts(**self.counts[split])
+
+
+def write_tokens(
+    folder: Path,
+    chunks: Iterable[SplitChunk],
+    tokenizer: Tokenizer,
+    encode: Encode,
+    *,
+    end_of_text: int | None,
+    batch: int,
+    on_bytes: Callable[[int], None],
+) -> Written:
+    """Encode both splits into train.bin and val.bin.
+
+    Args:
+        end_of_text: the token after each document, if any.
+        batch: characters that are encoded at once.
+        on_bytes: called with the bytes of text that are done.
+
+    Raises:
+        CorpusError: a split has fewer than two tokens.
+    """
+    written = Written()
+    dtype = np.dtype(tokenizer.dtype).newbyteorder("<")
+    with ExitStack() as stack:
+        files = {split: stack.enter_context((folder / f"{split}.bin").open("wb")) for split in SPLITS}
+        for some in _batches(chunks, batch):
+            encoded = encode([chunk.text for _, _, chunk in some])
+            parts: dict[Split, list[TokenArray]] = {split: [] for split in SPLITS}
+            for (split, component, chunk), ids in zip(some, encoded, strict=True):
+                if chunk.ends_document and end_of_text is not None:
+                    ids = np.append(ids, dtype.type(end_of_text))
+                parts[split].append(ids)
+                _count(written, split, component, chunk, ids, tokenizer)
+            for side, arrays in parts.items():
+                if arrays:
+                    np.concatenate(arrays).astype(dtype, copy=False).tofile(files[side])
+            on_bytes(sum(counts["bytes"] for counts in written.counts.values()))
+    _require_enough(written)
+    return written
+
+
+def _count(
+    written: Written, split: Split, component: int, chunk: TextChunk, ids: TokenArray, tokenizer: Tokenizer
+) -> None:
+    text, counts = chunk.text, written.counts[split]
+    counts["documents"] += chunk.ends_document
+    counts["characters"] += len(text)
+    counts["bytes"] += len(text) if text.isascii() else len(text.encode())
+    counts["tokens"] += len(ids)
+    written.component_tokens[split, component] += len(ids)
+    if tokenizer.unk_id is not None:
+        unknown = int(np.count_nonzero(ids == tokenizer.unk_id))
+        counts["unknown"] += unknown
+        if unknown and split == "val":
+            written.val_unknown_bytes += tokenizer.unknown_bytes(text)
+
+
+def _batches(chunks: Iterable[SplitChunk], limit: int) -> Iterator[list[SplitChunk]]:
+    batch: list[SplitChunk] = []
+    size = 0
+    for item in chunks:
+        batch.append(item)
+        size += len(item[2].text)
+        if size >= limit:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _require_enough(written: Written) -> None:
+    train, val = (written.counts[split]["tokens"] for split in SPLITS)
+    if min(train, val) < 2:
+        more = ", or hold more of it out: --val-fraction 0.5." if train >= 20 else "."
+        raise CorpusError(
+            "the corpus is too short: at least 2 tokens are needed to train and 2 to validate; it has "
+            f"{train:,} and {val:,}.",
+            f"Add more text{more}",
+        )
