@@ -21,7 +21,7 @@ from gptscratch.sizing import (
     parameter_shapes,
     training_flops_per_token,
 )
-from gptscratch.training.step import Worker
+from gptscratch.training.replica import LowPrecisionReplica
 
 SHAPES = [
     {"n_layer": 1, "n_head": 2, "d_model": 16, "vocab_size": 11, "context_length": 8},
@@ -120,8 +120,8 @@ def test_optimizer_bytes_are_those_of_the_optimizers_moments(optimizer):
 @pytest.mark.parametrize("preset", ["mini", "gpt2"])
 def test_activation_bytes_are_near_what_autograd_saves(preset, dtype):
     config = dataclasses.replace(PRESETS[preset], n_layer=2, context_length=64, vocab_size=500)
-    worker = Worker(GPT(config), getattr(torch, dtype))
-    own = {parameter.untyped_storage().data_ptr() for parameter in worker.model.parameters()}
+    replica = LowPrecisionReplica(GPT(config), getattr(torch, dtype))
+    own = {parameter.untyped_storage().data_ptr() for parameter in replica.model.parameters()}
     saved = {}
 
     def note(tensor):
@@ -132,9 +132,9 @@ def test_activation_bytes_are_near_what_autograd_saves(preset, dtype):
 
     token_ids = torch.randint(500, (4, 64))
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = worker.loss(token_ids, token_ids)
+        loss = replica.loss(token_ids, token_ids)
     assert loss.isfinite()
-    copies = 2 * sum(twin.nbytes for _, twin in worker.copies)  # and their gradients
+    copies = 2 * sum(twin.nbytes for _, twin in replica.copies)  # and their gradients
     found = sum(saved.values()) + copies
     assert memory_to_train(config, micro_batch_size=4, dtype=dtype).activations == pytest.approx(
         found, rel=0.1

@@ -101,7 +101,7 @@ def train(
     names = tuple(corpus or ())
     if dry_run:
         settings = settings | ({"data.corpus": names} if names else {})
-        plan, prepared = planning.plan_run(settings, init_from=init_from, listen=view, started=STARTED)
+        plan, prepared = planning.plan_run(settings, init_from=init_from, on_event=view, started=STARTED)
         render.plan(plan, prepared.manifest, json=json)
         if not (json or quiet):
             for text in plan.notices:
@@ -112,13 +112,13 @@ def train(
             result = trainer.resume(
                 names[0] if names else None,
                 cooldown=cooldown,
-                listen=view,
+                on_event=view,
                 sample_text=sample_text,
                 **settings,
             )
         else:
             result = trainer.train(
-                names, out=out, init_from=init_from, replace_run=force, cooldown=cooldown, listen=view,
+                names, out=out, init_from=init_from, replace_run=force, cooldown=cooldown, on_event=view,
                 sample_text=sample_text, started=STARTED, **settings,
             )  # fmt: skip
     render.result(result, json=json, quiet=quiet)

@@ -138,6 +138,9 @@ class TrainConfig:
         "auto", HARDWARE, "Device for the computation: auto, cpu, cuda, cuda:N or mps.", metavar="NAME"
     )
     dtype: str = setting("auto", HARDWARE, "Number format of the matrix products.", choices=DTYPES)
+    muon_dtype: str = setting(
+        "auto", None, "Number format of the products of Muon's updates.", choices=DTYPES
+    )
     compile: bool | None = setting(None, ADVANCED, "Compile the model with torch.compile.", default_is=CHOSEN)
 
     def __post_init__(self) -> None:
@@ -155,6 +158,6 @@ class TrainConfig:
         )
         kind, _, index = self.device.partition(":")
         require(
-            kind in DEVICES and (not index or (kind == "cuda" and index.isdecimal())),
+            kind in DEVICES and (self.device == kind or (kind == "cuda" and index.isdecimal())),
             f"device is {self.device!r}: it must be one of {', '.join(DEVICES)}.",
         )

@@ -1,45 +1,45 @@
-"""How far a run has come and when it ends, counted in steps or in time."""
+"""How long a run trains: its budget in steps or in time, and a cooldown that ends it early."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from gptscratch.config import TrainConfig
+from gptscratch.config import RunConfig, TrainConfig, qualified
 from gptscratch.errors import ConfigError
+from gptscratch.runs.run import LENGTHS
+from gptscratch.training.schedule import schedule_of
 from gptscratch.training.state import TrainState
 
 UNITS = ("steps", "epochs", "tokens", "minutes")
-MOST_CLOSING = 0.5  # of a time horizon, kept for what comes after the last step
+_COOLDOWN_SHARE = 0.1  # of the steps so far, where no length is given
+_MOST_CLOSING = 0.5  # of a time budget, kept for what comes after the last step
 
 
-class Horizon(Protocol):
+class Budget(Protocol):
     def progress(self, state: TrainState) -> float:
         """0 at the start, 1 at the end."""
 
-    def is_over(self, state: TrainState, step_seconds: float = 0.0) -> bool:
+    def is_used_up(self, state: TrainState, step_seconds: float = 0.0) -> bool:
         """Whether ``state`` is the last one, if one more step takes so long."""
 
 
 @dataclass(frozen=True)
-class StepHorizon:
+class StepBudget:
     steps: int
 
     def progress(self, state: TrainState) -> float:
         return state.step / self.steps
 
-    def is_over(self, state: TrainState, step_seconds: float = 0.0) -> bool:  # noqa: ARG002
+    def is_used_up(self, state: TrainState, step_seconds: float = 0.0) -> bool:  # noqa: ARG002
         return state.step >= self.steps
 
 
 @dataclass(frozen=True)
-class TimeHorizon:
-    """Ends on time whatever the machine's speed: progress is the share of the seconds that have passed.
-
-    With ``max_steps`` it ends after so many steps where they come first.
-    """
+class TimeBudget:
+    """Ends on time whatever the machine's speed, or after ``max_steps`` where they come first."""
 
     seconds: float  # for everything, also what comes after the last step
     max_steps: float = math.inf
@@ -48,13 +48,13 @@ class TimeHorizon:
         by_time = state.seconds / max(1e-9, self._seconds_to_train(state))
         return min(1.0, max(by_time, state.step / self.max_steps))
 
-    def is_over(self, state: TrainState, step_seconds: float = 0.0) -> bool:
+    def is_used_up(self, state: TrainState, step_seconds: float = 0.0) -> bool:
         if state.step >= self.max_steps:
             return True
         return state.step > 0 and state.seconds + 0.5 * step_seconds >= self._seconds_to_train(state)
 
     def _seconds_to_train(self, state: TrainState) -> float:
-        return self.seconds - min(state.closing_seconds, MOST_CLOSING * self.seconds)
+        return self.seconds - min(state.closing_seconds, _MOST_CLOSING * self.seconds)
 
 
 def require_length(given: Mapping[str, Any]) -> None:
@@ -64,16 +64,61 @@ def require_length(given: Mapping[str, Any]) -> None:
         raise ConfigError(f"{named[0]} is {given[f'train.{named[0]}']}: it must be above 0.")
 
 
-def make_horizon(config: TrainConfig, train_tokens: int, tokens_per_row: float) -> Horizon:
-    """The horizon of a planned run; epochs and tokens are rounded up to whole steps."""
+def make_budget(config: TrainConfig, train_tokens: int, tokens_per_row: float) -> Budget:
+    """The budget of a planned run; epochs and tokens are rounded up to whole steps."""
     if config.minutes:
-        return TimeHorizon(seconds=60.0 * config.minutes, max_steps=config.max_steps or math.inf)
-    return StepHorizon(steps=horizon_steps(config, train_tokens, tokens_per_row))
+        return TimeBudget(seconds=60.0 * config.minutes, max_steps=config.max_steps or math.inf)
+    return StepBudget(steps=budget_steps(config, train_tokens, tokens_per_row))
 
 
-def horizon_steps(config: TrainConfig, train_tokens: int, tokens_per_row: float) -> int:
-    """Steps of a horizon that is not a time; pads are no tokens of a row."""
+def budget_steps(config: TrainConfig, train_tokens: int, tokens_per_row: float) -> int:
+    """Steps of a budget that is not a time; padding is not counted in a row's tokens."""
     if config.steps:
         return config.steps
-    tokens = config.tokens or config.epochs * train_tokens
+    tokens = config.tokens or (config.epochs or 0.0) * train_tokens
     return max(1, math.ceil(tokens / (config.batch_size * tokens_per_row)))
+
+
+def cooldown(
+    config: RunConfig,
+    state: TrainState,
+    train_tokens: int,
+    tokens_per_row: float,
+    settings: Mapping[str, Any],
+) -> RunConfig:
+    """A run's config with which it ends soon after ``state``: the learning rate falls linearly to 0.
+
+    Args:
+        settings: how long, counted from ``state``, as one of ``UNITS``; none: a tenth of the steps so far.
+
+    Raises:
+        ConfigError: the learning rate has fallen to 0 already, or the settings change something else.
+    """
+    given = {key.removeprefix("train."): value for key, value in qualified(settings).items() if value}
+    if other := sorted(given.keys() - set(UNITS)):
+        raise ConfigError(f"--cooldown changes nothing but the learning rate: leave out {', '.join(other)}.")
+    train = config.train
+    progress = make_budget(train, train_tokens, tokens_per_row).progress(state)
+    scale = schedule_of(train)(state.step, progress)
+    if scale < 1e-3:
+        raise ConfigError("The learning rate of this run is already 0: a cooldown changes nothing.")
+    length = given or {"steps": max(10, round(_COOLDOWN_SHARE * state.step))}
+    unset: dict[str, Any] = {name: getattr(TrainConfig, name) for name in LENGTHS}
+    train = replace(
+        train,
+        **{**unset, **length},
+        learning_rate=train.learning_rate * scale,
+        adamw_learning_rate=train.adamw_learning_rate * scale,
+        lr_schedule="wsd",
+        warmup_steps=0,
+        final_fraction=0.0,
+    )
+    # The length counts from the run's beginning, and the decay begins at ``state``.
+    if train.minutes:
+        minutes = train.minutes + state.seconds / 60
+        left = 1.0 - TimeBudget(60 * minutes).progress(state)
+        return replace(config, train=replace(train, minutes=minutes, decay_fraction=left))
+    more = budget_steps(train, train_tokens, tokens_per_row)
+    steps = state.step + more
+    train = replace(train, **{**unset, "steps": steps}, decay_fraction=more / steps)
+    return replace(config, train=train)

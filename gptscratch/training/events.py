@@ -1,4 +1,4 @@
-"""What a run reports as it goes: small frozen records, handed to whoever listens.
+"""What a run reports while it trains: small frozen records, handed to ``on_event``.
 
 The fields of ``Logged`` and ``Evaluated`` are the lines of metrics.jsonl; their names are a contract.
 """
@@ -38,7 +38,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Started:
-    """The plan is made and training begins (or goes on, at a step above 0)."""
+    """The plan is made and training begins, or continues at a step above 0."""
 
     run: Path
     config: RunConfig
@@ -48,7 +48,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Logged:
-    """Means over the steps since the last one, all micro-batches and ranks."""
+    """Means over all micro-batches of the steps since the last one."""
 
     step: int
     tokens: int  # seen so far
@@ -57,12 +57,12 @@ class Logged:
     learning_rate: float
     grad_norm: float  # before clipping, of the newest step
     tokens_per_second: float  # of training alone: evaluations, saves and samples are left out
-    progress: float  # of the horizon, 0 to 1
+    progress: float  # share of the budget, 0 to 1
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the run is, about once a second: for the eye, and in no file."""
+    """How far the run is, about once a second: for display, not written to a file."""
 
     step: int
     tokens: int
@@ -99,8 +99,8 @@ class Saved:
 
 
 Event = Notice | Working | Planned | Started | Logged | Progress | Evaluated | Sampled | Saved
-Listener = Callable[[Event], None]
+OnEvent = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """A listener for those who want none."""
+    """For callers who want no events."""

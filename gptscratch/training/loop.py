@@ -1,83 +1,67 @@
-"""The training loop, and how an interrupt ends it."""
+"""The training loop, and the signals that interrupt it."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
 import numpy as np
 
-from gptscratch.data.batches import Batches
-from gptscratch.data.mixture import MixedBatches
 from gptscratch.device import is_out_of_memory, out_of_memory, seed_step
-from gptscratch.training.callbacks import HOOKS, Session
+from gptscratch.training.callbacks import CALLBACKS
+from gptscratch.training.context import TrainContext
 from gptscratch.training.events import Notice
-from gptscratch.training.schedule import Schedule
-from gptscratch.training.step import StepResult, Worker, apply_gradients, make_gradients
+from gptscratch.training.step import StepResult, apply_grads, compute_grads
 
 
-def run_loop(session: Session, worker: Worker, batches: Batches | MixedBatches, schedule: Schedule) -> bool:
-    """Step until the horizon is reached; True if the user interrupted it (and the run is saved)."""
-    state = session.state
-    with interrupts() as interrupted, noticing_continuation(session.continued):
-        while not session.over and not interrupted.is_set():
+def run_loop(context: TrainContext) -> bool:
+    """Step until the budget is used up; True if the user interrupted it (and the run is saved)."""
+    state = context.state
+    with interrupts() as interrupted, noticing_continuation(context.clock.continued):
+        while not context.finished and not interrupted.is_set():
             started = time.perf_counter()
-            inputs, targets = batches.batch(state.step)
-            session.scale = schedule(state.step, session.horizon.progress(state))
-            result = step_that_fits(session, worker, inputs, targets)
-            session.count(result, result.tokens, time.perf_counter() - started)
-            for hook in HOOKS:
-                hook(session)
-        if interrupted.is_set() and not session.over:
-            session.save()
+            inputs, targets = context.batches.batch(state.step)
+            context.lr_scale = context.schedule(state.step, context.budget.progress(state))
+            result = step_that_fits(context, inputs, targets)
+            context.record_step(result, time.perf_counter() - started)
+            for callback in CALLBACKS:
+                callback(context)
+        if interrupted.is_set() and not context.finished:
+            context.save()
             return True
     return False
 
 
-def step_that_fits(session: Session, worker: Worker, inputs: np.ndarray, targets: np.ndarray) -> StepResult:
-    """Take the step; where the memory does not hold its micro-batch, halve that and try again.
+def step_that_fits(context: TrainContext, inputs: np.ndarray, targets: np.ndarray) -> StepResult:
+    """Take the step; if memory runs out, halve its micro-batches and try again.
 
     The update itself is never tried twice: it may have changed some parameters before it failed.
     """
+    replica = context.replica
     while True:
-        seed_step(session.config.seed, session.state.step)
+        seed_step(context.config.seed, context.state.step)
         try:
-            loss, tokens = make_gradients(worker, inputs, targets, session.micro_batch_size)
+            loss, tokens = compute_grads(replica, inputs, targets, context.micro_batch_size)
             break
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            if session.micro_batch_size == 1:
+            if context.micro_batch_size == 1:
                 with out_of_memory("while it trains on one sequence at a time"):
                     raise
-        worker.forget()  # after the except clause, which holds on to the step's tensors
-        session.micro_batch_size = (session.micro_batch_size + 1) // 2
-        session.listen(
-            Notice(f"The memory is full: going on with {session.micro_batch_size} sequences at a time.")
+        replica.zero_grad()  # after the except clause, which holds on to the step's tensors
+        context.micro_batch_size = (context.micro_batch_size + 1) // 2
+        context.on_event(
+            Notice(f"Out of memory: continuing with micro-batch size {context.micro_batch_size}.")
         )
     with out_of_memory("while it updates the parameters"):
-        norm = apply_gradients(
-            worker, session.optimizer, loss, grad_clip=session.config.grad_clip, scale=session.scale
-        )
+        grad_clip, lr_scale = context.config.grad_clip, context.lr_scale
+        norm = apply_grads(replica, context.optimizer, loss, grad_clip=grad_clip, lr_scale=lr_scale)
     return StepResult(loss=loss, grad_norm=norm, tokens=tokens)
-
-
-@contextmanager
-def noticing_continuation(event: threading.Event) -> Iterator[None]:
-    """Set the event when the process continues after it was suspended (Ctrl-Z, SIGSTOP); not on Windows."""
-    number = getattr(signal, "SIGCONT", None)
-    if number is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(number, lambda *_: event.set())
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
 
 
 @contextmanager
@@ -87,24 +71,44 @@ def interrupts() -> Iterator[threading.Event]:
     SIGHUP comes when the terminal is closed; under nohup it stays ignored.
     """
     event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # only the main thread may handle signals
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        before[signal.SIGHUP] = signal.getsignal(signal.SIGHUP)
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    with _handled(numbers, event, once=True):
+        yield event
 
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        event.set()
-        restore()
+
+@contextmanager
+def noticing_continuation(event: threading.Event) -> Iterator[None]:
+    """Set the event when the process continues after it was suspended (Ctrl-Z, SIGSTOP); not on Windows."""
+    numbers = [signal.SIGCONT] if hasattr(signal, "SIGCONT") else []
+    with _handled(numbers, event, once=False):
+        yield
+
+
+@contextmanager
+def _handled(numbers: Sequence[int], event: threading.Event, *, once: bool) -> Iterator[None]:
+    """Let signals set the event; with ``once`` the first of them restores the handlers before."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    before = {number: signal.getsignal(number) for number in numbers if not _is_hangup_ignored(number)}
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        event.set()
+        if once:
+            restore()
+
     for number in before:
         signal.signal(number, handle)
     try:
-        yield event
+        yield
     finally:
         restore()
+
+
+def _is_hangup_ignored(number: int) -> bool:
+    return signal.Signals(number).name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN

@@ -20,7 +20,7 @@ _SLICE_BYTES = {"cpu": 1 << 22, "cuda": 1 << 28, "mps": 1 << 26}
 _ROWS = 200  # in a slice of training at least, for that gradient's sake
 
 
-def slice_rows(n_vocab: int, dtype: torch.dtype, device: torch.device) -> int:
+def slice_rows(n_vocab: int, device: torch.device, dtype: torch.dtype = torch.float32) -> int:
     """How many positions' logits over ``n_vocab`` tokens are held at once."""
     return max(1, _SLICE_BYTES.get(device.type, 1 << 26) // (n_vocab * dtype.itemsize))
 
@@ -89,7 +89,7 @@ def linear_cross_entropy(
         A scalar in float32.
     """
     if rows is None:
-        rows = max(_ROWS, slice_rows(len(weight), weight.dtype, weight.device))
+        rows = max(_ROWS, slice_rows(len(weight), weight.device, weight.dtype))
         if len(hidden) <= rows and hidden.device.type == "cpu":  # torch's own form needs no more memory
             logits = linear(hidden, weight, bias).float()
             return F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum") * factor

@@ -1,22 +1,19 @@
-"""One optimizer step: forward and backward over the micro-batches, clipping, the update."""
+"""One optimizer step: forward and backward passes over the micro-batches, clipping, the update."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gptscratch.accelerate.training import accelerate_training
-from gptscratch.device import is_out_of_memory, on_device
-from gptscratch.model.gpt import GPT
-from gptscratch.model.layout import document_layout, document_numbers
-from gptscratch.training.loss import IGNORE, head_cross_entropy
-from gptscratch.training.optimizer import LossScale, Optimizer
+from gptscratch.device import on_device
+from gptscratch.training.loss import IGNORE
+from gptscratch.training.optimizer import Optimizer
+from gptscratch.training.replica import LowPrecisionReplica
 
 
 @dataclass(frozen=True)
@@ -25,154 +22,68 @@ class StepResult:
 
     loss: Tensor  # mean over all tokens of the step, in nats
     grad_norm: Tensor  # global, before clipping
-    tokens: int  # of the step: pads are none
-
-
-class Worker:
-    """Runs forward and backward in one number format while the parameters stay in float32.
-
-    In half precision a copy of the model does the work: its weights are cast once a step, not once an
-    operation, and activations move half the bytes. Gradients add up in float32 in the model itself.
-    They are of the summed loss and divided last: those of the mean would vanish in half precision.
-    In float16 they are scaled as well, for its range holds neither of the two.
-
-    Attributes:
-        parameters: the model's, in float32.
-        copies: pairs of a parameter and its copy in half precision; none in float32.
-        loss_scale: in float16; it belongs to the optimizer's state.
-    """
-
-    def __init__(self, model: GPT, dtype: torch.dtype, *, mask_at: int | None = None) -> None:
-        """``mask_at``: the end-of-text token, where the documents of a row are not to see one another."""
-        self.parameters: list[Tensor] = list(model.parameters())
-        accelerate_training(model)
-        self.model = model if dtype == torch.float32 else half_precision_twin(model, dtype)
-        own = {id(parameter) for parameter in self.parameters}
-        twins = self.model.named_parameters()
-        self.copies = [(model.get_parameter(name), twin) for name, twin in twins if id(twin) not in own]
-        self.mask_at = mask_at
-        self.device = model.token_embedding.weight.device
-        self.loss_scale = LossScale(self.device) if dtype == torch.float16 else None
-        self.hidden: Callable[..., Tensor] = self.model.hidden
-
-    def loss(self, inputs: Tensor, targets: Tensor, factor: Tensor | float = 1.0) -> Tensor:
-        """The summed loss of (B, T) inputs against (B, T) targets, in nats, times ``factor``."""
-        layout = None if self.mask_at is None else document_layout(document_numbers(inputs, self.mask_at))
-        hidden = self.hidden(inputs, layout=layout)  # (B, T, D)
-        return head_cross_entropy(self.model.lm_head, hidden.flatten(0, 1), targets.flatten(), factor=factor)
-
-    def compile(self, shapes: Iterable[tuple[int, int]], on_fallback: Callable[[str], None]) -> None:
-        """Compile the model for micro-batches of these (rows, tokens), before any step is timed.
-
-        What can go wrong there has no common type (no compiler, no space, a bug): then it works without.
-        Where the memory is full the first step finds a micro-batch that fits, and compiles for it.
-        """
-        self.hidden = torch.compile(self.model.hidden)
-        try:
-            for shape in shapes:
-                ids = torch.zeros(shape, dtype=torch.long, device=self.device)
-                self.loss(ids, ids).backward()  # type: ignore[no-untyped-call]
-        except Exception as error:
-            if not is_out_of_memory(error):
-                self.hidden = self.model.hidden
-                name = type(error).__name__
-                on_fallback(f"torch.compile failed ({name}): training continues without it.")
-        self.forget()
-
-    def forget(self) -> None:
-        """Drop all gradients, as after a step that failed half-way."""
-        for parameter in (*self.parameters, *(twin for _, twin in self.copies)):
-            parameter.grad = None
-
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Take over the model's current parameters."""
-        if self.copies:
-            parameters, twins = zip(*self.copies, strict=True)
-            torch._foreach_copy_(twins, parameters)
-
-    @torch.no_grad()
-    def collect(self) -> None:
-        """Add the copies' gradients to the model's."""
-        for parameter, twin in self.copies:
-            if twin.grad is not None and parameter.grad is not None:
-                parameter.grad += twin.grad
-            elif twin.grad is not None:
-                parameter.grad = twin.grad.float()
-            twin.grad = None
-
-
-def half_precision_twin(model: GPT, dtype: torch.dtype) -> GPT:
-    """A copy that computes in ``dtype``; its embeddings are the model's own, whose rows are cast when read.
-
-    So the gradients of a token that occurs often are summed in float32.
-    """
-    twin = copy.deepcopy(model).to(dtype)
-    for name, part in model.named_modules():
-        if isinstance(part, nn.Embedding):
-            its = twin.get_submodule(name)
-            its.weight = part.weight
-            its.register_forward_hook(lambda _module, _inputs, rows: rows.to(dtype))
-    return twin
+    tokens: int  # targets of the step; padding is not counted
 
 
 def take_step(
-    worker: Worker,
+    replica: LowPrecisionReplica,
     optimizer: Optimizer,
     inputs: np.ndarray,
     targets: np.ndarray,
     *,
     micro_batch_size: int,
     grad_clip: float,
-    scale: float,
+    lr_scale: float,
 ) -> StepResult:
     """Update the parameters once, from (B, T) token ids and their targets.
 
     Args:
-        micro_batch_size: rows at a time; the result does not depend on it, but for rounding.
+        micro_batch_size: rows at a time; the result does not depend on it, except for rounding.
         grad_clip: largest norm of the gradient; 0 leaves it alone.
-        scale: of the peak learning rate.
+        lr_scale: factor of the peak learning rate.
     """
-    loss, tokens = make_gradients(worker, inputs, targets, micro_batch_size)
-    norm = apply_gradients(worker, optimizer, loss, grad_clip=grad_clip, scale=scale)
+    loss, tokens = compute_grads(replica, inputs, targets, micro_batch_size)
+    norm = apply_grads(replica, optimizer, loss, grad_clip=grad_clip, lr_scale=lr_scale)
     return StepResult(loss=loss, grad_norm=norm, tokens=tokens)
 
 
-def make_gradients(
-    worker: Worker, inputs: np.ndarray, targets: np.ndarray, micro_batch_size: int
+def compute_grads(
+    replica: LowPrecisionReplica, inputs: np.ndarray, targets: np.ndarray, micro_batch_size: int
 ) -> tuple[Tensor, int]:
-    """Leave in the parameters the gradient of the mean loss over all targets but those of ``IGNORE``.
+    """Leave in the parameters the gradient of the mean loss over all targets except ``IGNORE``.
 
-    Nothing but gradients is changed: where it fails it may be tried again, after ``worker.forget()``.
+    Nothing but gradients is changed: where it fails it may be tried again, after ``replica.zero_grad()``.
+    Gradients are of the summed loss, times a scale in float16, and divided last: those of the mean would
+    vanish in half precision.
 
     Returns:
         That mean, and how many targets it is over.
     """
     tokens = int((targets != IGNORE).sum())
-    total = torch.zeros((), device=worker.device)
-    factor = (
-        1.0 if worker.loss_scale is None else worker.loss_scale.scale * 2.0 ** -math.ceil(math.log2(tokens))
-    )
-    worker.refresh()
+    factor: Tensor | float = 1.0
+    if replica.loss_scale is not None:
+        factor = replica.loss_scale.scale * 2.0 ** -math.ceil(math.log2(tokens))
+    total = torch.zeros((), device=replica.device)
+    replica.copy_weights()
     for x, y in micro_batches(inputs, targets, micro_batch_size):
-        loss = worker.loss(on_device(x, worker.device), on_device(y, worker.device), factor)
+        loss = replica.loss(on_device(x, replica.device), on_device(y, replica.device), factor)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
-        worker.collect()
-    torch._foreach_div_([p.grad for p in worker.parameters if p.grad is not None], tokens * factor)
+        replica.accumulate_grads()
+    torch._foreach_div_([p.grad for p in replica.parameters if p.grad is not None], tokens * factor)
     return total / (tokens * factor), tokens
 
 
-def apply_gradients(
-    worker: Worker, optimizer: Optimizer, loss: Tensor, *, grad_clip: float, scale: float
+def apply_grads(
+    replica: LowPrecisionReplica, optimizer: Optimizer, loss: Tensor, *, grad_clip: float, lr_scale: float
 ) -> Tensor:
     """Clip the gradients, update the parameters and drop the gradients; returns their norm before clipping.
 
-    Where the loss or the norm is not finite the update is skipped, without waiting for the device to tell.
+    Where the loss or the norm is not finite the update is skipped; the host does not wait to know.
     """
-    norm = clip(worker.parameters, grad_clip)
-    optimizer.step(scale, loss.isfinite() & norm.isfinite())
-    for parameter in worker.parameters:
+    norm = torch.nn.utils.clip_grad_norm_(replica.parameters, grad_clip or math.inf)
+    optimizer.step(lr_scale, loss.isfinite() & norm.isfinite())
+    for parameter in replica.parameters:
         parameter.grad = None
     return norm
 
@@ -180,9 +91,9 @@ def apply_gradients(
 def micro_batches(
     inputs: np.ndarray, targets: np.ndarray, rows: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """So many rows at a time, each time without the columns in which all of them are padded.
+    """So many rows at a time, without the columns in which all of them are padding.
 
-    Rows with pads come the longest first, so that most pads fall away.
+    Longer rows come first, so that most of the padding is left out.
     """
     width = targets.shape[1]
     lengths = width - (targets != IGNORE)[:, ::-1].argmax(axis=1)  # up to the last target
@@ -191,13 +102,3 @@ def micro_batches(
         some = order[start : start + rows]
         longest = lengths[some[0]]
         yield inputs[some, :longest], targets[some, :longest]
-
-
-@torch.no_grad()
-def clip(parameters: list[Tensor], limit: float) -> Tensor:
-    """Scale the gradients down to a global norm of ``limit`` where they exceed it; returns their norm."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    if limit > 0:
-        torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0))
-    return norm

@@ -1,4 +1,4 @@
-"""The job: from a corpus to a trained model. The loop itself stands in loop.py."""
+"""The job: from a corpus to a trained model, in one call or resumed. The loop itself is in loop.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gptscratch import paths
 from gptscratch.config import RunConfig
 from gptscratch.data.prepare import Prepared
 from gptscratch.data.token_files import token_counts
-from gptscratch.device import out_of_memory, pick_device, pick_dtype, slow_dtype_warning
+from gptscratch.device import out_of_memory, pick_device, slow_dtype_warning
 from gptscratch.errors import CheckpointError, ConfigError
 from gptscratch.files import write_json
 from gptscratch.model.gpt import GPT
@@ -34,15 +34,22 @@ from gptscratch.runs.run import (
     resume_config,
 )
 from gptscratch.runs.run_tokens import split_of, tokens_of_run
-from gptscratch.training.anneal import annealed
-from gptscratch.training.budget import make_horizon
-from gptscratch.training.callbacks import BEST_FACTS, Session, best_facts, evaluated, score
-from gptscratch.training.evaluate import Scorer
-from gptscratch.training.events import Evaluated, Listener, Notice, Started, ignore
+from gptscratch.training import callbacks
+from gptscratch.training.budget import cooldown as cooled_down
+from gptscratch.training.budget import make_budget
+from gptscratch.training.clock import Clock
+from gptscratch.training.context import (
+    BEST_FACTS,
+    SampleText,
+    TrainContext,
+    best_facts,
+    make_context,
+    new_model,
+    resolved_dtypes,
+)
+from gptscratch.training.events import Evaluated, Notice, OnEvent, Started, ignore
 from gptscratch.training.loop import run_loop
 from gptscratch.training.planning.plan_run import plan_run, tokens_per_row
-from gptscratch.training.schedule import schedule_of
-from gptscratch.training.setup import SampleText, Setup, make_setup, new_model
 from gptscratch.training.state import TrainState
 
 
@@ -66,7 +73,7 @@ def train(
     init_from: str | Path | None = None,
     replace_run: bool = False,
     cooldown: bool = False,
-    listen: Listener = ignore,
+    on_event: OnEvent = ignore,
     sample_text: SampleText | None = None,
     started: float | None = None,
     **settings: Any,
@@ -74,30 +81,31 @@ def train(
     """Train a GPT on text: ``train("corpus.txt", n_layer=4, steps=2000)``.
 
     Args:
-        corpus: files, folders or glob patterns; none: Python's own standard-library source.
+        corpus: files, folders or glob patterns; none: text that comes with Python.
         out: the run's folder; None: one with the run's name in the cache directory.
         init_from: a checkpoint whose parameters, shape and tokenizer the run starts from.
-        replace_run: allow a run that stands there to be replaced.
-        cooldown: an interrupt does not stop the run at once but lets its rate fall to 0 first.
-        listen: is told what happens (``training.events``).
+        replace_run: allow an existing run in that folder to be replaced.
+        cooldown: after an interrupt the learning rate falls to 0 before the run stops.
+        on_event: is called with what happens (``training.events``).
         sample_text: makes a text from the model and its run's folder, to be shown while it trains; None: no
             samples.
         started: ``time.perf_counter()`` when the user's time began to count; None: now.
         **settings: fields of ``RunConfig`` by name, as in ``RunConfig.with_settings``.
 
     Raises:
-        UserError: what the user can mend; nothing is half-written.
+        UserError: an error that the user can fix; nothing is left half-written.
     """
     started = time.perf_counter() if started is None else started
     names = [corpus] if isinstance(corpus, str | Path) else list(corpus)
     if names:
         settings["corpus"] = tuple(str(name) for name in names)
     with new_run(RunConfig().with_settings(settings), out, replace=replace_run) as run:
-        plan, prepared = plan_run(settings, init_from=init_from, listen=listen, started=started)
-        model = new_model(plan.config)
-        _begin(model, run, plan.config, prepared, init_from)
+        plan, prepared = plan_run(settings, init_from=init_from, on_event=on_event, started=started)
+        config = resolved_dtypes(replace(plan.config, name=run.name))
+        model = new_model(config)
+        _initialize(model, run, config, prepared, init_from)
         record = RunRecord(
-            config=replace(plan.config, name=run.name),
+            config=config,
             corpus_hash=prepared.manifest.corpus_hash,
             tokens=str(prepared.folder.resolve()),
             end_of_text=prepared.manifest.end_of_text,
@@ -105,22 +113,22 @@ def train(
             split=split_of(prepared.manifest),
         )
         if is_run(run) and not replace_run:
-            listen(Notice(f"The run {run.name} had no checkpoint yet. It starts again."))
+            on_event(Notice(f"The run {run.name} had no checkpoint yet. It starts again."))
         create_run(run, record, prepared.tokenizer)
         write_json(run / "plan.json", plan.record())
-        setup = make_setup(
+        context = make_context(
             run,
             record,
             prepared=prepared,
             model=model,
             state=TrainState(),
-            listen=listen,
+            clock=Clock(started),
+            on_event=on_event,
             sample_text=sample_text,
-            started=started,
         )
-        result = _train(setup, record)
+        result = _train(context, record)
     if result.interrupted and cooldown:
-        return resume(run, cooldown=True, listen=listen, sample_text=sample_text)
+        return resume(run, cooldown=True, on_event=on_event, sample_text=sample_text)
     return result
 
 
@@ -128,16 +136,16 @@ def resume(
     name_or_path: str | Path | None = None,
     *,
     cooldown: bool = False,
-    listen: Listener = ignore,
+    on_event: OnEvent = ignore,
     sample_text: SampleText | None = None,
     **settings: Any,
 ) -> TrainResult:
-    """Go on with a run from its last checkpoint, as if it had never stopped; None: the newest run.
+    """Continue a run from its last checkpoint, as if it had never stopped; None: the newest run.
 
     A checkpoint's folder may be named instead: the run then forgets what it did after it.
-    ``settings`` may change the trainer's part, so as to extend the run: ``resume("tales", steps=4000)``.
-    With ``cooldown`` the rate falls to 0 from now on, over a horizon in ``settings`` or a tenth of the
-    steps so far, and the run is finished.
+    ``settings`` may change those of training, to extend the run: ``resume("tales", steps=4000)``.
+    With ``cooldown`` the learning rate falls to 0 from now on, over a length in ``settings`` or a tenth of
+    the steps so far, and the run is finished.
 
     Raises:
         UserError: the run, its checkpoint or its corpus is not as it was.
@@ -149,65 +157,64 @@ def resume(
             raise
     with held(run):
         folder = paths.find_checkpoint(name_or_path or run, which="last")[1]  # what there is by now
-        return _resume(
-            run, folder, cooldown=cooldown, listen=listen, sample_text=sample_text, settings=settings
-        )
+        return _resume(run, folder, cooldown, on_event, sample_text, settings)
 
 
 def _resume(
     run: Path,
     folder: Path,
-    *,
     cooldown: bool,
-    listen: Listener,
+    on_event: OnEvent,
     sample_text: SampleText | None,
     settings: dict[str, Any],
 ) -> TrainResult:
     record = read_run(run)
     state = TrainState.from_dict(checkpoint.load_state(folder))
-    finished = not cooldown and checkpoint.is_finished(run, state.step)
-    if finished and not settings:
-        return _finished(run, state, listen)
+    was_finished = not cooldown and checkpoint.is_finished(run, state.step)
+    if was_finished and not settings:
+        return _unchanged(run, state, on_event)
     if not cooldown:
         record = replace(record, config=resume_config(record.config, settings))
     prepared = tokens_of_run(run, record)
     record = replace(record, tokens=str(prepared.folder.resolve()), split=split_of(prepared.manifest))
     if record.format == 1:
-        listen(Notice(f"{run.name} was begun by an earlier version: the order of its batches changes here."))
+        on_event(
+            Notice(f"{run.name} was begun by an earlier version: the order of its batches changes here.")
+        )
     train_tokens = prepared.manifest.train.tokens
     row = tokens_per_row(prepared, record.config.train.documents)(record.config.model.context_length)
-    if finished and make_horizon(record.config.train, train_tokens, row).is_over(state):
-        return _finished(run, state, listen)
+    if was_finished and make_budget(record.config.train, train_tokens, row).is_used_up(state):
+        return _unchanged(run, state, on_event)
     if cooldown:
-        record = replace(record, config=annealed(record.config, state, train_tokens, row, settings))
-        listen(Notice("The learning rate falls to 0 from here on, and the run ends. Ctrl-C saves and stops."))
-    device = pick_device(record.config.train.device)
-    if warning := slow_dtype_warning(pick_dtype(record.config.train.dtype, device), device):
-        listen(Notice(warning))
+        record = replace(record, config=cooled_down(record.config, state, train_tokens, row, settings))
+        on_event(Notice("Cooldown: the learning rate falls to 0 and the run ends. Ctrl-C saves and stops."))
+    record = replace(record, config=resolved_dtypes(record.config))
+    train = record.config.train
+    if warning := slow_dtype_warning(getattr(torch, train.dtype), pick_device(train.device)):
+        on_event(Notice(warning))
     checkpoint.require_same_shapes(record.config.model, folder)
     model = new_model(record.config)
     checkpoint.load_parameters(model, folder)
-    setup = make_setup(
+    context = make_context(
         run,
         record,
         prepared=prepared,
         model=model,
         state=state,
-        listen=listen,
+        clock=Clock(time.perf_counter()),
+        on_event=on_event,
         sample_text=sample_text,
-        started=time.perf_counter(),
     )
-    setup.session.optimizer.load(checkpoint.load_optimizer_state(folder))
-    evaluated = _rewind(run, record, state)
-    # Its own start-up is not counted: a horizon in time goes on where the run was saved.
-    setup.session.started = time.perf_counter() - state.seconds
-    over = setup.session.is_over()
-    return _train(setup, record, score_first=over and not evaluated)
+    context.optimizer.load(checkpoint.load_optimizer_state(folder))
+    was_evaluated = _roll_back(run, record, state)
+    # Its own start-up is not counted: a budget in time continues where the run was saved.
+    context.clock.started = time.perf_counter() - state.seconds
+    return _train(context, record, was_evaluated=was_evaluated)
 
 
-def _finished(run: Path, state: TrainState, listen: Listener) -> TrainResult:
-    """The result of a run that has nothing left to do; the run is not changed."""
-    listen(
+def _unchanged(run: Path, state: TrainState, on_event: OnEvent) -> TrainResult:
+    """The result of a finished run, which is not trained again."""
+    on_event(
         Notice(
             f"{run.name} is finished at step {state.step:,}. "
             f"To train it further: gptscratch train --resume {paths.typed(run)} --steps N, "
@@ -229,50 +236,44 @@ def _finished(run: Path, state: TrainState, listen: Listener) -> TrainResult:
     )
 
 
-def _train(setup: Setup, record: RunRecord, *, score_first: bool = False) -> TrainResult:
-    """Run the loop, and score the best checkpoint.
-
-    ``score_first``: the run is over, and its last step was not evaluated.
-    """
-    session, state = setup.session, setup.session.state
-    session.over = session.is_over()
-    session.listen(
-        Started(run=session.run, config=record.config, step=state.step, parameters=record.parameters)
-    )
-    if score_first:
-        score(session)
-        session.save()
-    interrupted = run_loop(session, setup.worker, setup.batches, schedule_of(record.config.train))
-    evaluation = None if interrupted else _score_best(session, setup.scorer)
+def _train(context: TrainContext, record: RunRecord, *, was_evaluated: bool = True) -> TrainResult:
+    """Run the loop, and score the best checkpoint."""
+    run, state = context.run, context.state
+    context.finished = context.budget.is_used_up(state) or context.is_out_of_patience()
+    context.on_event(Started(run=run, config=record.config, step=state.step, parameters=record.parameters))
+    if context.finished and not was_evaluated:
+        callbacks.evaluate(context)
+        context.save()
+    interrupted = run_loop(context)
+    evaluation = None if interrupted else _evaluate_best(context)
     return TrainResult(
-        run=session.run,
+        run=run,
         step=state.step,
         tokens=state.tokens,
-        seconds=time.perf_counter() - session.started,
+        seconds=context.clock.run_seconds(),
         best_step=state.best_step,
         evaluation=evaluation,
         interrupted=interrupted,
     )
 
 
-def _score_best(session: Session, scorer: Scorer) -> Evaluated:
+def _evaluate_best(context: TrainContext) -> Evaluated:
     """The best checkpoint on more of the validation split, which replaces its entry in best.json."""
-    state = session.state
+    run, state = context.run, context.state
     if state.best_step != state.step:
-        checkpoint.load_parameters(session.model, paths.checkpoint_dir(session.run, state.best_step))
+        checkpoint.load_parameters(context.model, paths.checkpoint_dir(run, state.best_step))
     with out_of_memory("while it evaluates"):
-        evaluation = scorer(session.tokens_to_score())
-    record = evaluated(state.best_step, evaluation)
-    if evaluation.tokens > session.config.eval_tokens:
-        session.listen(record)  # on more than those along the way
-    checkpoint.finish(session.run, step=state.step, best_step=state.best_step, best=best_facts(evaluation))
-    return record
+        evaluation = context.evaluate(state.best_step, context.tokens_at_end())
+    if evaluation.val_tokens > context.config.eval_tokens:
+        context.on_event(evaluation)  # on more than those along the way
+    checkpoint.finish(run, step=state.step, best_step=state.best_step, best=best_facts(evaluation))
+    return evaluation
 
 
-def _begin(
+def _initialize(
     model: GPT, run: Path, config: RunConfig, prepared: Prepared, init_from: str | Path | None
 ) -> None:
-    """Give a fresh model the parameters that it starts from, where those are not the seed's.
+    """Give a new model the parameters that it starts from, where those are not its seed's.
 
     Raises:
         ConfigError: they would be those of the run that is to be replaced.
@@ -287,7 +288,7 @@ def _begin(
         init_bias_from_unigrams(model.lm_head, torch.from_numpy(counts))
 
 
-def _rewind(run: Path, record: RunRecord, state: TrainState) -> bool:
+def _roll_back(run: Path, record: RunRecord, state: TrainState) -> bool:
     """Put a run's folder back to ``state``; returns whether it holds the evaluation of its step."""
     with disk_errors_in(run, f"resuming {run.name}"):
         if not checkpoint.rewind(run, state.to_dict(), keep=record.config.train.keep_checkpoints):

@@ -38,7 +38,8 @@ from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
 from gptscratch.training.loss import head_cross_entropy
 from gptscratch.training.optimizer import make_optimizer
-from gptscratch.training.step import Worker, take_step
+from gptscratch.training.replica import LowPrecisionReplica
+from gptscratch.training.step import take_step
 
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 MACHINES = {"native": {}, "avx2": AVX2}
@@ -95,12 +96,12 @@ def training_step(label: str, optimizer: str) -> Path:
 
     def step(dtype: torch.dtype) -> Run:
         model = GPT(shape)
-        worker = Worker(model, dtype)
+        replica = LowPrecisionReplica(model, dtype)
         update = make_optimizer(
             model, optimizer=optimizer, learning_rate=1e-3, adamw_learning_rate=1e-3, weight_decay=0.1,
             betas=(0.9, 0.95), momentum=0.95,
         )  # fmt: skip
-        return lambda: take_step(worker, update, ids, ids, micro_batch_size=8, grad_clip=1.0, scale=1.0)
+        return lambda: take_step(replica, update, ids, ids, micro_batch_size=8, grad_clip=1.0, lr_scale=1.0)
 
     name = f"training step, {label}, bfloat16 products"
     return Path(name, step(F32), step(BF16), has_fast_bfloat16(CPU))

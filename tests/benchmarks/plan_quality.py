@@ -62,7 +62,7 @@ def run_point(corpus: Path, minutes: float, settings: dict[str, Any], score_toke
     time.perf_counter = time.process_time  # before anything asks for it
     from gptscratch import load
     from gptscratch.training import trainer
-    from gptscratch.training.evaluate import Scorer
+    from gptscratch.training.evaluate import Evaluator
     from gptscratch.training.planning import plan_run as planning
 
     plan, prepared = planning.plan_run({**settings, "corpus": str(corpus), "minutes": minutes})
@@ -71,7 +71,7 @@ def run_point(corpus: Path, minutes: float, settings: dict[str, Any], score_toke
     result = trainer.train(corpus, out=folder / "run", minutes=minutes, sample_interval=0, **settings)
     seconds, wall = time.process_time() - began, time.monotonic() - wall
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    scored = Scorer(load(folder / "run").model, prepared.tokens)(score_tokens)
+    scored = Evaluator(load(folder / "run").model, prepared.tokens)(score_tokens)
     shutil.rmtree(folder)
     model, train = plan.config.model, plan.config.train
     return {

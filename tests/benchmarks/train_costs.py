@@ -35,7 +35,7 @@ from gptscratch.data.token_files import Manifest, SplitCounts, manifest_json
 from gptscratch.runs.metrics import read_metrics
 from gptscratch.tokenizer import Tokenizer, build_tokenizer
 from gptscratch.training import loop, trainer
-from gptscratch.training.callbacks import HOOKS, Hook, Session
+from gptscratch.training.callbacks import CALLBACKS, Hook, TrainContext
 from gptscratch.training.planning import plan_run as planning
 
 STEPS = 8  # of the plan, in ``share``
@@ -71,7 +71,7 @@ def share(corpus: Path, minutes: float) -> None:
 
         return wrapped
 
-    loop.HOOKS = tuple(_due(hook, timed(hook.__name__, hook)) for hook in HOOKS)  # type: ignore[misc]
+    loop.CALLBACKS = tuple(_due(hook, timed(hook.__name__, hook)) for hook in CALLBACKS)  # type: ignore[misc]
     loop.step_that_fits = timed("step", loop.step_that_fits)
     trainer._score_best = timed("final score", trainer._score_best)
     settings = {**plan.config.to_dict(), "name": ""}
@@ -102,8 +102,8 @@ def share(corpus: Path, minutes: float) -> None:
 def _due(hook: Hook, timed: Hook) -> Hook:
     """Only the calls in which something was done are counted."""
 
-    def called(session: Session) -> None:
-        (timed if session.state.step % 2 == 0 or session.over else hook)(session)
+    def called(context: TrainContext) -> None:
+        (timed if context.state.step % 2 == 0 or context.over else hook)(context)
 
     return called
 

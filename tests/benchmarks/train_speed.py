@@ -30,7 +30,8 @@ from gptscratch.data.batches import windows
 from gptscratch.device import has_fast_bfloat16, set_up
 from gptscratch.model.gpt import GPT
 from gptscratch.training.optimizer import make_optimizer
-from gptscratch.training.step import Worker, take_step
+from gptscratch.training.replica import LowPrecisionReplica
+from gptscratch.training.step import take_step
 
 RECIPE = (
     "config/train_shakespeare_char.py", "--device=cpu", "--compile=False", "--eval_iters=20",
@@ -164,7 +165,7 @@ def our_step(
     config: ModelConfig, optimizer: str, inputs: np.ndarray, targets: np.ndarray, dtype: torch.dtype
 ) -> Callable[[], None]:
     model = GPT(config)
-    worker = Worker(model, dtype)
+    replica = LowPrecisionReplica(model, dtype)
     update = make_optimizer(
         model,
         optimizer=optimizer,
@@ -176,7 +177,7 @@ def our_step(
     )
 
     def step() -> None:
-        take_step(worker, update, inputs, targets, micro_batch_size=ROWS, grad_clip=1.0, scale=1.0)
+        take_step(replica, update, inputs, targets, micro_batch_size=ROWS, grad_clip=1.0, lr_scale=1.0)
 
     return step
 

@@ -95,10 +95,10 @@ def test_a_run_without_a_checkpoint_starts_again_under_its_name(fit: Fit) -> Non
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(name="a", listen=die)
+        fit(name="a", on_event=die)
     shutil.rmtree(paths.run_dir("a") / "checkpoints")
     events: list[Event] = []
-    assert fit(name="a", steps=4, listen=events.append).step == 4
+    assert fit(name="a", steps=4, on_event=events.append).step == 4
     assert any(isinstance(e, Notice) and "had no checkpoint" in e.text for e in events)
     with pytest.raises(ConfigError, match="exists already"):
         fit(name="a", steps=4)
@@ -136,7 +136,7 @@ def test_a_folder_deleted_during_training_is_reported_as_it_is(fit: Fit, tmp_pat
             shutil.rmtree(tmp_path / "run")
 
     with pytest.raises(RunError, match="deleted or moved") as caught:
-        fit(out=tmp_path / "run", listen=delete)
+        fit(out=tmp_path / "run", on_event=delete)
     assert "intact" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -177,7 +177,7 @@ def test_a_run_with_a_damaged_tokenizer_is_not_resumed(tale: Path, damage: Calla
 def test_a_finished_run_is_not_evaluated_again(tale: Path) -> None:
     for settings in ({}, {"steps": 24}, {"steps": 2}):
         before, events = contents(tale), list[Event]()
-        result = resume("tale", listen=events.append, **settings)
+        result = resume("tale", on_event=events.append, **settings)
         assert [type(e) for e in events] == [Notice]
         assert (
             "tale is finished at step 24. To train it further: gptscratch train --resume tale --steps N"

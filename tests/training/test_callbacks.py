@@ -20,11 +20,10 @@ from gptscratch import paths
 from gptscratch.config import TrainConfig
 from gptscratch.errors import RunError
 from gptscratch.runs.metrics import read_metrics
-from gptscratch.training import callbacks as hooks
-from gptscratch.training import loop
-from gptscratch.training.budget import TimeHorizon
-from gptscratch.training.callbacks import Session
-from gptscratch.training.evaluate import Evaluation
+from gptscratch.training import callbacks, loop
+from gptscratch.training.budget import TimeBudget
+from gptscratch.training.clock import Clock
+from gptscratch.training.context import TrainContext
 from gptscratch.training.events import Evaluated, Event, Logged, Notice, Progress, Saved, ignore
 from gptscratch.training.state import TrainState
 from gptscratch.training.step import StepResult
@@ -33,7 +32,7 @@ from gptscratch.training.trainer import TrainResult, resume
 Fit = Callable[..., TrainResult]
 
 
-class Clock:
+class FakeTime:
     """Stands for ``time.perf_counter``: it moves when it is told to."""
 
     def __init__(self) -> None:
@@ -44,124 +43,139 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
+    clock = FakeTime()
     monkeypatch.setattr(time, "perf_counter", clock)
     return clock
 
 
-def session_of(clock: Clock, *, seconds: float, final_tokens: int = 50_000, **state: Any) -> Session:
-    """A session of a run by time whose steps have 1,024 tokens and take as long as the test says."""
+def session_of(clock: FakeTime, *, seconds: float, final_tokens: int = 50_000, **state: Any) -> TrainContext:
+    """A context of a run by time whose steps have 1,024 tokens and take as long as the test says."""
     found = TrainState(**state)
-    return Session(
+    return TrainContext(
         run=Path("nowhere"),
         config=TrainConfig(minutes=seconds / 60, eval_tokens=5_000, eval_interval=100, log_interval=100),
         model=None,  # type: ignore[arg-type]
+        replica=None,  # type: ignore[arg-type]
         optimizer=None,  # type: ignore[arg-type]
-        horizon=TimeHorizon(seconds),
+        batches=None,  # type: ignore[arg-type]
+        schedule=lambda step, progress: 1.0,  # noqa: ARG005
+        budget=TimeBudget(seconds),
         state=found,
-        listen=ignore,
-        evaluate=lambda: Evaluation(loss=1.0, accuracy=0.0, bits_per_byte=1.0, tokens=5_000),
-        sample=str,
+        clock=Clock(clock() - found.seconds),
+        on_event=ignore,
+        evaluate=lambda step, limit: scored(step, 1.0),  # noqa: ARG005
+        sample_text=str,
         final_tokens=final_tokens,
-        started=clock() - found.seconds,
+        micro_batch_size=1,
     )
 
 
-def step(session: Session, clock: Clock, seconds: float) -> None:
+def scored(step: int, loss: float) -> Evaluated:
+    return Evaluated(
+        step=step,
+        val_loss=loss,
+        val_accuracy=0.5,
+        val_perplexity=1.0,
+        val_bits_per_byte=1.0,
+        val_tokens=5_000,
+    )
+
+
+def step(context: TrainContext, clock: FakeTime, seconds: float) -> None:
     clock.now += seconds
-    session.count(StepResult(torch.ones(()), torch.ones(()), 1024), 1024, seconds)
+    context.record_step(StepResult(torch.ones(()), torch.ones(()), 1024), seconds)
 
 
-def test_a_first_step_that_compiles_for_a_minute_does_not_end_five_minutes(clock: Clock) -> None:
-    session = session_of(clock, seconds=300)
-    step(session, clock, 60.0)
-    assert not session.over
+def test_a_first_step_that_compiles_for_a_minute_does_not_end_five_minutes(clock: FakeTime) -> None:
+    context = session_of(clock, seconds=300)
+    step(context, clock, 60.0)
+    assert not context.finished
     for _ in range(50):
-        step(session, clock, 0.1)
-    assert not session.over
-    assert session.state.closing_seconds == pytest.approx(0.6 * 60_000 / 1024 * 0.1, rel=0.01)
+        step(context, clock, 0.1)
+    assert not context.finished
+    assert context.state.closing_seconds == pytest.approx(0.6 * 60_000 / 1024 * 0.1, rel=0.01)
 
 
-def test_steps_whose_micro_batch_was_halved_are_not_typical(clock: Clock) -> None:
-    session = session_of(clock, seconds=300)
+def test_steps_whose_micro_batch_was_halved_are_not_typical(clock: FakeTime) -> None:
+    context = session_of(clock, seconds=300)
     for micro_batch_size, seconds in ((8, 1.0), (8, 0.1), (4, 30.0), (4, 0.1)):
-        session.micro_batch_size = micro_batch_size
-        step(session, clock, seconds)
-    assert session.pace.step_seconds == pytest.approx(0.1)
+        context.micro_batch_size = micro_batch_size
+        step(context, clock, seconds)
+    assert context.clock.step_seconds == pytest.approx(0.1)
 
 
-def test_a_guess_of_the_end_keeps_at_most_a_tenth_of_the_time(clock: Clock) -> None:
-    session = session_of(clock, seconds=300, final_tokens=10**9)
-    step(session, clock, 1.0)
-    step(session, clock, 1.0)
-    assert session.state.closing_seconds == pytest.approx(30)
-    assert not session.over
+def test_a_guess_of_the_end_keeps_at_most_a_tenth_of_the_time(clock: FakeTime) -> None:
+    context = session_of(clock, seconds=300, final_tokens=10**9)
+    step(context, clock, 1.0)
+    step(context, clock, 1.0)
+    assert context.state.closing_seconds == pytest.approx(30)
+    assert not context.finished
 
 
 @pytest.mark.parametrize("start_up", [0.0, 20.0, 26.0, 33.0])
-def test_the_time_after_a_slow_start_up_is_used(clock: Clock, start_up: float) -> None:
-    session = session_of(clock, seconds=36, final_tokens=5_000)
+def test_the_time_after_a_slow_start_up_is_used(clock: FakeTime, start_up: float) -> None:
+    context = session_of(clock, seconds=36, final_tokens=5_000)
     clock.now += start_up
-    while not session.over:
-        step(session, clock, 0.05)
-    closing = session.state.closing_seconds
-    assert session.state.seconds + closing == pytest.approx(36, abs=0.2)
-    assert session.state.step == pytest.approx((36 - start_up - closing) / 0.05, abs=2)
+    while not context.finished:
+        step(context, clock, 0.05)
+    closing = context.state.closing_seconds
+    assert context.state.seconds + closing == pytest.approx(36, abs=0.2)
+    assert context.state.step == pytest.approx((36 - start_up - closing) / 0.05, abs=2)
 
 
-def test_a_resumed_run_does_not_count_its_start_up_as_a_step(clock: Clock) -> None:
-    session = session_of(clock, seconds=36, final_tokens=5_000, step=3)
-    session.state.seconds = 27.0  # of them 26 seconds of start-up
-    session.started = clock() - 27.0
-    assert not session.is_over()
-    step(session, clock, 0.05)
-    step(session, clock, 0.05)
-    assert not session.over
+def test_a_resumed_run_does_not_count_its_start_up_as_a_step(clock: FakeTime) -> None:
+    context = session_of(clock, seconds=36, final_tokens=5_000, step=3)
+    context.state.seconds = 27.0  # of them 26 seconds of start-up
+    context.clock.started = clock() - 27.0
+    assert not context.budget.is_used_up(context.state)
+    step(context, clock, 0.05)
+    step(context, clock, 0.05)
+    assert not context.finished
 
 
-def test_a_run_by_time_that_is_over_is_over_when_it_is_resumed(clock: Clock) -> None:
-    session = session_of(clock, seconds=20, final_tokens=5_000)
-    while not session.over:
-        step(session, clock, 0.7)
-    state = TrainState.from_dict(json.loads(json.dumps(session.state.to_dict())))
-    assert TimeHorizon(20).is_over(state)
-    assert not TimeHorizon(60).is_over(state)
+def test_a_run_by_time_that_is_over_is_over_when_it_is_resumed(clock: FakeTime) -> None:
+    context = session_of(clock, seconds=20, final_tokens=5_000)
+    while not context.finished:
+        step(context, clock, 0.7)
+    state = TrainState.from_dict(json.loads(json.dumps(context.state.to_dict())))
+    assert TimeBudget(20).is_used_up(state)
+    assert not TimeBudget(60).is_used_up(state)
 
 
-def test_at_most_so_many_steps_are_made_in_the_time(clock: Clock) -> None:
-    session = session_of(clock, seconds=300)
-    session.horizon = TimeHorizon(300, max_steps=7)
+def test_at_most_so_many_steps_are_made_in_the_time(clock: FakeTime) -> None:
+    context = session_of(clock, seconds=300)
+    context.budget = TimeBudget(300, max_steps=7)
     progress = []
-    while not session.over:
-        step(session, clock, 0.1)
-        progress.append(session.horizon.progress(session.state))
-    assert session.state.step == 7
+    while not context.finished:
+        step(context, clock, 0.1)
+        progress.append(context.budget.progress(context.state))
+    assert context.state.step == 7
     assert progress == pytest.approx([n / 7 for n in range(1, 8)])
 
 
-def test_the_end_scores_as_many_tokens_as_there_is_time_for(clock: Clock) -> None:
-    session = session_of(clock, seconds=20)
-    session.config = dataclasses.replace(session.config, final_eval_tokens=50_000)
-    assert session.tokens_to_score() == 50_000  # nothing was measured
-    session.aside["evaluate"] = 1.0  # for 5,000 tokens
+def test_the_end_scores_as_many_tokens_as_there_is_time_for(clock: FakeTime) -> None:
+    context = session_of(clock, seconds=20)
+    context.config = dataclasses.replace(context.config, final_eval_tokens=50_000)
+    assert context.tokens_at_end() == 50_000  # nothing was measured
+    context.clock.hook_seconds["evaluate"] = 1.0  # for 5,000 tokens
     for now, tokens in ((5.0, 50_000), (16.0, 20_000), (19.9, 5_000), (30.0, 5_000)):
         clock.now = now
-        assert session.tokens_to_score() == tokens
+        assert context.tokens_at_end() == tokens
 
 
-def test_suspended_time_does_not_count(clock: Clock) -> None:
-    session = session_of(clock, seconds=300)
+def test_suspended_time_does_not_count(clock: FakeTime) -> None:
+    context = session_of(clock, seconds=300)
     for _ in range(10):
-        step(session, clock, 1.0)
-    session.continued.set()
-    step(session, clock, 3600.0)
-    assert session.state.seconds == pytest.approx(11)
-    assert not session.over
-    session.continued.set()
-    with session.timed("save"):
+        step(context, clock, 1.0)
+    context.clock.continued.set()
+    step(context, clock, 3600.0)
+    assert context.state.seconds == pytest.approx(11)
+    assert not context.finished
+    context.clock.continued.set()
+    with context.clock.timed("save"):
         clock.now += 2.0  # nothing to compare it with yet
-    assert session.aside["save"] == 2.0
+    assert context.clock.hook_seconds["save"] == 2.0
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGCONT"), reason="processes are not suspended here")
@@ -178,7 +192,7 @@ def test_progress_is_reported_by_the_clock_and_not_written(fit: Fit, monkeypatch
     readings = iter(range(10**6))
     monkeypatch.setattr(time, "perf_counter", lambda: 0.25 * next(readings))
     events: list[Event] = []
-    result = fit(name="a", log_interval=12, listen=events.append)
+    result = fit(name="a", log_interval=12, on_event=events.append)
     shown = [e for e in events if isinstance(e, Progress)]
     assert len(shown) > 5
     assert all(math.isfinite(e.train_loss) and 0 < e.progress < 1 for e in shown)
@@ -189,7 +203,7 @@ def test_progress_is_reported_by_the_clock_and_not_written(fit: Fit, monkeypatch
 def test_reporting_progress_changes_no_logged_loss(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = []
     for pause in (0.0, 10.0):
-        monkeypatch.setattr(hooks, "_PROGRESS_SECONDS", pause)
+        monkeypatch.setattr(callbacks, "_PROGRESS_SECONDS", pause)
         records = read_metrics(fit(name=f"a{pause}", log_interval=7).run / "metrics.jsonl")
         losses.append([r["train_loss"] for r in records if "train_loss" in r])
     assert losses[0] == losses[1]
@@ -199,9 +213,9 @@ def test_a_checkpoint_is_saved_when_ten_minutes_have_passed(
     fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readings = iter(range(10**6))
-    monkeypatch.setattr(time, "perf_counter", lambda: 30.0 * next(readings))  # so much with each look
+    monkeypatch.setattr(time, "perf_counter", lambda: 90.0 * next(readings))  # so much with each look
     saved: list[Event] = []
-    result = fit(name="a", save_interval=1000, eval_interval=1000, listen=saved.append)
+    result = fit(name="a", save_interval=1000, eval_interval=1000, on_event=saved.append)
     steps = [e.step for e in saved if isinstance(e, Saved)]
     assert len(steps) > 3
     assert steps[-1] == result.step
@@ -210,14 +224,14 @@ def test_a_checkpoint_is_saved_when_ten_minutes_have_passed(
 def test_an_evaluation_saves_only_where_it_is_the_best(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     losses: Iterator[float] = iter([3.0, 2.0, 4.0, 1.5, 9.0, 9.0, 9.0, 9.0])
 
-    def evaluate(session: Session) -> None:
-        session.evaluate = lambda: Evaluation(next(losses), 0.5, 1.0, 64)
-        hooks.evaluate(session)
+    def evaluate(context: TrainContext) -> None:
+        context.evaluate = lambda step, limit: scored(step, next(losses))  # noqa: ARG005
+        callbacks.evaluate(context)
 
-    monkeypatch.setattr(loop, "HOOKS", (hooks.log, evaluate, hooks.save))
+    monkeypatch.setattr(loop, "CALLBACKS", (callbacks.log, evaluate, callbacks.save))
     events: list[Event] = []
     result = fit(
-        name="a", eval_interval=4, save_interval=1000, steps=24, keep_checkpoints=9, listen=events.append
+        name="a", eval_interval=4, save_interval=1000, steps=24, keep_checkpoints=9, on_event=events.append
     )
     assert [e.step for e in events if isinstance(e, Saved)] == [4, 8, 16, 24]
     assert result.best_step == 16
@@ -230,7 +244,7 @@ def test_a_run_that_patience_ended_is_over_and_more_patience_continues_it(fit: F
     ended = fit(name="a", steps=400, eval_interval=4, patience=2, **rising)
     assert ended.step < 400
     events: list[Event] = []
-    assert resume("a", listen=events.append).step == ended.step
+    assert resume("a", on_event=events.append).step == ended.step
     assert not [e for e in events if isinstance(e, Logged)]
     assert resume("a", patience=6, steps=ended.step + 4).step == ended.step + 4
 
@@ -238,7 +252,7 @@ def test_a_run_that_patience_ended_is_over_and_more_patience_continues_it(fit: F
 def test_out_of_patience_says_which_step_was_the_best(fit: Fit) -> None:
     events: list[Event] = []
     result = fit(
-        name="a", listen=events.append, steps=400, eval_interval=4, patience=2,
+        name="a", on_event=events.append, steps=400, eval_interval=4, patience=2,
         lr_schedule="constant", learning_rate=0.3, adamw_learning_rate=0.6,
     )  # fmt: skip
     said = [e.text for e in events if isinstance(e, Notice) and "patience" in e.text]
@@ -256,10 +270,10 @@ def test_divergence_says_what_is_left_and_how_to_continue(fit: Fit) -> None:
 def test_memory_that_runs_out_in_an_evaluation_is_one_clear_line(
     fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any, **__: Any) -> Evaluation:
+    def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("gptscratch.training.evaluate.evaluate", full)
+    monkeypatch.setattr("gptscratch.training.evaluate._sums", full)
     with pytest.raises(RunError, match="Out of memory while it evaluates"):
         fit(name="a")
 
@@ -267,6 +281,6 @@ def test_memory_that_runs_out_in_an_evaluation_is_one_clear_line(
 def test_the_evaluation_at_the_end_is_not_written_again_by_a_resume(tale: Path) -> None:
     before = (tale / "metrics.jsonl").read_text()
     events: list[Event] = []
-    resume("tale", listen=events.append)
+    resume("tale", on_event=events.append)
     assert (tale / "metrics.jsonl").read_text() == before
     assert len([e for e in events if isinstance(e, Evaluated)]) <= 1

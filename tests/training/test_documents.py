@@ -23,11 +23,12 @@ from gptscratch.errors import ConfigError
 from gptscratch.model.gpt import GPT
 from gptscratch.runs.metrics import read_metrics
 from gptscratch.runs.tensors import load_tensors
-from gptscratch.training import callbacks as hooks
-from gptscratch.training import loop
-from gptscratch.training.callbacks import Session
+from gptscratch.training import callbacks, loop
+from gptscratch.training.context import TrainContext
 from gptscratch.training.evaluate import evaluate
-from gptscratch.training.step import Worker, take_step
+from gptscratch.training.optimizer import Optimizer
+from gptscratch.training.replica import LowPrecisionReplica
+from gptscratch.training.step import take_step
 from gptscratch.training.trainer import TrainResult, plan_run, resume, train
 
 END, CONTEXT = 0, 12
@@ -47,30 +48,27 @@ def tiny(position: str = "rope") -> GPT:
     return model
 
 
-class Watching:
+class Watching(Optimizer):
     """An optimizer that only looks."""
 
     def __init__(self, model: GPT) -> None:
+        super().__init__(torch.device("cpu"))
         self.model = model
         self.gradients: list[Tensor] = []
 
-    def step(self, scale: float, finite: Tensor) -> None:
-        del scale, finite
+    def _step(self, lr_scale: float, finite: Tensor) -> None:
+        del lr_scale, finite
         self.gradients = [p.grad.clone() for p in self.model.parameters() if p.grad is not None]
-
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-    def load(self, state: object) -> None:
-        del state
 
 
 def gradients_of_a_step(
     model: GPT, batch: Batch, *, micro_batch_size: int, mask: bool
 ) -> tuple[float, int, list]:
     watching = Watching(model)
-    worker = Worker(model, torch.float32, mask_at=END if mask else None)
-    result = take_step(worker, watching, *batch, micro_batch_size=micro_batch_size, grad_clip=0.0, scale=1.0)
+    replica = LowPrecisionReplica(model, torch.float32, mask_at=END if mask else None)
+    result = take_step(
+        replica, watching, *batch, micro_batch_size=micro_batch_size, grad_clip=0.0, lr_scale=1.0
+    )
     return result.loss.item(), result.tokens, watching.gradients
 
 
@@ -170,8 +168,8 @@ def test_evaluation_scores_every_token_once_in_each_kind_of_row() -> None:
     ):
         loss, tokens, _ = naive(model, pieces)
         found = evaluate(model, parts, token_bytes=np.ones(31), mask_at=mask_at)
-        assert found.loss == pytest.approx(loss, rel=1e-5)
-        assert found.tokens == tokens
+        assert found.val_loss == pytest.approx(loss, rel=1e-5)
+        assert found.val_tokens == tokens
         assert tokens >= len(TOKENS) - 1
 
 
@@ -206,12 +204,12 @@ def test_a_resumed_run_equals_the_straight_one(
 ) -> None:
     straight = train(**tales(documents=documents, name="straight"))
 
-    def stop(session: Session) -> None:
-        if session.state.step == 5:
+    def stop(context: TrainContext) -> None:
+        if context.state.step == 5:
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "HOOKS", (stop, *hooks.HOOKS))
+        patch.setattr(loop, "CALLBACKS", (stop, *callbacks.CALLBACKS))
         assert train(**tales(documents=documents, name="stopped")).interrupted
     resumed = resume("stopped")
     assert resumed.step == straight.step == 12

@@ -17,9 +17,9 @@ from gptscratch.data.batches import windows
 from gptscratch.data.prepare import Prepared, prepare
 from gptscratch.errors import CorpusError
 from gptscratch.model.gpt import GPT
-from gptscratch.training.evaluate import Evaluation, Scorer, bytes_of_tokens, evaluate
+from gptscratch.training.evaluate import Evaluator, _means, bytes_of_tokens, evaluate
 from gptscratch.training.loss import IGNORE
-from gptscratch.training.step import Worker
+from gptscratch.training.replica import LowPrecisionReplica
 
 TOKENS = np.random.default_rng(0).integers(0, 31, 200).astype(np.uint16)
 
@@ -49,11 +49,11 @@ def test_it_is_the_mean_over_every_target_once(rows_at_once: int) -> None:
             losses.append(F.cross_entropy(logits, row[1:], reduction="none"))
             hits.append(logits.argmax(-1) == row[1:])
     loss = torch.cat(losses).double().mean().item()
-    assert found.tokens == 199
-    assert found.loss == pytest.approx(loss, rel=1e-5)
-    assert found.accuracy == pytest.approx(torch.cat(hits).double().mean().item())
-    assert found.perplexity == pytest.approx(math.exp(loss), rel=1e-4)
-    assert found.bits_per_byte == pytest.approx(loss / math.log(2) / 2.5, rel=1e-5)
+    assert found.val_tokens == 199
+    assert found.val_loss == pytest.approx(loss, rel=1e-5)
+    assert found.val_accuracy == pytest.approx(torch.cat(hits).double().mean().item())
+    assert found.val_perplexity == pytest.approx(math.exp(loss), rel=1e-4)
+    assert found.val_bits_per_byte == pytest.approx(loss / math.log(2) / 2.5, rel=1e-5)
 
 
 def test_padding_counts_for_nothing() -> None:
@@ -63,9 +63,9 @@ def test_padding_counts_for_nothing() -> None:
     targets[1] = IGNORE
     once = evaluate(model, [(row[:, :-1], row[:, 1:])], token_bytes=ONE)
     padded = evaluate(model, [(inputs, targets)], token_bytes=ONE)
-    assert padded.tokens == once.tokens == 16
-    assert padded.loss == pytest.approx(once.loss, rel=1e-6)
-    assert padded.accuracy == once.accuracy
+    assert padded.val_tokens == once.val_tokens == 16
+    assert padded.val_loss == pytest.approx(once.val_loss, rel=1e-6)
+    assert padded.val_accuracy == once.val_accuracy
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -77,8 +77,8 @@ def test_the_model_is_left_in_its_mode_and_without_gradients(training: bool) -> 
 
 
 def test_a_perplexity_beyond_all_numbers_still_is_json() -> None:
-    evaluation = Evaluation(loss=1e5, accuracy=0.0, tokens=1, bytes_per_token=1.0)
-    assert json.loads(json.dumps(evaluation.perplexity, allow_nan=False)) > 1e300
+    sums = np.array([1e5, 0.0, 1.0, 1.0, 0.0])
+    assert json.loads(json.dumps(_means(0, [(1.0, sums)]).val_perplexity, allow_nan=False)) > 1e300
 
 
 def test_an_adaptive_softmax_is_scored_as_its_full_distribution_says() -> None:
@@ -91,8 +91,8 @@ def test_an_adaptive_softmax_is_scored_as_its_full_distribution_says() -> None:
         logits = model(torch.from_numpy(inputs)).flatten(0, 1)
     wanted = torch.from_numpy(targets).flatten()
     found = evaluate(model, [(inputs, targets)], token_bytes=np.ones(40))
-    assert found.loss == pytest.approx(F.cross_entropy(logits, wanted).item(), rel=1e-5)
-    assert found.accuracy == pytest.approx((logits.argmax(-1) == wanted).double().mean().item())
+    assert found.val_loss == pytest.approx(F.cross_entropy(logits, wanted).item(), rel=1e-5)
+    assert found.val_accuracy == pytest.approx((logits.argmax(-1) == wanted).double().mean().item())
     assert (logits.argmax(-1) >= 20).any()
 
 
@@ -106,10 +106,10 @@ def test_unknown_targets_count_for_nothing() -> None:
     with torch.no_grad():
         logits = model(torch.from_numpy(inputs))[0]
     losses = F.cross_entropy(logits, torch.from_numpy(targets[0]), reduction="none").numpy()
-    assert (found.tokens, found.unknown) == (known.sum(), (~known).sum())
-    assert found.loss == pytest.approx(losses[known].mean(), rel=1e-5)
+    assert (found.val_tokens, found.val_unknown) == (known.sum(), (~known).sum())
+    assert found.val_loss == pytest.approx(losses[known].mean(), rel=1e-5)
     bits = losses[known].sum() / math.log(2) / targets[0][known].sum()
-    assert found.bits_per_byte == pytest.approx(bits, rel=1e-5)
+    assert found.val_bits_per_byte == pytest.approx(bits, rel=1e-5)
 
 
 def test_a_text_of_unknown_tokens_alone_is_a_clear_error() -> None:
@@ -163,23 +163,26 @@ def test_corpora_with_weights_are_validated_by_their_weights(pad: bool, tmp_path
     torch.manual_seed(0)
     model = GPT(ModelConfig(vocab_size=257, context_length=16, n_layer=1, n_head=2, d_model=32))
     pad_with = found.manifest.end_of_text if pad else None
-    scorer = Scorer(model, found.tokens, found.tokenizer, pad_with=pad_with)
-    both = scorer()
-    first, second = (scorer._score(part, None) for _, part in scorer.parts)
-    assert (first.tokens, second.tokens) == ((401, 1201) if pad else (400, 1200))
-    assert both.loss == pytest.approx(0.75 * first.loss + 0.25 * second.loss)
-    assert both.tokens == first.tokens + second.tokens
-    assert scorer(160).tokens < both.tokens
+    scorer = Evaluator(model, found.tokens, found.tokenizer, pad_with=pad_with)
+    both = scorer(0)
+    first, second = (
+        evaluate(model, scorer._windows(part, None), token_bytes=scorer.token_bytes)
+        for _, part in scorer.parts
+    )
+    assert (first.val_tokens, second.val_tokens) == ((401, 1201) if pad else (400, 1200))
+    assert both.val_loss == pytest.approx(0.75 * first.val_loss + 0.25 * second.val_loss)
+    assert both.val_tokens == first.val_tokens + second.val_tokens
+    assert scorer(0, 160).val_tokens < both.val_tokens
 
 
 def test_a_half_precision_copy_is_refreshed_before_it_is_scored(tmp_path: Path) -> None:
     found = prepared(tmp_path, "ab cde " * 200, tokenizer="byte")
     torch.manual_seed(0)
     model = GPT(ModelConfig(vocab_size=257, context_length=16, n_layer=1, n_head=2, d_model=32))
-    worker = Worker(model, torch.bfloat16)
-    scorer = Scorer(worker.model, found.tokens, found.tokenizer, refresh=worker.refresh)
+    replica = LowPrecisionReplica(model, torch.bfloat16)
+    scorer = Evaluator(replica.model, found.tokens, found.tokenizer, copy_weights=replica.copy_weights)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    wanted = Scorer(model, found.tokens, found.tokenizer)().loss
-    assert scorer().loss == pytest.approx(wanted, rel=5e-3)
+    wanted = Evaluator(model, found.tokens, found.tokenizer)(0).val_loss
+    assert scorer(0).val_loss == pytest.approx(wanted, rel=5e-3)

@@ -1,9 +1,10 @@
-"""What the loop does when the memory runs out, and the worker when compiling fails."""
+"""What the loop does when the memory runs out, and the replica when compiling fails."""
 
 from __future__ import annotations
 
 import math
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,13 +19,13 @@ from gptscratch.errors import CheckpointError, RunError
 from gptscratch.model.gpt import GPT
 from gptscratch.runs import checkpoint
 from gptscratch.runs.tensors import load_tensors
-from gptscratch.training import callbacks as hooks
-from gptscratch.training import loop
+from gptscratch.training import callbacks, loop
+from gptscratch.training.clock import Clock
+from gptscratch.training.context import compiled_shapes
 from gptscratch.training.events import Event, Logged, Notice, Started
 from gptscratch.training.optimizer import Muon
-from gptscratch.training.setup import clock_start, compiled_shapes
+from gptscratch.training.replica import LowPrecisionReplica
 from gptscratch.training.state import TrainState
-from gptscratch.training.step import Worker
 from gptscratch.training.trainer import TrainResult, resume
 
 Fit = Callable[..., TrainResult]
@@ -32,25 +33,25 @@ Fit = Callable[..., TrainResult]
 
 def small_memory(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     """A machine on which at most so many sequences fit."""
-    loss = Worker.loss
+    loss = LowPrecisionReplica.loss
 
-    def limited(self: Worker, inputs: Tensor, targets: Tensor, factor: Tensor | float) -> Tensor:
+    def limited(self: LowPrecisionReplica, inputs: Tensor, targets: Tensor, factor: Tensor | float) -> Tensor:
         result = loss(self, inputs, targets, factor)  # which has used random numbers, if there is dropout
         if len(inputs) > rows:
             raise torch.OutOfMemoryError("too much")
         return result
 
-    monkeypatch.setattr(Worker, "loss", limited)
+    monkeypatch.setattr(LowPrecisionReplica, "loss", limited)
 
 
 def test_full_memory_halves_the_micro_batch_until_it_fits(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     small_memory(monkeypatch, rows=2)
     events: list[Event] = []
-    assert fit(batch_size=8, micro_batch_size=8, steps=4, listen=events.append).step == 4
+    assert fit(batch_size=8, micro_batch_size=8, steps=4, on_event=events.append).step == 4
     notices = [event.text for event in events if isinstance(event, Notice)]
     assert [n for n in notices if "memory" in n] == [
-        "The memory is full: going on with 4 sequences at a time.",
-        "The memory is full: going on with 2 sequences at a time.",
+        "Out of memory: continuing with micro-batch size 4.",
+        "Out of memory: continuing with micro-batch size 2.",
     ]
 
 
@@ -98,10 +99,10 @@ def test_a_failed_compilation_goes_on_without_and_says_so(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch, "compile", no_compiler)
     said: list[str] = []
     model = GPT(ModelConfig(n_layer=1, d_model=32, n_head=2, vocab_size=11))
-    worker = Worker(model, torch.float32)
-    worker.compile([(1, 10)], said.append)
+    replica = LowPrecisionReplica(model, torch.float32)
+    replica.compile([(1, 10)], said.append)
     ids = torch.from_numpy(np.arange(10)[None])
-    assert worker.loss(ids, ids).isfinite()
+    assert replica.loss(ids, ids).isfinite()
     assert said == ["torch.compile failed (RuntimeError): training continues without it."]
 
 
@@ -132,14 +133,17 @@ def test_everything_is_compiled_before_the_first_step(fit: Fit, monkeypatch: pyt
         if isinstance(event, Started):
             before.append(list(eager.shapes))
 
-    fit(compile=True, batch_size=5, micro_batch_size=2, listen=listen)
+    fit(compile=True, batch_size=5, micro_batch_size=2, on_event=listen)
     assert before == [[(2, 16), (1, 16)]] == [eager.shapes]
 
 
 def test_half_of_the_minutes_remain_after_a_long_compilation() -> None:
-    assert clock_start(100.0, 120.0, minutes=1.0) == 100.0  # 20 of 60 seconds are gone
-    assert clock_start(100.0, 300.0, minutes=1.0) == 270.0  # 30 are, as if training had begun then
-    assert clock_start(100.0, 300.0, minutes=0.0) == 100.0  # steps have no clock
+    now = time.perf_counter()
+    early, late = Clock(now - 20), Clock(now - 200)
+    assert not early.leave(30.0)
+    assert early.started == now - 20
+    assert late.leave(30.0)
+    assert late.run_seconds() == pytest.approx(30.0, abs=1.0)
 
 
 def test_rows_of_documents_are_compiled_for_two_lengths() -> None:
@@ -154,7 +158,7 @@ def test_a_compilation_that_runs_out_of_memory_is_left_to_the_first_step(
     eager.error = torch.OutOfMemoryError("too much")
     monkeypatch.setattr(torch, "compile", eager)
     events: list[Event] = []
-    fit(compile=True, batch_size=8, micro_batch_size=8, steps=2, listen=events.append)
+    fit(compile=True, batch_size=8, micro_batch_size=8, steps=2, on_event=events.append)
     assert eager.shapes == [(8, 16)]  # the compiled function is what trains
     assert not [e for e in events if isinstance(e, Notice) and "compile" in e.text]
 
@@ -165,14 +169,14 @@ def test_a_compiled_run_with_dropout_is_the_plain_run_and_resumes_as_it(
     monkeypatch.setattr(torch, "compile", Eager())
     plain = fit(name="plain", dropout=0.2)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "HOOKS", (interrupt_at(5), *hooks.HOOKS))
+        patch.setattr(loop, "CALLBACKS", (interrupt_at(5), *callbacks.CALLBACKS))
         assert fit(name="compiled", dropout=0.2, compile=True).step == 5
     assert resume("compiled").evaluation == plain.evaluation
 
 
-def interrupt_at(step: int) -> hooks.Hook:
-    def hook(session: hooks.Session) -> None:
-        if session.state.step == step:
+def interrupt_at(step: int) -> callbacks.Hook:
+    def hook(context: callbacks.TrainContext) -> None:
+        if context.state.step == step:
             signal.raise_signal(signal.SIGINT)
 
     return hook
@@ -180,15 +184,15 @@ def interrupt_at(step: int) -> hooks.Hook:
 
 def break_gradients(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
     """In these steps, counted from 0, the loss and its gradients are not numbers."""
-    real, loss = loop.step_that_fits, Worker.loss
+    real, loss = loop.step_that_fits, LowPrecisionReplica.loss
     factors = [1.0]
 
-    def step(session: hooks.Session, *rest: Any) -> Any:
-        factors[0] = math.nan if session.state.step in steps else 1.0
-        return real(session, *rest)
+    def step(context: callbacks.TrainContext, *rest: Any) -> Any:
+        factors[0] = math.nan if context.state.step in steps else 1.0
+        return real(context, *rest)
 
     monkeypatch.setattr(loop, "step_that_fits", step)
-    monkeypatch.setattr(Worker, "loss", lambda *given: loss(*given) * factors[0])
+    monkeypatch.setattr(LowPrecisionReplica, "loss", lambda *given: loss(*given) * factors[0])
 
 
 @pytest.mark.parametrize("stop", [5, 7])
@@ -197,13 +201,13 @@ def test_a_run_survives_a_step_without_a_finite_gradient_and_resumes_exactly(
 ) -> None:
     break_gradients(monkeypatch, range(4, 6))
     events: list[Event] = []
-    whole = fit(name="whole", listen=events.append)
+    whole = fit(name="whole", on_event=events.append)
     assert [e.text for e in events if isinstance(e, Notice) and "skipped" in e.text] == [
         "2 updates were skipped: the gradient was not finite (2 since the run began)."
     ]
     assert all(math.isfinite(e.train_loss) for e in events if isinstance(e, Logged))
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "HOOKS", (interrupt_at(stop), *hooks.HOOKS))
+        patch.setattr(loop, "CALLBACKS", (interrupt_at(stop), *callbacks.CALLBACKS))
         assert fit(name="stopped").step == stop
     assert resume("stopped").evaluation == whole.evaluation
     states = [checkpoint.load_state(paths.find_checkpoint(n, which="last")[1]) for n in ("whole", "stopped")]

@@ -153,7 +153,7 @@ def test_a_factor_multiplies_value_and_gradients_exactly() -> None:
 
 @pytest.mark.parametrize("n_vocab", [67, 16_384, 50_257, 152_000])
 def test_a_slice_stays_near_the_cache_of_a_cpu_and_fills_a_gpu(n_vocab: int) -> None:
-    cpu, cuda, mps = (slice_rows(n_vocab, torch.float32, torch.device(d)) for d in ("cpu", "cuda", "mps"))
+    cpu, cuda, mps = (slice_rows(n_vocab, torch.device(d)) for d in ("cpu", "cuda", "mps"))
     assert cpu * n_vocab * 4 <= 4 << 20 < (cpu + 1) * n_vocab * 4
     assert cuda * n_vocab * 4 <= 256 << 20
     assert cuda >= 440

@@ -9,12 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from gptscratch import sizing
 from gptscratch.config import ModelConfig
 from gptscratch.errors import CheckpointError
 from gptscratch.model.gpt import GPT
 from gptscratch.training import optimizer as module
-from gptscratch.training.optimizer import AdamW, Muon, Optimizer, Together, make_optimizer, orthogonalized
+from gptscratch.training.optimizer import (
+    AdamW,
+    CombinedOptimizer,
+    Muon,
+    Optimizer,
+    make_optimizer,
+    orthogonalized,
+)
 
 SHAPES = {"tall": (24, 8), "wide": (8, 24), "wide 2": (8, 24), "square": (16, 16)}
 STEPS = 6
@@ -92,7 +98,7 @@ def test_where_the_fused_kernel_ignores_that_a_gradient_is_not_finite_it_is_not_
         tensor.grad = torch.full_like(tensor, torch.nan)
     adamw.step(1.0, torch.tensor(False))
     torch.testing.assert_close(tensors, parameters(SHAPES), rtol=0, atol=0)
-    assert not any(count.any() for count in adamw.count.values())
+    assert not any(tensor.any() for tensor in adamw.state.values())
 
 
 def published_muon(gradients: list[Tensor], weight: Tensor, *, lr: float, momentum: float) -> Tensor:
@@ -158,9 +164,8 @@ def test_muon_moves_the_same_however_many_matrices_it_works_on_at_once(
     monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     shapes = {f"matrix {i}": (8, 12) for i in range(5)}
-    monkeypatch.setattr(sizing, "MUON_AT_ONCE", at_once)
     tensors = parameters(shapes)
-    muon = Muon(tensors, learning_rate=0.1, weight_decay=0.1)
+    muon = Muon(tensors, learning_rate=0.1, weight_decay=0.1, at_once=at_once)
     calls: list[int] = []
     real = module.orthogonalized
 
@@ -172,7 +177,6 @@ def test_muon_moves_the_same_however_many_matrices_it_works_on_at_once(
         patch.setattr(module, "orthogonalized", counting)
         found = run(muon, tensors, steps=3)
     assert calls == {1: [1] * 5, 200: [2, 2, 1], 1 << 24: [5]}[at_once] * 3
-    monkeypatch.undo()
     tensors = parameters(shapes)
     wanted = run(Muon(tensors, learning_rate=0.1, weight_decay=0.1), tensors, steps=3)
     torch.testing.assert_close(found, wanted)
@@ -214,7 +218,7 @@ def test_muon_multiplies_in_the_fastest_type_of_the_device(
 ) -> None:
     monkeypatch.setattr(module, "fast_dtype", lambda device: dtype)  # noqa: ARG005
     optimizer = made(tiny_model(), "muon")
-    assert isinstance(optimizer, Together)
+    assert isinstance(optimizer, CombinedOptimizer)
     assert isinstance(optimizer.parts[0], Muon)
     assert optimizer.parts[0].dtype == dtype
 
@@ -226,10 +230,10 @@ def test_every_parameter_belongs_to_exactly_one_optimizer_and_moves(kind: str) -
     optimizer = made(model, kind)
     run(optimizer, dict(model.named_parameters()), steps=2)
     assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters())
-    owners = [name.rpartition(".")[0] for name in optimizer.state() if name.endswith((".velocity", ".first"))]
+    owners = [name.rpartition(".")[0] for name in optimizer.state if name.endswith((".velocity", ".first"))]
     assert sorted(owners) == sorted(before)
     matrices = [name for name, p in before.items() if name.startswith("blocks.") and p.ndim == 2]
-    under_muon = [name.rpartition(".")[0] for name in optimizer.state() if name.endswith(".velocity")]
+    under_muon = [name.rpartition(".")[0] for name in optimizer.state if name.endswith(".velocity")]
     assert under_muon == (sorted(matrices, key=under_muon.index) if kind == "muon" else [])
 
 
@@ -241,7 +245,7 @@ def test_a_loaded_state_goes_on_bit_for_bit(kind: str) -> None:
     broken = tiny_model()
     first = made(broken, kind)
     run(first, dict(broken.named_parameters()), steps=3)
-    saved = {name: tensor.clone() for name, tensor in first.state().items()}
+    saved = {name: tensor.clone() for name, tensor in first.state.items()}
     second = made(broken, kind)
     second.load(saved)
     run(second, dict(broken.named_parameters()), steps=3, first=3)
@@ -252,8 +256,8 @@ def test_a_loaded_state_goes_on_bit_for_bit(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
 def test_a_state_of_another_shape_is_refused_and_changes_nothing(kind: str) -> None:
     optimizer = made(tiny_model(), kind)
-    state = {name: tensor + 1 for name, tensor in optimizer.state().items()}
+    state = {name: tensor + 1 for name, tensor in optimizer.state.items()}
     for wrong in ({}, state | {"lm_head.weight.first": torch.zeros(3)}):
         with pytest.raises(CheckpointError, match="optimizer"):
             optimizer.load(wrong)
-    assert not optimizer.state()["lm_head.weight.first"].any()
+    assert not optimizer.state["lm_head.weight.first"].any()

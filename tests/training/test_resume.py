@@ -18,9 +18,8 @@ import torch
 from gptscratch import paths
 from gptscratch.runs.metrics import read_metrics
 from gptscratch.runs.tensors import load_tensors
-from gptscratch.training import callbacks as hooks
-from gptscratch.training import loop
-from gptscratch.training.callbacks import Session
+from gptscratch.training import callbacks, loop
+from gptscratch.training.context import TrainContext
 from gptscratch.training.events import Event, Saved
 from gptscratch.training.trainer import TrainResult, resume
 
@@ -33,9 +32,9 @@ HARD = {
 TIMES = ("seconds", "tokens_per_second")
 
 
-def interrupt_at(step: int) -> hooks.Hook:
-    def hook(session: Session) -> None:
-        if session.state.step == step:
+def interrupt_at(step: int) -> callbacks.Hook:
+    def hook(context: TrainContext) -> None:
+        if context.state.step == step:
             signal.raise_signal(signal.SIGINT)
 
     return hook
@@ -72,7 +71,7 @@ def assert_same_run(found: Path, wanted: Path) -> None:
 def test_resumed_run_equals_straight_run(fit: Fit, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     straight = fit(name="straight", **HARD).run
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "HOOKS", (interrupt_at(step), *hooks.HOOKS))
+        patch.setattr(loop, "CALLBACKS", (interrupt_at(step), *callbacks.CALLBACKS))
         stopped = fit(name="stopped", **HARD)
     assert stopped.interrupted
     assert stopped.step == step
@@ -85,7 +84,7 @@ def test_resumed_run_equals_straight_run(fit: Fit, monkeypatch: pytest.MonkeyPat
 def test_a_run_stopped_again_and_again_equals_straight_run(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     straight = fit(name="straight", **HARD).run
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "HOOKS", (*map(interrupt_at, (2, 5, 8, 9, 20)), *hooks.HOOKS))
+        patch.setattr(loop, "CALLBACKS", (*map(interrupt_at, (2, 5, 8, 9, 20)), *callbacks.CALLBACKS))
         stops = [fit(name="stopped", **HARD).step]
         while (result := resume("stopped")).interrupted:
             stops.append(result.step)
@@ -97,12 +96,12 @@ def test_a_run_stopped_again_and_again_equals_straight_run(fit: Fit, monkeypatch
 def test_a_signal_at_the_last_step_changes_nothing(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    def hook(session: Session) -> None:
-        if session.over:
+    def hook(context: TrainContext) -> None:
+        if context.finished:
             signal.raise_signal(number)
 
     before = signal.getsignal(number)
-    monkeypatch.setattr(loop, "HOOKS", (hook, *hooks.HOOKS))
+    monkeypatch.setattr(loop, "CALLBACKS", (hook, *callbacks.CALLBACKS))
     assert not fit(name="a").interrupted
     assert signal.getsignal(number) is before
 
@@ -117,8 +116,8 @@ def in_the_foreground() -> Iterator[None]:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
 def test_a_terminal_that_is_closed_saves_and_stops_the_run(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
-    def hook(session: Session) -> None:
-        if session.state.step == 7:
+    def hook(context: TrainContext) -> None:
+        if context.state.step == 7:
             signal.raise_signal(signal.SIGHUP)
 
     def listen(event: Event) -> None:
@@ -127,8 +126,8 @@ def test_a_terminal_that_is_closed_saves_and_stops_the_run(fit: Fit, monkeypatch
 
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
-        monkeypatch.setattr(loop, "HOOKS", (hook, *hooks.HOOKS))
-        stopped = fit(name="a", listen=listen)
+        monkeypatch.setattr(loop, "CALLBACKS", (hook, *callbacks.CALLBACKS))
+        stopped = fit(name="a", on_event=listen)
         assert (stopped.interrupted, stopped.step) == (True, 7)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
         assert not resume("a").interrupted
@@ -139,13 +138,13 @@ def test_a_terminal_that_is_closed_saves_and_stops_the_run(fit: Fit, monkeypatch
 
 @pytest.mark.usefixtures("in_the_foreground")
 def test_a_second_interrupt_leaves_at_once(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
-    def hook(session: Session) -> None:
-        if session.state.step == 6:
+    def hook(context: TrainContext) -> None:
+        if context.state.step == 6:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "HOOKS", (hook, *hooks.HOOKS))
+        patch.setattr(loop, "CALLBACKS", (hook, *callbacks.CALLBACKS))
         with pytest.raises(KeyboardInterrupt):
             fit(name="a", **HARD)
     assert resume("a").step == 24
@@ -156,13 +155,13 @@ def test_a_second_interrupt_leaves_at_once(fit: Fit, monkeypatch: pytest.MonkeyP
 def test_a_run_that_died_between_an_evaluation_and_its_save_makes_both_again(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    def die(session: Session) -> None:
-        if session.state.step == at:
+    def die(context: TrainContext) -> None:
+        if context.state.step == at:
             raise KeyboardInterrupt
 
     settings = HARD | {"eval_interval": 10}  # the last step is no multiple of it
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "HOOKS", (hooks.log, hooks.evaluate, die, hooks.save))
+        patch.setattr(loop, "CALLBACKS", (callbacks.log, callbacks.evaluate, die, callbacks.save))
         with pytest.raises(KeyboardInterrupt):
             fit(name="a", **settings)
     assert resume("a").step == 24
@@ -192,7 +191,7 @@ def save_file(tensors, path, **more):
     real(tensors, path, **more)
 storage.save_file = save_file
 
-train(**settings, listen=listen)
+train(**settings, on_event=listen)
 """
 
 
@@ -222,7 +221,7 @@ def test_a_killed_and_resumed_run_equals_straight_run(fit: Fit, corpus: Path, wh
     with (killed / "metrics.jsonl").open("a") as file:
         file.write('{"step": 22, "tok')  # as if it had been cut off while writing
     events: list[Event] = []
-    resume("killed", listen=events.append)
+    resume("killed", on_event=events.append)
     first = next(e for e in events if isinstance(e, Saved))
     assert first.step == (24 if where == "between steps" else 16)
     assert_same_run(killed, straight)

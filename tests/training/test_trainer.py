@@ -47,7 +47,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def test_a_run_learns_and_says_how_it_ended(fit: Fit) -> None:
     events: list[Event] = []
-    result = fit(name="a", listen=events.append)
+    result = fit(name="a", on_event=events.append)
     assert (result.step, result.tokens, result.interrupted) == (24, 24 * 8 * 16, False)
     losses = [e.train_loss for e in events if isinstance(e, Logged)]
     assert losses[-1] < 0.7 * losses[0]
@@ -61,7 +61,7 @@ def test_a_run_learns_and_says_how_it_ended(fit: Fit) -> None:
 def test_the_losses_are_the_golden_ones(fit: Fit, optimizer: str) -> None:
     """A change of the mathematics shows here. If it was meant: delete the file's entry, and run twice."""
     events: list[Event] = []
-    fit(name="a", listen=events.append, optimizer=optimizer, learning_rate=0.02, warmup_steps=3)
+    fit(name="a", on_event=events.append, optimizer=optimizer, learning_rate=0.02, warmup_steps=3)
     found = {
         "train": [e.train_loss for e in events if isinstance(e, Logged)],
         "val": [e.val_loss for e in events if isinstance(e, Evaluated)],
@@ -139,7 +139,7 @@ def test_the_best_checkpoint_is_the_one_of_lowest_loss_and_survives(fit: Fit) ->
 def test_patience_ends_a_run_that_grows_no_better(fit: Fit) -> None:
     events: list[Event] = []
     result = fit(
-        name="a", listen=events.append, steps=400, eval_interval=4, patience=3,
+        name="a", on_event=events.append, steps=400, eval_interval=4, patience=3,
         lr_schedule="constant", learning_rate=0.3, adamw_learning_rate=0.6,
     )  # fmt: skip
     losses = [e.val_loss for e in events if isinstance(e, Evaluated)]
@@ -151,7 +151,7 @@ def test_patience_ends_a_run_that_grows_no_better(fit: Fit) -> None:
 
 def test_samples_are_shown_at_their_interval(fit: Fit) -> None:
     events: list[Event] = []
-    fit(name="a", listen=events.append, sample_text=sample_text, sample_interval=10)
+    fit(name="a", on_event=events.append, sample_text=sample_text, sample_interval=10)
     samples = [e for e in events if isinstance(e, Sampled)]
     assert [e.step for e in samples] == [10, 20, 24]
     assert all(len(e.text) == 160 for e in samples)
@@ -179,7 +179,7 @@ def test_a_loss_that_is_no_number_stops_and_leaves_the_last_good_checkpoint(
 
     monkeypatch.setattr("gptscratch.model.gpt.GPT.train", spy)
     with pytest.raises(RunError, match=r"diverged by step 1[67]") as caught:
-        fit(name="a", log_interval=1, listen=poisoned(at, lambda: models[-1]))
+        fit(name="a", log_interval=1, on_event=poisoned(at, lambda: models[-1]))
     assert caught.value.exit_code == 1
     assert steps_of(paths.run_dir("a"))[-1] == 12  # the save at 16 came after the poison
     assert load("a").generate("the", max_tokens=5)

@@ -16,7 +16,8 @@ from gptscratch.config import RunConfig
 from gptscratch.device import is_out_of_memory, one_thread
 from gptscratch.model.gpt import GPT
 from gptscratch.training.optimizer import make_optimizer
-from gptscratch.training.step import Worker, apply_gradients, take_step
+from gptscratch.training.replica import LowPrecisionReplica
+from gptscratch.training.step import apply_grads, take_step
 
 MEASURING = 0.01  # of the run's time goes into measuring a plan ...
 LEAST, MOST = 0.3, 3.0  # ... or this many seconds
@@ -58,22 +59,22 @@ def step_seconds(
         model, optimizer=config.train.optimizer, learning_rate=1e-3, adamw_learning_rate=1e-3,
         weight_decay=0.0, betas=(0.9, 0.95), momentum=0.9,
     )  # fmt: skip
-    worker = Worker(model, dtype)
+    replica = LowPrecisionReplica(model, dtype)
     batch = config.train.batch_size
     ids = np.random.default_rng(0).integers(0, config.model.vocab_size, (rows, config.model.context_length))
 
     def step() -> None:
         result = take_step(
-            worker, optimizer, ids, ids,
-            micro_batch_size=config.train.micro_batch_size, grad_clip=1.0, scale=0.0,
+            replica, optimizer, ids, ids,
+            micro_batch_size=config.train.micro_batch_size, grad_clip=1.0, lr_scale=0.0,
         )  # fmt: skip
         result.loss.item()  # waits for the device
 
     def update() -> None:
-        for parameter in worker.parameters:
+        for parameter in replica.parameters:
             parameter.grad = torch.full_like(parameter, 1e-3)
-        apply_gradients(worker, optimizer, torch.ones((), device=device), grad_clip=1.0, scale=0.0)
-        worker.parameters[0].sum().item()  # waits for the device
+        apply_grads(replica, optimizer, torch.ones((), device=device), grad_clip=1.0, lr_scale=0.0)
+        replica.parameters[0].sum().item()  # waits for the device
 
     measured = timed(step, limit)
     if rows >= batch:

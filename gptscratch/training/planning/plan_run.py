@@ -27,7 +27,7 @@ from gptscratch.device import (
 from gptscratch.errors import ConfigError
 from gptscratch.runs.run import read_run
 from gptscratch.training.budget import require_length
-from gptscratch.training.events import Listener, Notice, Planned, Working, ignore
+from gptscratch.training.events import Notice, OnEvent, Planned, Working, ignore
 from gptscratch.training.planning import heuristics
 from gptscratch.training.planning.benchmark import matmul_rate, measured_step_seconds
 from gptscratch.training.planning.heuristics import Facts
@@ -47,7 +47,7 @@ def plan_run(
     settings: Mapping[str, Any],
     *,
     init_from: str | Path | None = None,
-    listen: Listener = ignore,
+    on_event: OnEvent = ignore,
     started: float | None = None,
 ) -> tuple[Plan, Prepared]:
     """Read the corpus, measure the machine and make the plan, without training.
@@ -64,22 +64,22 @@ def plan_run(
         given |= _shape_of(init_from, given)
     config = RunConfig().with_settings(given)  # checks all that was given, before any work
     if not config.data.corpus:
-        listen(Notice("No corpus was named: training on Python's own language reference."))
+        on_event(Notice("No corpus was named: training on Python's own language reference."))
     device = pick_device(config.train.device)
     if warning := slow_dtype_warning(pick_dtype(config.train.dtype, device), device):
-        listen(Notice(warning))
-    plan, prepared = _planned(given, config, listen, started)
+        on_event(Notice(warning))
+    plan, prepared = _planned(given, config, on_event, started)
     chosen = not (config.data.tokenizer or config.data.vocab_size) and prepared.tokenizer.kind == "bpe"
     manifest = prepared.manifest
     if chosen and heuristics.repeats_too_often(
         plan.epochs, manifest.characters, manifest.distinct_characters
     ):
         config = replace(config, data=replace(config.data, tokenizer="char"))
-        plan, prepared = _planned(given, config, listen, started)
+        plan, prepared = _planned(given, config, on_event, started)
     plan = replace(plan, notices=(*ineffective(config.data, prepared.manifest), *plan.notices))
-    listen(Planned(plan, prepared.manifest))
+    on_event(Planned(plan, prepared.manifest))
     for notice in plan.notices:
-        listen(Notice(notice))
+        on_event(Notice(notice))
     return plan, prepared
 
 
@@ -96,11 +96,11 @@ def tokens_per_row(prepared: Prepared, documents: str) -> Callable[[int], float]
 
 
 def _planned(
-    given: Mapping[str, Any], config: RunConfig, listen: Listener, started: float
+    given: Mapping[str, Any], config: RunConfig, on_event: OnEvent, started: float
 ) -> tuple[Plan, Prepared]:
     device = pick_device(config.train.device)
     dtype = pick_dtype(config.train.dtype, device)
-    prepared = prepare(config.data, on_progress=lambda *progress: listen(Working(*progress)))
+    prepared = prepare(config.data, on_progress=lambda *progress: on_event(Working(*progress)))
     set_up(device)  # before anything is timed
     facts = _facts(prepared, config, device, dtype)
     data = replace(config.data, tokenizer=config.data.tokenizer or prepared.tokenizer.kind)

@@ -14,7 +14,7 @@ from typing import Any
 from gptscratch import sizing
 from gptscratch.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from gptscratch.errors import ConfigError
-from gptscratch.training.budget import UNITS, horizon_steps, require_length
+from gptscratch.training.budget import UNITS, budget_steps, require_length
 from gptscratch.training.planning import heuristics
 from gptscratch.training.planning.heuristics import Facts
 from gptscratch.training.planning.notices import notices_about
@@ -215,7 +215,7 @@ class _Planner:
         if self.train.minutes:
             return max(1, round(self._run_tokens(self.model) / self._step_tokens()))
         per_row = self.facts.tokens_per_row(self.model.context_length)
-        return horizon_steps(self.train, self.facts.train_tokens, per_row)
+        return budget_steps(self.train, self.facts.train_tokens, per_row)
 
     def _max_steps(self, steps: int) -> int:
         """The steps after which the corpus would only be memorized; 0 where the time ends before."""

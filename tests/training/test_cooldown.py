@@ -12,11 +12,9 @@ import pytest
 from gptscratch.config import RunConfig, TrainConfig
 from gptscratch.errors import ConfigError
 from gptscratch.runs.metrics import read_metrics
-from gptscratch.training import callbacks as hooks
-from gptscratch.training import loop
-from gptscratch.training.anneal import annealed
-from gptscratch.training.budget import make_horizon
-from gptscratch.training.callbacks import Session
+from gptscratch.training import callbacks, loop
+from gptscratch.training.budget import cooldown, make_budget
+from gptscratch.training.context import TrainContext
 from gptscratch.training.schedule import schedule_of
 from gptscratch.training.state import TrainState
 from gptscratch.training.trainer import TrainResult, resume
@@ -25,9 +23,9 @@ Fit = Callable[..., TrainResult]
 LONG: dict[str, Any] = {"steps": 400, "log_interval": 1, "warmup_steps": 3, "eval_interval": 100}
 
 
-def interrupt_at(*steps: int) -> hooks.Hook:
-    def hook(session: Session) -> None:
-        if session.state.step in steps:
+def interrupt_at(*steps: int) -> callbacks.Hook:
+    def hook(context: TrainContext) -> None:
+        if context.state.step in steps:
             signal.raise_signal(signal.SIGINT)
 
     return hook
@@ -35,7 +33,7 @@ def interrupt_at(*steps: int) -> hooks.Hook:
 
 def stopped(fit: Fit, monkeypatch: pytest.MonkeyPatch, at: int, **settings: Any) -> TrainResult:
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "HOOKS", (interrupt_at(at), *hooks.HOOKS))
+        patch.setattr(loop, "CALLBACKS", (interrupt_at(at), *callbacks.CALLBACKS))
         return fit(name="a", **LONG | settings)
 
 
@@ -78,7 +76,7 @@ def test_annealing_that_is_stopped_goes_on_as_if_it_had_not_been(
 ) -> None:
     straight = rates(stopped(fit, monkeypatch, 150, cooldown=True).run)
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "HOOKS", (interrupt_at(150, 155), *hooks.HOOKS))
+        patch.setattr(loop, "CALLBACKS", (interrupt_at(150, 155), *callbacks.CALLBACKS))
         result = fit(name="b", cooldown=True, **LONG)
     assert (result.step, result.interrupted) == (155, True)
     assert resume("b").step == 165
@@ -88,9 +86,9 @@ def test_annealing_that_is_stopped_goes_on_as_if_it_had_not_been(
 def test_minutes_count_from_now_on_and_leave_room_for_the_end() -> None:
     state = TrainState(step=50, seconds=90.0, closing_seconds=10.0)
     config = RunConfig(train=TrainConfig(minutes=10, learning_rate=0.3, warmup_steps=5, batch_size=4))
-    train = annealed(config, state, 1000, 8.0, {"minutes": 1.0}).train
+    train = cooldown(config, state, 1000, 8.0, {"minutes": 1.0}).train
     assert train.minutes == pytest.approx(2.5)
-    scale, horizon = schedule_of(train), make_horizon(train, 1000, 8)
+    scale, horizon = schedule_of(train), make_budget(train, 1000, 8)
     assert scale(50, horizon.progress(state)) == pytest.approx(1.0)
     state.seconds = 115.0  # half of the 50 seconds that are left for training
     assert scale(60, horizon.progress(state)) == pytest.approx(0.5)
@@ -98,7 +96,7 @@ def test_minutes_count_from_now_on_and_leave_room_for_the_end() -> None:
 
 def test_a_run_that_has_ended_has_nothing_to_anneal(tale: Path) -> None:
     before = (tale / "config.json").read_text()
-    with pytest.raises(ConfigError, match="fallen to 0"):
+    with pytest.raises(ConfigError, match="already 0"):
         resume("tale", cooldown=True)
     assert (tale / "config.json").read_text() == before
 

@@ -1,0 +1,102 @@
+"""The model as training computes with it: in one number format, compiled if that is wanted."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from gptscratch.accelerate.training import accelerate_training
+from gptscratch.device import is_out_of_memory
+from gptscratch.model.gpt import GPT
+from gptscratch.model.layout import document_layout, document_numbers
+from gptscratch.training.loss import head_cross_entropy
+from gptscratch.training.optimizer import LossScale
+
+
+class LowPrecisionReplica:
+    """A copy of the model in half precision, while the model's own parameters stay in float32.
+
+    Its weights are cast once a step, not once an operation, and activations move half the bytes. Gradients
+    add up in float32 in the model itself. In float32 there is no copy: the model does the work.
+
+    Attributes:
+        model: the copy, or the model itself.
+        parameters: the model's own, in float32.
+        copies: pairs of a parameter and its copy.
+        loss_scale: in float16; it belongs to the optimizer's state.
+    """
+
+    def __init__(self, model: GPT, dtype: torch.dtype, *, mask_at: int | None = None) -> None:
+        """``mask_at``: the end-of-text token, where the documents of a row are not to see one another."""
+        accelerate_training(model)
+        self.parameters: list[Tensor] = list(model.parameters())
+        self.model = model if dtype == torch.float32 else _cast(model, dtype)
+        own = {id(parameter) for parameter in self.parameters}
+        named = self.model.named_parameters()
+        self.copies = [(model.get_parameter(name), twin) for name, twin in named if id(twin) not in own]
+        self.device = model.token_embedding.weight.device
+        self.loss_scale = LossScale(self.device) if dtype == torch.float16 else None
+        self.mask_at = mask_at
+        self._hidden: Callable[..., Tensor] = self.model.hidden
+
+    def loss(self, inputs: Tensor, targets: Tensor, factor: Tensor | float = 1.0) -> Tensor:
+        """The summed loss of (B, T) inputs against (B, T) targets, in nats, times ``factor``."""
+        layout = None if self.mask_at is None else document_layout(document_numbers(inputs, self.mask_at))
+        hidden = self._hidden(inputs, layout=layout)  # (B, T, D)
+        return head_cross_entropy(self.model.lm_head, hidden.flatten(0, 1), targets.flatten(), factor=factor)
+
+    def compile(self, shapes: Iterable[tuple[int, int]], on_failure: Callable[[str], None]) -> None:
+        """Compile the model for micro-batches of these (rows, tokens), before any step is timed.
+
+        What can go wrong there has no common type (no compiler, no space, a bug): then it runs uncompiled.
+        If memory runs out, the first step finds a micro-batch that fits and compiles for that.
+        """
+        self._hidden = torch.compile(self.model.hidden)
+        try:
+            for shape in shapes:
+                ids = torch.zeros(shape, dtype=torch.long, device=self.device)
+                self.loss(ids, ids).backward()  # type: ignore[no-untyped-call]
+        except Exception as error:
+            if not is_out_of_memory(error):
+                self._hidden = self.model.hidden
+                name = type(error).__name__
+                on_failure(f"torch.compile failed ({name}): training continues without it.")
+        self.zero_grad()
+
+    def zero_grad(self) -> None:
+        for parameter in (*self.parameters, *(twin for _, twin in self.copies)):
+            parameter.grad = None
+
+    @torch.no_grad()
+    def copy_weights(self) -> None:
+        """Cast the model's current parameters into the copy."""
+        if self.copies:
+            parameters, twins = zip(*self.copies, strict=True)
+            torch._foreach_copy_(twins, parameters)
+
+    @torch.no_grad()
+    def accumulate_grads(self) -> None:
+        """Add the copy's gradients to the model's, in float32."""
+        for parameter, twin in self.copies:
+            if twin.grad is not None and parameter.grad is not None:
+                parameter.grad += twin.grad
+            elif twin.grad is not None:
+                parameter.grad = twin.grad.float()
+            twin.grad = None
+
+
+def _cast(model: GPT, dtype: torch.dtype) -> GPT:
+    """A copy in ``dtype`` that shares the model's float32 embeddings and casts the rows that it reads.
+
+    So the gradients of a token that occurs often are summed in float32.
+    """
+    twin = copy.deepcopy(model).to(dtype)
+    for name, part in model.named_modules():
+        if isinstance(part, nn.Embedding):
+            embedding = twin.get_submodule(name)
+            embedding.weight = part.weight
+            embedding.register_forward_hook(lambda _module, _inputs, rows: rows.to(dtype))
+    return twin
