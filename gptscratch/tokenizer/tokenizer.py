@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -92,12 +92,8 @@ class Tokenizer:
         return ids
 
     def encode_array(self, text: str) -> Ids:
-        """The ids of a text as a numpy array of ``dtype``."""
+        """The ids of a text as a numpy array of ``dtype``; of many texts, ``bulk_encoder`` gives them."""
         return self._encode([text])[0]
-
-    def encode_arrays(self, texts: Sequence[str]) -> list[Ids]:
-        """The ids of many texts, one array each; for a whole corpus see ``bulk_encoder``."""
-        return self._encode(texts) if texts else []
 
     @cached_property
     def _encode(self) -> Encode:

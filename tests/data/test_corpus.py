@@ -20,7 +20,7 @@ from gptscratch.data.corpus import Corpus, CorpusSummary, survey
 from gptscratch.data.readers import ReadCounts, Sizes, TextChunk, parquet_rows
 from gptscratch.data.split import chosen_fraction, split_chunks
 from gptscratch.errors import CorpusError, MissingExtraError
-from gptscratch.tokenizer import Tokenizer, build_tokenizer
+from gptscratch.tokenizer import Tokenizer, build_tokenizer, bulk_encoder
 
 
 def documents(*corpus: Path | str, sizes: Sizes | None = None, **settings: object) -> list[str]:
@@ -104,7 +104,7 @@ def test_chunks_have_the_ids_of_the_whole_text(tmp_path: Path) -> None:
     file = written(tmp_path / "a.txt", text)
     texts = [chunk.text for chunk in chunks(file, sizes=Sizes(chunk=32))]
     assert len(texts) > 10
-    ids = [int(i) for part in tokenizer.encode_arrays(texts) for i in part]
+    ids = [int(i) for part in bulk_encoder(tokenizer)(texts) for i in part]
     assert ids == tokenizer.encode(text.replace("\r\n", "\n"))
 
 

@@ -58,13 +58,6 @@ def test_ids_are_the_librarys(tokenizer: Tokenizer) -> None:
         assert tokenizer.encode(text) == tokenizer.library.encode(text, add_special_tokens=False).ids
 
 
-def test_bulk_ids_are_those_of_each_text(tokenizer: Tokenizer) -> None:
-    texts = ["He said", "", TEXT, "👍🏽", "é"]
-    arrays = tokenizer.encode_arrays(texts)
-    assert [list(array) for array in arrays] == [tokenizer.encode(text) for text in texts]
-    assert {array.dtype for array in arrays} == {np.dtype(np.uint16)}
-
-
 @pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
 def test_text_comes_back_unchanged(kind: str) -> None:
     tokenizer = made(kind)
