@@ -115,7 +115,8 @@ def _tiktoken_encoder(tokenizer: Tokenizer, alphabet: str) -> Encode | None:
         with ThreadPoolExecutor(threads) as pool:  # tiktoken works outside Python's lock
             return list(pool.map(encode_one, texts))
 
-    threads = min(MOST_THREADS, os.cpu_count() or 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = min(MOST_THREADS, cores)
     probe = _probe(alphabet)
     return encode if np.array_equal(encode_one(probe), library([probe])[0]) else None
 
