@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 from gptscratch.config import RunConfig, TrainConfig, qualified
 from gptscratch.errors import ConfigError
-from gptscratch.runs.run import LENGTHS
 from gptscratch.training.schedule import schedule_of
 from gptscratch.training.state import TrainState
 
@@ -103,7 +102,7 @@ def cooldown(
     if scale < 1e-3:
         raise ConfigError("The learning rate of this run is already 0: a cooldown changes nothing.")
     length = given or {"steps": max(10, round(_COOLDOWN_SHARE * state.step))}
-    unset: dict[str, Any] = {name: getattr(TrainConfig, name) for name in LENGTHS}
+    unset: dict[str, Any] = {name: getattr(TrainConfig, name) for name in (*UNITS, "max_steps")}
     train = replace(
         train,
         **{**unset, **length},

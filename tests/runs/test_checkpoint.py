@@ -379,10 +379,10 @@ def test_a_run_of_an_older_version_loads_and_generates_the_same_text(old_run: Pa
 
 def test_a_run_of_an_older_version_can_be_trained_further(old_run: Path) -> None:
     events: list[Event] = []
-    assert resume("old", steps=62, listen=events.append).step == 62
+    assert resume("old", steps=62, on_event=events.append).step == 62
     assert any(isinstance(e, Notice) and "order of its batches" in e.text for e in events)
     events.clear()
-    resume("old", steps=63, listen=events.append)
+    resume("old", steps=63, on_event=events.append)
     assert not any(isinstance(e, Notice) and "order of its batches" in e.text for e in events)
     assert read_run(old_run).split is not None
 
