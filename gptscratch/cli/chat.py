@@ -1,4 +1,4 @@
-"""``sample --interactive``: a conversation at a prompt, with settings, history and line editing."""
+"""``sample --interactive``: one prompt after another, with settings, history and line editing."""
 
 from __future__ import annotations
 
@@ -7,40 +7,37 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_type_hints
+from typing import Any
 
 from gptscratch import paths
-from gptscratch.cli import loading, render, render_sample
+from gptscratch.cli import console, loading, render_sample
 from gptscratch.config import SampleConfig
+from gptscratch.config.setting import settings_of
 from gptscratch.errors import ConfigError, UserError, did_you_mean
 from gptscratch.generation.generator import Generator
 from gptscratch.generation.memorization import longest_copy
 
 QUOTES = '"""'
 HELP = """\
-Type a beginning and press Enter: the model goes on from it. An empty line goes on from all so far.
+Type a prompt and press Enter: the model continues it. An empty line continues the text so far.
   \"\"\"                  begins and ends a text of several lines
   /set NAME VALUE      change a setting: /set temperature 0.7, /set seed none
-  /show                the settings
+  /show                show the settings
   /save FILE           write the text so far to a file
-  /load FILE           take a file as the text so far, to go on from with Enter
+  /load FILE           read a file as the text so far; Enter continues it
   /clear               forget the text so far
-  /help                this
-  /bye                 leave, as Ctrl-D does; Ctrl-C stops a reply"""
-
-
-class Leave(Exception):  # noqa: N818 - no error
-    """The user asked to go."""
+  /help                show this help
+  /bye                 leave, as Ctrl-D does; Ctrl-C stops a continuation"""
 
 
 class Chat:
-    """What a conversation remembers: the settings and the text so far."""
+    """The settings and the text so far."""
 
     def __init__(
-        self, gpt: Generator, knobs: SampleConfig, *, color: bool = False, novelty: bool = False
+        self, generator: Generator, config: SampleConfig, *, color: bool = False, novelty: bool = False
     ) -> None:
-        self.gpt = gpt
-        self.knobs = knobs
+        self.generator = generator
+        self.config = dataclasses.replace(config, num_samples=1)
         self.colors = render_sample.colors() if color else None
         self.novelty = novelty
         self.text = ""  # the last prompt and all that followed it
@@ -50,142 +47,129 @@ class Chat:
 
         Raises:
             UserError: a command that is unknown or fails.
-            Leave: the user asked to go.
+            EOFError: the user asked to leave.
         """
         if not line.startswith("/"):
-            self.go_on(line)
+            self.extend(line)
             return
-        name, _, rest = line[1:].strip().partition(" ")
-        command = _COMMANDS.get(name)
-        if command is None:
+        name, _, argument = line[1:].strip().partition(" ")
+        if name not in _COMMANDS:
             hint = did_you_mean(f"/{name}", [f"/{known}" for known in _COMMANDS]) or "Type /help for a list."
             raise ConfigError(f"There is no command /{name}.", hint)
-        command(self, rest.strip())
+        _COMMANDS[name](self, argument.strip())
 
-    def go_on(self, text: str) -> None:
-        """Continue a new text, or (empty) the one so far; Ctrl-C keeps what is there."""
+    def extend(self, text: str) -> None:
+        """Continue a new text, or (empty) the one so far; Ctrl-C keeps what was generated."""
         if text:
-            render_sample.warn_of_unknown(self.gpt, text)
+            render_sample.warn_of_unknown(self.generator, text)
             self.text = ""
-        prompt = self.text + text
-        new: list[str] = []
+        prompt, new = self.text + text, ""
 
         def kept() -> Iterator[tuple[str, float]]:
-            n_best = None if self.colors is None else 0
-            tokens = self.gpt.tokens(prompt, self.knobs, n_best=n_best)
-            for piece, bits in render_sample.pieces(tokens):
-                new.append(piece)
-                yield piece, bits
+            nonlocal new
+            tokens = self.generator.tokens(prompt, self.config, n_best=0 if self.colors else None)
+            for added, bits in render_sample.characters(tokens):
+                new += added
+                yield added, bits
 
         with contextlib.suppress(KeyboardInterrupt):
             render_sample.stream(text, kept(), colors=self.colors)
-        reply = "".join(new)
-        self.text = prompt + reply
+        self.text = prompt + new
         if self.novelty:
-            render_sample.copied(reply, longest_copy(self.gpt, reply, after=prompt))
+            render_sample.copied(new, longest_copy(self.generator, new, after=prompt))
 
-    def set(self, rest: str) -> None:
-        name, _, value = rest.replace("=", " ", 1).partition(" ")
-        self.knobs = changed(self.knobs, name.replace("-", "_"), value.strip())
-        if self.knobs.no_copy_ngram and self.gpt.training is None:
-            self.gpt = loading.with_copies(self.gpt)
+    def set(self, argument: str) -> None:
+        name, _, value = argument.replace("=", " ", 1).partition(" ")
+        self.config = changed(self.config, name.replace("-", "_"), value.strip())
+        if self.config.no_copy_ngram and self.generator.training is None:
+            self.generator = loading.with_training_tokens(self.generator)
 
     def show(self, _: str) -> None:
-        values = [(name, getattr(self.knobs, name)) for name in _settings()]
-        shown = [(name, "none" if value in (None, ()) else _typed(value)) for name, value in values]
-        render_sample.settings([("run", self.gpt.run.name), *shown])
+        lines = [("run", self.generator.run.name)]
+        lines += [(name, _as_typed(getattr(self.config, name))) for name in _names()]
+        render_sample.note("\n".join(f"{name:<20}{value}" for name, value in lines))
 
-    def save(self, rest: str) -> None:
-        with _file_errors(rest):
-            Path(rest).expanduser().write_text(self.text, encoding="utf-8")
-        render.notice(f"{len(self.text):,} characters written to {rest}.")
+    def save(self, name: str) -> None:
+        with _file_errors(name):
+            Path(name).expanduser().write_text(self.text, encoding="utf-8")
+        console.notice(f"{len(self.text):,} characters written to {name}.")
 
-    def load(self, rest: str) -> None:
-        with _file_errors(rest):
-            self.text = Path(rest).expanduser().read_text(encoding="utf-8")
-        render_sample.warn_of_unknown(self.gpt, self.text)
-        render.notice(f"{len(self.text):,} characters read. Press Enter to go on from them.")
+    def load(self, name: str) -> None:
+        with _file_errors(name):
+            self.text = Path(name).expanduser().read_text(encoding="utf-8")
+        render_sample.warn_of_unknown(self.generator, self.text)
+        console.notice(f"{len(self.text):,} characters read. Press Enter to continue them.")
 
     def clear(self, _: str) -> None:
         self.text = ""
 
     def help(self, _: str) -> None:
-        render_sample.say(HELP)
+        render_sample.note(HELP)
 
     def leave(self, _: str) -> None:
-        raise Leave
+        raise EOFError
 
 
 _COMMANDS: MappingProxyType[str, Callable[[Chat, str], None]] = MappingProxyType(
     {
-        "set": Chat.set,
-        "show": Chat.show,
-        "save": Chat.save,
-        "load": Chat.load,
-        "clear": Chat.clear,
-        "help": Chat.help,
-        "?": Chat.help,
-        "bye": Chat.leave,
-        "exit": Chat.leave,
+        **{name: getattr(Chat, name) for name in ("set", "show", "save", "load", "clear", "help")},
+        "?": Chat.help, "bye": Chat.leave, "exit": Chat.leave, "quit": Chat.leave,
     }
-)
+)  # fmt: skip
 
 
 def run(
-    gpt: Generator, knobs: SampleConfig, *, opening: str = "", color: bool = False, novelty: bool = False
+    generator: Generator,
+    config: SampleConfig,
+    *,
+    opening: str = "",
+    color: bool = False,
+    novelty: bool = False,
 ) -> None:
-    """Read inputs until the user leaves; Ctrl-C stops a reply or drops a line, Ctrl-D leaves.
+    """Read inputs until the user leaves; Ctrl-C stops a continuation or drops a line, Ctrl-D leaves.
 
     ``opening`` is answered first, as if it had been typed.
     """
-    chat = Chat(gpt, dataclasses.replace(knobs, num_samples=1), color=color, novelty=novelty)
-    render_sample.say(f"{gpt.run.name}: type a beginning and press Enter, /help for more, Ctrl-D to leave.")
+    chat = Chat(generator, config, color=color, novelty=novelty)
+    name = generator.run.name
+    render_sample.note(f"{name}: type a prompt and press Enter, /help for more, Ctrl-D to leave.")
     if opening:
-        chat.go_on(opening)
-    with _history():
+        chat.extend(opening)
+    with _history(), contextlib.suppress(EOFError):
         while True:
             try:
                 _answer(chat)
-            except (EOFError, Leave):
-                return
             except KeyboardInterrupt:
-                render_sample.say("")
+                render_sample.note("")
             except UserError as error:
-                render.error(error)
+                console.error(error)
 
 
-def changed(knobs: SampleConfig, name: str, value: str) -> SampleConfig:
+def changed(config: SampleConfig, name: str, value: str) -> SampleConfig:
     """The settings with one of them set from text, as the user types it.
 
     Raises:
         ConfigError: there is no such setting, or the value is out of range.
     """
-    hints = _settings()
-    if name not in hints:
-        hint = did_you_mean(name, hints) or f"The settings: {', '.join(hints)}."
+    if name not in _names():
+        hint = did_you_mean(name, _names()) or f"The settings: {', '.join(_names())}."
         raise ConfigError(f"There is no setting {name!r}.", hint)
-    if name == "stop":
+    setting = settings_of(SampleConfig)[name]
+    if setting.many:
         new: Any = () if value in ("", "none") else (loading.unescaped(value),)
-    elif value == "none" and type(None) in getattr(hints[name], "__args__", ()):
-        new = None
     else:
-        kind = next(k for k in getattr(hints[name], "__args__", (hints[name],)) if k is not type(None))
-        try:
-            new = kind(value)
-        except ValueError:
-            what = "a whole number" if kind is int else "a number"
-            raise ConfigError(f"{name} must be {what}, not {value!r}.") from None
-    return dataclasses.replace(knobs, **{name: new})
+        new = None if value == "none" and setting.optional else setting.parse(value)
+    return dataclasses.replace(config, **{name: new})
 
 
-def _settings() -> dict[str, Any]:
-    """What /set changes, with its type."""
-    return {name: hint for name, hint in get_type_hints(SampleConfig).items() if name != "num_samples"}
+def _names() -> list[str]:
+    return [name for name in settings_of(SampleConfig) if name != "num_samples"]
 
 
-def _typed(value: Any) -> str:
-    """A setting as one would type it."""
-    return ", ".join(repr(text)[1:-1] for text in value) if isinstance(value, tuple) else str(value)
+def _as_typed(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(repr(text)[1:-1] for text in value) or "none"
+    return "none" if value is None else str(value)
 
 
 def _answer(chat: Chat) -> None:
@@ -198,38 +182,39 @@ def _answer(chat: Chat) -> None:
     while not lines[-1].endswith(QUOTES):
         lines.append(_line(". "))
     lines[-1] = lines[-1].removesuffix(QUOTES)
-    chat.go_on("\n".join(lines))  # never a command, whatever it begins with
+    chat.extend("\n".join(lines))  # never a command
 
 
 def _line(mark: str) -> str:
     try:
-        return loading.typed(input(mark))
+        return loading.checked(input(mark))
     except UnicodeDecodeError as error:
-        raise ConfigError(f"That line is no text: {error}.") from None
-
-
-class _history(contextlib.AbstractContextManager[None]):  # noqa: N801 - used as a function
-    """Line editing, and the lines of earlier conversations, where this Python has readline."""
-
-    def __enter__(self) -> None:
-        self.file = paths.home() / "history"
-        with contextlib.suppress(ImportError, OSError):
-            import readline
-
-            readline.set_history_length(1000)
-            readline.read_history_file(self.file)
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(ImportError, OSError):
-            import readline
-
-            readline.write_history_file(self.file)
+        raise ConfigError(f"Invalid input: {error}.") from None
 
 
 @contextlib.contextmanager
-def _file_errors(name: str) -> Any:
+def _history() -> Iterator[None]:
+    """Line editing, and the lines of earlier sessions, where this Python has readline."""
+    try:
+        import readline
+    except ImportError:
+        yield
+        return
+    file = paths.home() / "history"
+    readline.set_history_length(1000)
+    with contextlib.suppress(OSError):
+        readline.read_history_file(file)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            readline.write_history_file(file)
+
+
+@contextlib.contextmanager
+def _file_errors(name: str) -> Iterator[None]:
     if not name:
-        raise ConfigError("A file's name is missing.", "As in /save story.txt")
+        raise ConfigError("The name of a file is missing.", "As in /save story.txt")
     try:
         yield
     except UnicodeDecodeError as error:

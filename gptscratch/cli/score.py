@@ -7,45 +7,58 @@ from typing import Annotated
 
 import typer
 
-from gptscratch.accelerate import process as threads
+from gptscratch.accelerate import process
 from gptscratch.cli import options as o
+from gptscratch.config.setting import OUTPUT
 from gptscratch.errors import ConfigError
+
+EXAMPLES = """Examples:
+  gptscratch score story.txt --with tales
+  gptscratch score story.txt --color | less -R"""
 
 
 def score(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A text; - for stdin.")],
-    checkpoint: Annotated[
-        str | None, typer.Option("--with", metavar="CKPT", help="A run or checkpoint; none: the newest run.")
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A text; - reads it from stdin.")],
+    run: Annotated[
+        str | None,
+        o.option(
+            "--with", help="Run, or folder of a run or checkpoint (default: the newest run).", metavar="RUN"
+        ),
     ] = None,
-    stride: Annotated[int, typer.Option(help="Tokens between windows; 0: half a context.")] = 0,
-    color: Annotated[bool, typer.Option("--color", help="The text, shaded by surprise.")] = False,
+    stride: Annotated[
+        int,
+        o.option("--stride", help="Tokens between windows (default: half a context).", metavar="N"),
+    ] = 0,
+    color: Annotated[
+        bool, o.option("--color", help="Print the text, shaded by the model's surprise.", panel=OUTPUT)
+    ] = False,
     json: o.Json = False,
     quantize: o.Quantize = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
-) -> None:
-    """Score a text: bits per byte (comparable over models and tokenizers) and perplexity."""
-    threads.sleep_while_waiting_on_busy_machines()
-    from gptscratch.cli import loading, render, render_sample
+) -> None:  # fmt: skip
+    """Score a text: bits per byte (comparable between models and tokenizers) and perplexity."""
+    process.sleep_while_waiting_on_busy_machines()
+    from gptscratch.cli import loading, render_sample
+    from gptscratch.cli.console import notice
     from gptscratch.generation.scoring import score as score_
     from gptscratch.generation.scoring import surprises
 
-    with render_sample.whoever_reads():
-        text = loading.read_prompt(None, file)
-        if not text:
-            raise ConfigError(f"{'stdin' if file == '-' else file} is empty: there is nothing to score.")
-        gpt = loading.load(checkpoint, quantize=quantize, device=device, dtype=dtype, exact=True)
-        scored = score_(gpt, text, stride=stride)
-        if scored.unknown:
-            render.notice(f"{scored.unknown:,} tokens that the model never saw are left out.")
-        if not scored.lossless:
-            render.notice(
-                "This run's tokenizer loses part of the text, such as spaces or case: "
-                "its bits per byte are too low to be compared with those of other tokenizers."
-            )
-        if json:
-            render_sample.no_effect("beside --json", {"--color": color})
-        elif color:
-            render_sample.stream("", surprises(gpt, scored), colors=render_sample.colors())
-        values = {k: v for k, v in dataclasses.asdict(scored).items() if k not in ("bits", "token_ids")}
-        render_sample.score({"run": gpt.run.name, **values}, json=json)
+    text = loading.read_prompt(None, file)
+    if not text:
+        raise ConfigError(f"{'stdin' if file == '-' else file} is empty: there is nothing to score.")
+    generator = loading.load(run, quantize=quantize, device=device, dtype=dtype, exact=True)
+    scored = score_(generator, text, stride=stride)
+    if scored.unknown:
+        notice(f"{scored.unknown:,} tokens that were not in the training text are left out.")
+    if not scored.lossless:
+        notice(
+            "This run's tokenizer loses part of the text, such as spaces or case: "
+            "its bits per byte are too low to be compared with those of other tokenizers."
+        )
+    if json:
+        render_sample.no_effect("with --json", {"--color": color})
+    elif color:
+        render_sample.stream("", surprises(generator, scored), colors=render_sample.colors())
+    values = {k: v for k, v in dataclasses.asdict(scored).items() if k not in ("bits", "token_ids")}
+    render_sample.score({"run": generator.run.name, **values}, json=json)

@@ -1,4 +1,4 @@
-"""The interactive mode: what goes on, what is set, and how one leaves."""
+"""The interactive mode: what is continued, what is set, and how one leaves."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from gptscratch.generation.generator import Generator, load
 from gptscratch.generation.memorization import with_training_tokens
 
 Reciter = Callable[..., Generator]
-KNOBS = SampleConfig(temperature=0, max_tokens=3)
+GREEDY = SampleConfig(temperature=0, max_tokens=3)
 
 
 @pytest.fixture
 def talk(reciter: Reciter) -> Chat:
-    return Chat(reciter("abcdefghijk"), KNOBS)
+    return Chat(reciter("abcdefghijk"), GREEDY)
 
 
 def typed(monkeypatch: pytest.MonkeyPatch, *lines: str | BaseException | type[BaseException]) -> None:
@@ -35,7 +35,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, *lines: str | BaseException | type[Ba
     monkeypatch.setattr("builtins.input", answer)
 
 
-def test_a_line_begins_anew_and_an_empty_one_goes_on(talk: Chat, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_line_continues_the_text(talk: Chat, capsys: pytest.CaptureFixture[str]) -> None:
     for line in ("a", "", "g", ""):
         talk.answer(line)
     assert capsys.readouterr().out == "abcd\nefg\nghij\nkab\n"
@@ -45,7 +45,7 @@ def test_a_line_begins_anew_and_an_empty_one_goes_on(talk: Chat, capsys: pytest.
 def test_replies_join_the_text_so_far_as_inside_one_text(
     reciter: Reciter, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    talk = Chat(reciter("this movie was written by a child of two", kind="word"), KNOBS)
+    talk = Chat(reciter("this movie was written by a child of two", kind="word"), GREEDY)
     for line in ("this movie", ""):
         talk.answer(line)
     assert capsys.readouterr().out == "this movie was written by\n a child of\n"
@@ -57,15 +57,15 @@ def test_a_conversation_ends_with_its_input_or_by_request(
 ) -> None:
     for last in (EOFError, "/bye"):
         typed(monkeypatch, "a", KeyboardInterrupt, '"""b', 'c"""', "/nonsense", last, "never read")
-        chat.run(reciter("abcdefghijk"), KNOBS)
+        chat.run(reciter("abcdefghijk"), GREEDY)
         shown = capsys.readouterr()
         assert shown.out == "abcd\nb\ncdef\n"
         assert "There is no command /nonsense" in shown.err
 
 
 def test_interrupting_a_reply_keeps_what_is_there(talk: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stream(_: str, pieces: Iterator[tuple[str, float]], **_more: object) -> None:
-        next(pieces)
+    def stream(_: str, texts: Iterator[tuple[str, float]], **_more: object) -> None:
+        next(texts)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(render_sample, "stream", stream)
@@ -87,18 +87,18 @@ def test_the_text_is_saved_and_loaded_and_forgotten(talk: Chat, tmp_path: Path) 
             talk.answer(line)
 
 
-@pytest.mark.parametrize("line", ["a\udcf0", UnicodeDecodeError("utf-8", b"\xf0", 0, 1, "no text")])
-def test_a_line_that_is_no_text_is_refused_and_the_conversation_goes_on(
+@pytest.mark.parametrize("line", ["a\udcf0", UnicodeDecodeError("utf-8", b"\xf0", 0, 1, "invalid")])
+def test_invalid_bytes_are_refused_and_the_session_continues(
     reciter: Reciter,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     line: str | Exception,
 ) -> None:
     typed(monkeypatch, line, "a")
-    chat.run(reciter("abcdefghijk"), KNOBS)
+    chat.run(reciter("abcdefghijk"), GREEDY)
     shown = capsys.readouterr()
     assert shown.out == "abcd\n"
-    assert "no text" in shown.err
+    assert "nvalid" in shown.err
 
 
 def test_settings_are_changed_and_shown(talk: Chat, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,7 +111,7 @@ def test_settings_are_changed_and_shown(talk: Chat, capsys: pytest.CaptureFixtur
     shown = capsys.readouterr().err
     assert "/set NAME VALUE" in shown
     listed = [line.split()[0] for line in shown.partition("Type a")[0].splitlines()]
-    assert listed == ["run", *(name for name in vars(KNOBS) if name != "num_samples")]  # all can be set
+    assert listed == ["run", *(name for name in vars(GREEDY) if name != "num_samples")]  # all can be set
     for name in set(listed) - {"run", "no_copy_ngram"}:
         talk.answer(f"/set {name} 1")
 
@@ -120,7 +120,7 @@ def test_several_lines_are_a_text_whatever_they_begin_with(
     reciter: Reciter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     typed(monkeypatch, '"""/bye', 'a"""', '"""b"""')
-    chat.run(reciter("abcdefghijk"), KNOBS)
+    chat.run(reciter("abcdefghijk"), GREEDY)
     assert capsys.readouterr().out == "/bye\nabcd\nbcde\n"
 
 
@@ -128,11 +128,11 @@ def test_an_opening_is_answered_first(
     reciter: Reciter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     typed(monkeypatch, "")
-    chat.run(reciter("abcdefghijk"), KNOBS, opening="ab")
+    chat.run(reciter("abcdefghijk"), GREEDY, opening="ab")
     assert capsys.readouterr().out == "abcde\nfgh\n"
 
 
-def test_replies_are_shaded_and_what_they_copied_is_told(
+def test_replies_are_shaded_and_what_they_copied_is_shown(
     tale: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -150,8 +150,8 @@ def test_to_forbid_copies_the_training_tokens_are_looked_at_when_it_is_set(tale:
     talk = Chat(load(tale, device="cpu"), SampleConfig(max_tokens=60, temperature=0))
     talk.answer("/set no_copy_ngram 6")
     talk.answer("the")
-    assert talk.gpt.training is not None
-    assert talk.gpt.training.longest(talk.gpt.tokenizer.encode(talk.text))[1] < 6
+    assert talk.generator.training is not None
+    assert talk.generator.training.longest(talk.generator.tokenizer.encode(talk.text))[1] < 6
 
 
 def test_a_misspelt_command_is_refused_with_the_nearest_name(talk: Chat) -> None:
@@ -173,7 +173,7 @@ def test_a_misspelt_command_is_refused_with_the_nearest_name(talk: Chat) -> None
     ],
 )
 def test_a_setting_is_read_from_text(name: str, value: str, wanted: object) -> None:
-    assert getattr(changed(KNOBS, name, value), name) == wanted
+    assert getattr(changed(GREEDY, name, value), name) == wanted
 
 
 @pytest.mark.parametrize(
@@ -188,4 +188,4 @@ def test_a_setting_is_read_from_text(name: str, value: str, wanted: object) -> N
 )
 def test_a_setting_that_means_nothing_is_refused(name: str, value: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
-        changed(KNOBS, name, value)
+        changed(GREEDY, name, value)

@@ -81,26 +81,26 @@ def test_a_reply_in_words_is_joined_to_its_prompt_wherever_it_is_shown(
     assert re.sub(r"\x1b\[[\d;]*m", "", said("-p", "the fox", "--color")) == text + "\n"
 
 
-def test_a_prompt_that_is_no_text_is_refused(sample: Command, tmp_path: Path) -> None:
+def test_a_prompt_that_is_not_text_is_refused(sample: Command, tmp_path: Path) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\xff")
     for arguments, stdin in ((["--prompt-file", str(tmp_path / "bytes")], b""), ([], b"\xff")):
         assert "cannot be read" in str(sample(*arguments, stdin=stdin).exception)
-    assert "no text" in str(sample("--prompt", "a\udcf0\udc9f").exception)
+    assert "invalid in the terminal" in str(sample("--prompt", "a\udcf0\udc9f").exception)
     assert "both given" in str(sample("--prompt", "a", "--prompt-file", "b").exception)
 
 
-def test_a_reader_who_leaves_is_no_error(tale: Path) -> None:
+def test_a_reader_who_leaves_is_not_an_error(tale: Path) -> None:
     done = in_a_shell(tale, "--max-tokens 3000 -p '\n\n' | head -1; exit ${PIPESTATUS[0]}")
     assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
 
 
-def test_a_closed_stdout_is_no_error(tale: Path) -> None:
+def test_a_closed_stdout_is_not_an_error(tale: Path) -> None:
     done = in_a_shell(tale, "--max-tokens 3 >&-")
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_is_told_in_one_line(tale: Path) -> None:
+def test_a_full_disk_is_reported_in_one_line(tale: Path) -> None:
     done = in_a_shell(tale, "--max-tokens 3 > /dev/full")
     assert done.returncode == 1
     assert done.stderr.startswith("error: The output cannot be written")
@@ -127,12 +127,12 @@ def test_what_was_copied_from_the_corpus_is_reported_and_forbidden_by_choice(sam
     kept = json.loads(sample(*asked, "--no-copy-ngram", "8").stdout)
     assert 0 < kept["copied"][0]["tokens"] < 8
     shown = sample("--novelty", "--prompt", "the")
-    assert "stand in the training tokens" in shown.stderr
+    assert "are in the training tokens" in shown.stderr
 
 
 def test_what_does_nothing_is_said_and_what_contradicts_is_refused(sample: Command) -> None:
     said = sample("--interactive", "--json", "-n", "2", "--prompt", "the fox")
-    assert "--json, --num-samples: no effect beside --interactive" in said.stderr
+    assert "--json, --num-samples: no effect with --interactive" in said.stderr
     assert said.stdout.startswith("the fox")
     for more in (["--prompts", "a", "--out", "b"], ["--prompt", "-"], ["--prompt-file", "-"]):
         assert sample("--interactive", *more).exit_code != 0
@@ -145,7 +145,7 @@ def test_what_cannot_be_read_or_written_is_named(sample: Command, tmp_path: Path
     assert "no does not exist" in str(sample(*asked).exception)
 
 
-def test_unknown_characters_of_a_prompt_are_told(sample: Command) -> None:
+def test_unknown_characters_of_a_prompt_are_reported(sample: Command) -> None:
     some = sample("--prompt", "the ☃ fox")
     assert "not in the training text and are left out of the prompt: '☃'" in some.stderr
     assert some.stdout.startswith("the ☃ fox")
@@ -172,10 +172,10 @@ def test_a_stop_text_may_be_a_line_end(sample: Command) -> None:
 
 
 def test_an_interrupted_stream_ends_its_line(capsys: pytest.CaptureFixture[str]) -> None:
-    def pieces() -> Iterator[tuple[str, float]]:
+    def texts() -> Iterator[tuple[str, float]]:
         yield "b", 0.0
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        render_sample.stream("a", pieces(), colors=None)
+        render_sample.stream("a", texts(), colors=None)
     assert capsys.readouterr().out == "ab\n"

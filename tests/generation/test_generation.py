@@ -175,11 +175,11 @@ def test_the_same_seed_gives_the_same_tokens_and_none_gives_fresh_ones() -> None
 
 def test_a_seed_gives_one_text_alone_in_a_batch_and_as_a_stream(reciter: Reciter) -> None:
     gpt = reciter("abcdefgh", kind="char")
-    knobs = {"max_tokens": 40, "temperature": 2.0, "seed": 5}
-    alone = gpt.generate("ab", **knobs)
-    assert "".join(gpt.stream("ab", SampleConfig(**knobs))) == alone
-    assert gpt.samples("ab", SampleConfig(**knobs)) == [alone]
-    several = gpt.samples("ab", SampleConfig(num_samples=3, **knobs))
+    config = {"max_tokens": 40, "temperature": 2.0, "seed": 5}
+    alone = gpt.generate("ab", **config)
+    assert "".join(gpt.stream("ab", SampleConfig(**config))) == alone
+    assert gpt.samples("ab", SampleConfig(**config)) == [alone]
+    several = gpt.samples("ab", SampleConfig(num_samples=3, **config))
     assert several[0] == alone
     assert len(set(several)) == 3
 
@@ -213,15 +213,15 @@ def test_half_a_character_never_comes_out(reciter: Reciter, max_tokens: int) -> 
 )
 def test_a_text_ends_before_the_first_stop_text(reciter: Reciter, stop: tuple[str, ...], wanted: str) -> None:
     gpt = reciter("abcdefgh")
-    knobs = SampleConfig(max_tokens=20, temperature=0, stop=stop)
-    pieces = list(gpt.stream("a", knobs))
+    config = SampleConfig(max_tokens=20, temperature=0, stop=stop)
+    pieces = list(gpt.stream("a", config))
     assert "".join(pieces) == wanted
-    assert gpt.samples("a", knobs) == [wanted]
+    assert gpt.samples("a", config) == [wanted]
 
 
 def test_what_may_begin_a_stop_text_waits_and_is_shown_if_it_does_not(reciter: Reciter) -> None:
-    knobs = SampleConfig(max_tokens=6, temperature=0, stop=("cdX", "fg?"))
-    assert list(reciter("abcdefgh").stream("a", knobs)) == ["b", "cde", "fg"]
+    config = SampleConfig(max_tokens=6, temperature=0, stop=("cdX", "fg?"))
+    assert list(reciter("abcdefgh").stream("a", config)) == ["b", "cde", "fg"]
 
 
 def test_a_stop_text_may_hold_characters_of_several_tokens(reciter: Reciter) -> None:
@@ -254,11 +254,11 @@ WORDS = "this movie (was) written by one, two"
 def test_a_reply_joins_its_prompt_as_inside_one_text(reciter: Reciter, prompt: str) -> None:
     gpt = reciter(WORDS, kind="word")
     rest = WORDS.removeprefix(prompt)
-    knobs = SampleConfig(max_tokens=len(gpt.tokenizer.encode(rest)), temperature=0)
-    assert gpt.generate(prompt, **vars(knobs)) == rest
+    config = SampleConfig(max_tokens=len(gpt.tokenizer.encode(rest)), temperature=0)
+    assert gpt.generate(prompt, **vars(config)) == rest
     for n_best in (None, 0):
-        assert gpt.complete([prompt, "this"], knobs, n_best=n_best)[0].text == rest
-        assert "".join(token.text for token in gpt.tokens(prompt, knobs, n_best=n_best)) == rest
+        assert gpt.complete([prompt, "this"], config, n_best=n_best)[0].text == rest
+        assert "".join(token.text for token in gpt.tokens(prompt, config, n_best=n_best)) == rest
 
 
 def test_a_reply_to_a_prompt_that_ends_with_an_unknown_word_stands_behind_it(reciter: Reciter) -> None:
@@ -304,10 +304,10 @@ def test_generation_leaves_the_model_in_its_mode_also_when_left_early() -> None:
     assert model.training
 
 
-@pytest.mark.parametrize("knobs", [{"top_k": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"max_tokens": 0}])
-def test_a_knob_out_of_range_is_refused(knobs: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=next(iter(knobs))):
-        next(generate(lively(), PROMPT, **knobs))  # type: ignore[arg-type]
+@pytest.mark.parametrize("config", [{"top_k": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"max_tokens": 0}])
+def test_a_knob_out_of_range_is_refused(config: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(config))):
+        next(generate(lively(), PROMPT, **config))  # type: ignore[arg-type]
 
 
 def test_an_empty_prompt_of_ids_is_refused() -> None:
@@ -341,20 +341,20 @@ def test_several_samples_are_refused_where_one_text_is_given(reciter: Reciter) -
 
 
 def test_options_change_a_config_and_a_stop_text_may_be_given_alone(reciter: Reciter) -> None:
-    gpt, knobs = reciter("abcdefgh"), SampleConfig(max_tokens=6, temperature=0)
-    assert "".join(gpt.stream("a", knobs, max_tokens=2)) == "bc"
-    assert gpt.generate("a", knobs, stop="ef") == "bcd"
-    assert gpt.generate("a", knobs, stop=["x", "ef"]) == "bcd"
+    gpt, config = reciter("abcdefgh"), SampleConfig(max_tokens=6, temperature=0)
+    assert "".join(gpt.stream("a", config, max_tokens=2)) == "bc"
+    assert gpt.generate("a", config, stop="ef") == "bcd"
+    assert gpt.generate("a", config, stop=["x", "ef"]) == "bcd"
 
 
 def test_many_samples_are_decoded_in_groups_that_change_no_text(
     reciter: Reciter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gpt, knobs = reciter("abcdefgh"), SampleConfig(max_tokens=9, temperature=3.0, seed=2, num_samples=5)
-    at_once = gpt.samples("a", knobs)
+    gpt, config = reciter("abcdefgh"), SampleConfig(max_tokens=9, temperature=3.0, seed=2, num_samples=5)
+    at_once = gpt.samples("a", config)
     for name, limit in (("_BATCH_BYTES", 100_000), ("_BATCH_ROWS", 2)):
         monkeypatch.setattr(f"gptscratch.generation.generator.{name}", limit)
-        assert gpt.samples("a", knobs) == at_once
+        assert gpt.samples("a", config) == at_once
 
 
 def test_logits_that_are_not_numbers_are_refused(reciter: Reciter) -> None:

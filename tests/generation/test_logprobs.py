@@ -63,10 +63,10 @@ def test_the_best_are_the_likeliest_in_their_order(tale: Path) -> None:
 def test_several_rows_are_traced_as_each_alone(tale: Path) -> None:
     gpt = load(tale, device="cpu")
     prompts = ["the fox", "a", "my cat s"]
-    knobs = dataclasses.replace(WILD, max_tokens=8)  # within the context: past it, pads count
-    rows = [row.tokens for row in gpt.complete(prompts, knobs, n_best=2)]
-    assert [text_of(row) for row in rows] == [row.text for row in gpt.complete(prompts, knobs)]
-    alone = gpt.complete(prompts[1:2], knobs, n_best=2, sample_ids=[1])[0].tokens
+    config = dataclasses.replace(WILD, max_tokens=8)  # within the context: past it, pads count
+    rows = [row.tokens for row in gpt.complete(prompts, config, n_best=2)]
+    assert [text_of(row) for row in rows] == [row.text for row in gpt.complete(prompts, config)]
+    alone = gpt.complete(prompts[1:2], config, n_best=2, sample_ids=[1])[0].tokens
     assert [(t.id, t.text) for t in rows[1]] == [(t.id, t.text) for t in alone]
     assert [t.logprob for t in rows[1]] == pytest.approx([t.logprob for t in alone], abs=1e-4)
 
@@ -77,9 +77,9 @@ def test_the_texts_joined_are_the_sample_also_where_it_is_cut(
     reciter: Reciter, max_tokens: int, stop: tuple[str, ...]
 ) -> None:
     gpt = reciter("a🦊bç漢")
-    knobs = SampleConfig(max_tokens=max_tokens, temperature=0, stop=stop)
-    tokens = list(gpt.tokens("a", knobs))
-    assert text_of(tokens) == "".join(gpt.stream("a", knobs))
+    config = SampleConfig(max_tokens=max_tokens, temperature=0, stop=stop)
+    tokens = list(gpt.tokens("a", config))
+    assert text_of(tokens) == "".join(gpt.stream("a", config))
     assert not tokens or tokens[-1].text
     spelled = bytes(token.id for token in tokens)  # of this tokenizer the ids are the bytes
     assert spelled.decode() == text_of(tokens)
@@ -96,7 +96,7 @@ def test_a_token_that_is_no_character_shows_its_bytes(reciter: Reciter) -> None:
 def test_tokens_of_one_character_are_one_piece_with_all_their_bits() -> None:
     logprobs = {"a": -1.0, "": -2.0, "ç": -0.5}
     tokens = [GeneratedToken(0, text=text, logprob=value) for text, value in logprobs.items()]
-    found = dict(render_sample.pieces(tokens))
+    found = dict(render_sample.characters(tokens))
     assert found == {"a": pytest.approx(1 / math.log(2)), "ç": pytest.approx(2.5 / math.log(2))}
 
 

@@ -14,7 +14,7 @@ from gptscratch.generation.sampling import choose, make_sampler
 
 V = 23
 GRID = 4096
-KNOBS: list[dict[str, Any]] = [
+CONFIGS: list[dict[str, Any]] = [
     {},
     {"temperature": 0.3},
     {"temperature": 1.7},
@@ -34,17 +34,17 @@ KNOBS: list[dict[str, Any]] = [
 ]
 
 
-def frequencies(logits: Tensor, seen: Tensor, **knobs: Any) -> Tensor:
+def frequencies(logits: Tensor, seen: Tensor, **config: Any) -> Tensor:
     """The distribution that a sampler draws from, read off an even grid of its random numbers: (V,)."""
     grid = (torch.arange(GRID) + 0.5) / GRID
     rows = logits.expand(GRID, V)
-    config = SampleConfig(**{"temperature": 1.0, **knobs})
+    config = SampleConfig(**{"temperature": 1.0, **config})
     penalties = TokenPenalties(config, [seen.nonzero()[:, 0].tolist()] * GRID, V, logits.device)
     token_ids = make_sampler(config)(penalties(rows), grid)
     return torch.bincount(token_ids, minlength=V) / GRID
 
 
-def theirs(logits: Tensor, token_ids: Tensor, **knobs: Any) -> Tensor:
+def theirs(logits: Tensor, token_ids: Tensor, **config: Any) -> Tensor:
     transformers = pytest.importorskip("transformers")
     makers = {
         "repetition_penalty": transformers.RepetitionPenaltyLogitsProcessor,
@@ -55,19 +55,19 @@ def theirs(logits: Tensor, token_ids: Tensor, **knobs: Any) -> Tensor:
     }
     scores = logits[None]
     for name, maker in makers.items():  # in the order of transformers' generate
-        if name in knobs:
-            scores = maker(knobs[name])(token_ids[None], scores)
+        if name in config:
+            scores = maker(config[name])(token_ids[None], scores)
     return scores.softmax(-1)[0]
 
 
-@pytest.mark.parametrize("knobs", KNOBS, ids=str)
-def test_the_draws_have_the_distribution_of_transformers(knobs: dict[str, Any]) -> None:
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_the_draws_have_the_distribution_of_transformers(config: dict[str, Any]) -> None:
     chance = torch.Generator().manual_seed(0)
     for _ in range(4):
         logits = 3 * torch.randn(V, generator=chance)
         token_ids = torch.randint(V, (6,), generator=chance)
         seen = torch.zeros(V, dtype=torch.bool).index_fill_(0, token_ids, True)
-        difference = frequencies(logits, seen, **knobs) - theirs(logits, token_ids, **knobs)
+        difference = frequencies(logits, seen, **config) - theirs(logits, token_ids, **config)
         assert difference.abs().max() <= 1.01 / GRID
 
 

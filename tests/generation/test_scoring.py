@@ -81,7 +81,7 @@ def test_the_command_prints_lines_json_or_colors(
 ) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     run = ("score", str(tmp_path / "text.txt"), "--with", tale.name)
-    assert "bits a byte" in CliRunner().invoke(app, run).stdout
+    assert "bits/byte" in CliRunner().invoke(app, run).stdout
     values = json.loads(CliRunner().invoke(app, (*run, "--json")).stdout)
     assert values["bits_per_byte"] == pytest.approx(score(load(tale), TEXT).bits_per_byte, abs=1e-5)
     plain = CliRunner().invoke(app, (*run, "--color"))
