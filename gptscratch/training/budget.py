@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from gptscratch.config import LENGTHS, RunConfig, TrainConfig, qualified
+from gptscratch.config import RunConfig, TrainConfig, qualified
 from gptscratch.errors import ConfigError
 from gptscratch.training.schedule import schedule_of
 from gptscratch.training.state import TrainState
