@@ -53,38 +53,53 @@ def write_tokens(
     """
     written = Written()
     dtype = np.dtype(tokenizer.dtype).newbyteorder("<")
+    end = [] if end_of_text is None else [np.array([end_of_text], dtype)]
     with ExitStack() as stack:
         files = {split: stack.enter_context((folder / f"{split}.bin").open("wb")) for split in SPLITS}
         for some in _batches(chunks, batch):
             encoded = encode([chunk.text for _, _, chunk in some])
-            parts: dict[Split, list[TokenArray]] = {split: [] for split in SPLITS}
-            for (split, component, chunk), ids in zip(some, encoded, strict=True):
-                if chunk.ends_document and end_of_text is not None:
-                    ids = np.append(ids, dtype.type(end_of_text))
-                parts[split].append(ids)
-                _count(written, split, component, chunk, ids, tokenizer)
-            for side, arrays in parts.items():
-                if arrays:
-                    np.concatenate(arrays).astype(dtype, copy=False).tofile(files[side])
+            for split in SPLITS:
+                own = [
+                    (part, chunk, ids)
+                    for (side, part, chunk), ids in zip(some, encoded, strict=True)
+                    if side == split
+                ]
+                arrays = [
+                    array for _, chunk, ids in own for array in (ids, *(end if chunk.ends_document else ()))
+                ]
+                if not own:
+                    continue
+                joined = np.concatenate(arrays).astype(dtype, copy=False)
+                joined.tofile(files[split])
+                _count(written, split, own, joined, len(end), tokenizer)
             on_bytes(sum(counts["bytes"] for counts in written.counts.values()))
     _require_enough(written)
     return written
 
 
 def _count(
-    written: Written, split: Split, component: int, chunk: TextChunk, ids: TokenArray, tokenizer: Tokenizer
+    written: Written,
+    split: Split,
+    own: list[tuple[int, TextChunk, TokenArray]],
+    joined: TokenArray,
+    n_end: int,
+    tokenizer: Tokenizer,
 ) -> None:
-    text, counts = chunk.text, written.counts[split]
-    counts["documents"] += chunk.ends_document
-    counts["characters"] += len(text)
-    counts["bytes"] += len(text) if text.isascii() else len(text.encode())
-    counts["tokens"] += len(ids)
-    written.component_tokens[split, component] += len(ids)
-    if tokenizer.unk_id is not None:
-        unknown = int(np.count_nonzero(ids == tokenizer.unk_id))
-        counts["unknown"] += unknown
-        if unknown and split == "val":
-            written.val_unknown_bytes += tokenizer.unknown_bytes(text)
+    texts = [chunk.text for _, chunk, _ in own]
+    unknown = 0 if tokenizer.unk_id is None else int(np.count_nonzero(joined == tokenizer.unk_id))
+    written.counts[split] += Counter(
+        documents=sum(chunk.ends_document for _, chunk, _ in own),
+        characters=sum(map(len, texts)),
+        bytes=sum(len(text) if text.isascii() else len(text.encode()) for text in texts),
+        tokens=len(joined),
+        unknown=unknown,
+    )
+    for component, chunk, ids in own:
+        written.component_tokens[split, component] += len(ids) + n_end * chunk.ends_document
+    if unknown and split == "val":
+        written.val_unknown_bytes += sum(
+            tokenizer.unknown_bytes(chunk.text) for _, chunk, ids in own if (ids == tokenizer.unk_id).any()
+        )
 
 
 def _batches(chunks: Iterable[SplitChunk], limit: int) -> Iterator[list[SplitChunk]]:
