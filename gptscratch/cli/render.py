@@ -9,18 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from gptscratch.cli.console import err, error, facts, notice, out
 from gptscratch.cli.units import count, duration, size, some
 
-__all__ = ["err", "error", "facts", "notice", "out", "pieces", "plan", "plan_lines", "print_json", "result"]
+__all__ = ["err", "error", "facts", "notice", "out", "plan", "plan_lines", "print_json", "result"]
 
 if TYPE_CHECKING:
     from gptscratch.config import TrainConfig
     from gptscratch.data.token_files import Manifest
-    from gptscratch.tokenizer import Tokenizer
     from gptscratch.training.planning.planner import Plan
     from gptscratch.training.trainer import TrainResult
 
@@ -127,23 +123,6 @@ def result(result: TrainResult, *, json: bool, quiet: bool) -> None:
     else:
         lines.append(("next", f"gptscratch sample {name}"))
     facts(out, lines)
-
-
-def pieces(text: str, tokenizer: Tokenizer, name: str, *, json: bool) -> None:
-    cut = tokenizer.tokens(text)
-    unk_id = tokenizer.unk_id
-    if json:
-        shown = [{"piece": piece, "id": i, "unknown": i == unk_id} for piece, i in cut]
-        print_json({"text": text, "tokenizer": name, "pieces": shown})
-        return
-    table = Table("piece", "id", "", box=None, pad_edge=False)
-    for piece, i in cut:
-        table.add_row(escape(repr(piece)), str(i), "[yellow]unknown[/]" if i == unk_id else "")
-    out.print(table)
-    unknown = sum(i == unk_id for _, i in cut)
-    counts = f"{some(len(cut), 'token')} for {some(len(text), 'character')}"
-    counts += f", {unknown:,} unknown" if unknown else ""
-    out.print(escape(f"{counts}, by {name}"), style="dim")
 
 
 def shown_run(run: Path) -> str:

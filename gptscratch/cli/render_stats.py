@@ -1,4 +1,4 @@
-"""The corpus X-ray of ``tokenize --stats``, and what reading and cleaning a corpus took away."""
+"""What ``tokenize`` shows: statistics of a corpus, the tokens of a text, what reading a corpus removed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
+from rich.markup import escape
+from rich.table import Table
 
 from gptscratch.cli.render import facts, out, print_json
 from gptscratch.cli.units import size, some
@@ -13,6 +15,7 @@ from gptscratch.cli.units import size, some
 if TYPE_CHECKING:
     from gptscratch.data.statistics import CorpusStatistics
     from gptscratch.data.token_files import Removed
+    from gptscratch.tokenizer import Tokenizer
 
 _ODD = 8  # kinds of odd characters shown
 _SCRIPTS = 6
@@ -28,13 +31,30 @@ def corpus(stats: CorpusStatistics, *, json: bool) -> None:
         facts(out, zip([label, *[""] * len(lines)], lines, strict=False))
 
 
+def text_tokens(text: str, tokenizer: Tokenizer, name: str, *, json: bool) -> None:
+    """The tokens of one text; ``name`` says which tokenizer it is."""
+    tokens = [(token, i, i == tokenizer.unk_id) for token, i in tokenizer.tokens(text)]
+    if json:
+        shown = [{"token": token, "id": i, "unknown": unknown} for token, i, unknown in tokens]
+        print_json({"text": text, "tokenizer": name, "tokens": shown})
+        return
+    table = Table("token", "id", "", box=None, pad_edge=False)
+    for token, i, unknown in tokens:
+        table.add_row(escape(repr(token)), str(i), "[yellow]unknown[/]" if unknown else "")
+    out.print(table)
+    n_unknown = sum(unknown for *_, unknown in tokens)
+    counts = f"{some(len(tokens), 'token')} for {some(len(text), 'character')}"
+    counts += f", {n_unknown:,} unknown" if n_unknown else ""
+    out.print(escape(f"{counts}, by {name}"), style="dim")
+
+
 def losses(removed: Iterable[Removed], replaced: int, skipped: int) -> list[tuple[str, str]]:
-    """A line for each thing that is not in the text any more."""
+    """One line for each thing that is no longer in the text."""
     lines = [("cleaning", f"{step.step}: {_removed(step)}") for step in removed]
     if replaced:
-        lines.append(("replaced", f"{some(replaced, 'byte')} that the encoding does not know, by U+FFFD"))
+        lines.append(("replaced", f"{some(replaced, 'character')} U+FFFD for bytes that cannot be decoded"))
     if skipped:
-        lines.append(("passed over", f"{some(skipped, 'file')}: not text, not readable, or deleted"))
+        lines.append(("skipped", f"{some(skipped, 'file')}: not text, not readable, or deleted"))
     return lines
 
 
@@ -64,7 +84,7 @@ def _rows(stats: CorpusStatistics) -> list[tuple[str, list[str]]]:
         ("tokens", [f"with {stats.top_tokens_of:,} entries", *_counted(_quoted(stats.top_tokens))]),
         ("bytes/token", _bytes_per_token(stats.bytes_per_token)),
         ("suggestion", [f"{stats.suggested_tokenizer}{entries}"]),
-        ("validation", _filled([*_held_back(stats), _SPLITS[stats.split]])),
+        ("validation", _filled([*_held_out(stats), _SPLITS[stats.split]])),
         ("leakage", _leakage(stats)),
     ]
 
@@ -96,13 +116,13 @@ def _odd(stats: CorpusStatistics) -> list[str]:
     return _filled([*shown, *([f"{more} kinds more"] if more > 0 else [])] or ["none"])
 
 
-def _held_back(stats: CorpusStatistics) -> list[str]:
+def _held_out(stats: CorpusStatistics) -> list[str]:
     return [some(stats.val_documents, "document")] if stats.val_documents else []
 
 
 def _leakage(stats: CorpusStatistics) -> list[str]:
     documents = [f"{stats.overlap.documents:.2%} of these documents"] if stats.val_documents else []
-    runs = f"{stats.overlap.windows:.2%} of all runs of 13 words stand in the training text"
+    runs = f"{stats.overlap.windows:.2%} of all runs of 13 words are in the training text"
     return _filled([*documents, runs])
 
 

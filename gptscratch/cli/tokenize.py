@@ -16,13 +16,16 @@ from gptscratch.errors import ConfigError
 @o.settings_from(DataConfig)
 def tokenize(
     corpus: o.Corpus = None,
-    text: Annotated[str | None, typer.Option(help="Show the pieces and ids of this text.")] = None,
+    text: Annotated[str | None, typer.Option(help="Show the tokens and ids of this text.")] = None,
     with_: Annotated[
-        str | None, typer.Option("--with", help="A tokenizer to apply: of a run, or a file.", metavar="RUN")
+        str | None, typer.Option("--with", help="Run or file whose tokenizer is used.", metavar="RUN")
     ] = None,
-    stats: Annotated[bool, typer.Option("--stats", help="Look at the corpus, and write nothing.")] = False,
+    stats: Annotated[
+        bool, typer.Option("--stats", help="Show statistics, write nothing.")
+    ] = False,
     out: Annotated[
-        str | None, typer.Option(help="Where to write, instead of the cache directory.", metavar="DIR")
+        str | None,
+        typer.Option(help="Folder for the token files, if not the cache.", metavar="DIR"),
     ] = None,
     json: o.Json = False,
     *,
@@ -30,8 +33,8 @@ def tokenize(
 ) -> None:
     """Train or apply a tokenizer and write the token files that train reads.
 
-    With --text, only show how one text is cut: gptscratch tokenize --text "Once upon" --with my-run.
-    Without --with, it is the tokenizer of the newest run.
+    With --text, only show the tokens of one text: gptscratch tokenize --text "Once upon" --with my-run.
+    Without --with, the tokenizer of the newest run is used.
     """
     from gptscratch.cli import render, render_info, render_stats
 
@@ -52,10 +55,10 @@ def tokenize(
                 f"Name it: gptscratch tokenize corpus.txt --tokenizer {tokenizer} --text ...",
             )
         if tokenizer == "byte":
-            render.pieces(text, Tokenizer.of_bytes(), "the bytes of the text", json=json)
+            render_stats.text_tokens(text, Tokenizer.of_bytes(), "the bytes of the text", json=json)
             return
         path = Path(tokenizer) if tokenizer and Path(tokenizer).exists() else paths.find_run(tokenizer)
-        render.pieces(text, Tokenizer.load(path), f"the tokenizer of {path}", json=json)
+        render_stats.text_tokens(text, Tokenizer.load(path), f"the tokenizer of {path}", json=json)
         return
     from gptscratch.cli.progress import WorkView
     from gptscratch.data.prepare import ineffective, prepare
@@ -73,7 +76,7 @@ def tokenize(
     for line in ineffective(data, prepared.manifest):
         render.notice(line)
     if text is not None:
-        render.pieces(text, prepared.tokenizer, f"the tokenizer of {prepared.folder}", json=json)
+        render_stats.text_tokens(text, prepared.tokenizer, f"the tokenizer of {prepared.folder}", json=json)
         return
     render_info.prepared(prepared, json=json)
 

@@ -36,7 +36,7 @@ class Batches:
         *,
         pad_with: int | None = None,
     ) -> None:
-        """``pad_with``: the end-of-text token, for one document a row (document_batches.py); None: the ring.
+        """``pad_with``: the end-of-text token, for one document per row; None: the ring.
 
         Raises:
             CorpusError: fewer than ``context_length + 1`` tokens, or no document.

@@ -125,7 +125,7 @@ def _exact_duplicates() -> Step:
 
 
 def _near_duplicates() -> Step:
-    """MinHash over five-word shingles (Broder 1997); the first of those alike stays."""
+    """MinHash over five-word shingles (Broder 1997); the first of similar ones stays."""
     try:
         datasketch = import_module("datasketch")
     except ImportError:

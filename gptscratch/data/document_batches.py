@@ -1,7 +1,7 @@
-"""One document a row: a shorter one is padded, a longer one takes several rows.
+"""One document per row: a shorter one is padded, a longer one takes several rows.
 
 The rows cover the tokens, so that every token is a target once an epoch. A row's first input is the token
-before its first target: the end-of-text token where the row begins a document. Memory: 8 bytes a row.
+before its first target: the end-of-text token where the row begins a document. Memory: 8 bytes per row.
 
 Shapes: B rows, T context length, or less where no row of a batch is so long.
 """
@@ -98,7 +98,7 @@ def require_documents(manifest: Manifest, eot_id: int | None) -> int:
         return manifest.end_of_text
     if eot_id is None:
         raise ConfigError(
-            "Documents cannot be told apart: the tokenizer has no end-of-text token.",
+            "Documents cannot be separated: the tokenizer has no end-of-text token.",
             "Leave out --tokenizer, or --documents.",
         )
     raise ConfigError(

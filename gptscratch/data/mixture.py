@@ -68,7 +68,7 @@ def make_batches(
 ) -> Batches | MixedBatches:
     """The training batches: by the weights of the corpora where they have some.
 
-    ``pad_with``: the end-of-text token, for one document a row; None: rows of adjacent tokens.
+    ``pad_with``: the end-of-text token, for one document per row; None: rows of adjacent tokens.
     """
     if tokens.manifest.corpora:
         return MixedBatches(tokens, context_length, batch_size, seed, pad_with=pad_with)

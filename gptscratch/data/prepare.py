@@ -90,7 +90,7 @@ def prepare(
     if folder is not None:
         return _used_as_it_is(folder, config, loaded, out)
     if out is not None:
-        _require_ours(out)
+        _require_free(out)
     with Corpus(config, progress, sizes) as corpus:
         key = cache_key(corpus, loaded)
         folder = out or paths.tokens_dir() / key
@@ -275,7 +275,7 @@ def _announce(texts: list[str], summary: CorpusSummary, size: int, on_progress: 
 
 @contextlib.contextmanager
 def _one_at_a_time(key: str, on_progress: Progress) -> Iterator[None]:
-    """Holds the lock of a key; where the file system has no locks, nobody waits."""
+    """Holds the lock of a key; where the file system has no locks, it does not wait."""
     folder = paths.tokens_dir()
     with disk_errors(f"making {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -305,11 +305,11 @@ def _remove_leftovers(folder: Path, key: str) -> None:
 def _token_folder(config: DataConfig) -> Path | None:
     """The folder of token files that is the whole corpus, if that is what it is."""
     folders = [Path(item).expanduser() for item in config.corpus]
-    ours = [f for f in folders if os.path.isfile(f / "manifest.json") and any(f.glob("*.bin"))]  # noqa: PTH113
-    if ours and len(folders) > 1:
+    found = [f for f in folders if os.path.isfile(f / "manifest.json") and any(f.glob("*.bin"))]  # noqa: PTH113
+    if found and len(folders) > 1:
         hint = "Name it alone."
-        raise CorpusError(f"{ours[0]} holds token files, which cannot be joined with other corpora.", hint)
-    return ours[0] if ours else None
+        raise CorpusError(f"{found[0]} holds token files, which cannot be joined with other corpora.", hint)
+    return found[0] if found else None
 
 
 def _used_as_it_is(folder: Path, config: DataConfig, loaded: Tokenizer | None, out: Path | None) -> Prepared:
@@ -330,7 +330,7 @@ def _used_as_it_is(folder: Path, config: DataConfig, loaded: Tokenizer | None, o
     return found
 
 
-def _require_ours(out: Path) -> None:
+def _require_free(out: Path) -> None:
     if out.is_file():
         raise CorpusError(f"{out} is a file: a folder is needed.")
     strange = [file.name for file in out.iterdir() if file.name not in FILES] if out.is_dir() else []

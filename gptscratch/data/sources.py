@@ -49,7 +49,7 @@ class Source:
 
     @contextmanager
     def open(self) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-        """(file, its decompressed content): the position in the file tells how much has been read.
+        """(file, its decompressed content): the position in the file shows how much has been read.
 
         Raises:
             UnreadableError: it cannot be opened.

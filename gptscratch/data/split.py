@@ -88,7 +88,7 @@ def plan_split(
 def chosen_fraction(n_bytes: int, n_documents: int) -> float:
     """What is held out where no share is given: a tenth, but of a large corpus not more than is useful.
 
-    Of documents, as many as make it certain that some are held out.
+    It is never so small that no document could be held out.
     """
     enough = MOST_VAL_BYTES / max(1, n_bytes)
     if n_documents >= SPLIT_BY_DOCUMENT:

@@ -36,7 +36,7 @@ class SplitCounts:
     characters: int = 0
     bytes: int = 0  # of the text in UTF-8
     tokens: int = 0  # end-of-text tokens included
-    unknown: int = 0  # tokens that stand for text that the vocabulary lacks
+    unknown: int = 0  # tokens for text that the vocabulary lacks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class Manifest:
     replaced: int = 0  # characters U+FFFD in files that were read with errors="replace"
     removed: tuple[Removed, ...] = ()  # by each cleaning step, in order
     corpora: tuple[Share, ...] = ()  # where they have weights
-    val_unknown_bytes: int = 0  # of the validation text that unknown tokens stand for
+    val_unknown_bytes: int = 0  # of the validation text that is unknown
     train: SplitCounts
     val: SplitCounts
 
@@ -94,7 +94,7 @@ class Manifest:
 
     @property
     def unknown_rate(self) -> float:
-        """The share of tokens that stand for something unknown."""
+        """The share of tokens that are unknown."""
         return (self.train.unknown + self.val.unknown) / max(1, self.train.tokens + self.val.tokens)
 
 

@@ -1,4 +1,4 @@
-"""``gptscratch tokenize``: token files, one text's pieces, a corpus's X-ray."""
+"""``gptscratch tokenize``: token files, the tokens of one text, statistics of a corpus."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def test_tokenize_prints_what_a_person_wants_to_know(gptscratch: Command, corpus
         assert label in ended.out
 
 
-def test_text_with_a_run_shows_pieces_and_ids(gptscratch: Command, tale: Path) -> None:
+def test_text_with_a_run_shows_tokens_and_ids(gptscratch: Command, tale: Path) -> None:
     shown = json.loads(gptscratch("tokenize", "--text", "the fox", "--with", tale.name, "--json").out)
-    assert [p["piece"] for p in shown["pieces"]] == list("the fox")
+    assert [t["token"] for t in shown["tokens"]] == list("the fox")
     assert "tokens for 7 characters" in gptscratch("tokenize", "--text", "the fox", "--with", tale).out
 
 
@@ -49,14 +49,14 @@ def test_unknown_characters_are_marked_and_the_tokenizer_is_named(gptscratch: Co
     assert "3 tokens for 3 characters, 2 unknown, by the tokenizer of" in ended.out
     assert tale.name in ended.out.replace("\n", "")
     shown = json.loads(gptscratch("tokenize", "--text", "aé", "--json").out)
-    assert [piece["unknown"] for piece in shown["pieces"]] == [False, True]
+    assert [token["unknown"] for token in shown["tokens"]] == [False, True]
 
 
 def test_text_is_cut_by_the_tokenizer_of_a_corpus_or_by_bytes(gptscratch: Command, corpus: Path) -> None:
     ended = gptscratch("tokenize", corpus, "--tokenizer", "word", "--text", "the fox", "--json")
-    assert [piece["piece"] for piece in json.loads(ended.out)["pieces"]] == ["the", "fox"]
+    assert [token["token"] for token in json.loads(ended.out)["tokens"]] == ["the", "fox"]
     shown = json.loads(gptscratch("tokenize", "--tokenizer", "byte", "--text", "fox", "--json").out)
-    assert [piece["id"] for piece in shown["pieces"]] == list(b"fox")
+    assert [token["id"] for token in shown["tokens"]] == list(b"fox")
     ended = gptscratch("tokenize", "--tokenizer", "word", "--text", "fox")
     assert ended.code == 2
     assert "A word tokenizer is made from a text." in ended.err
@@ -71,7 +71,9 @@ def test_stats_refuses_what_has_no_effect(idle: tuple[str, Any], gptscratch: Com
     assert f"{idle[0]}: no effect with --stats" in ended.err
 
 
-def test_what_has_no_effect_on_the_tokenizer_is_told(gptscratch: Command, corpus: Path, tale: Path) -> None:
+def test_what_has_no_effect_on_the_tokenizer_is_reported(
+    gptscratch: Command, corpus: Path, tale: Path
+) -> None:
     ended = gptscratch(
         "tokenize", corpus, "--tokenizer", "bpe", "--vocab-size", 100_000, "--min-frequency", 3
     )

@@ -41,8 +41,8 @@ def test_a_batch_depends_on_the_step_alone() -> None:
     ahead = Batches(tokens(1000), 8, 4, seed=5)
     for step in range(50):
         ahead.batch(step)
-    for ours, theirs in zip(ahead.batch(7), Batches(tokens(1000), 8, 4, seed=5).batch(7), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for found, expected in zip(ahead.batch(7), Batches(tokens(1000), 8, 4, seed=5).batch(7), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_epochs_and_seeds_differ() -> None:
@@ -66,7 +66,7 @@ def test_limited_windows_are_evenly_spread() -> None:
     assert starts.tolist() == list(range(0, 1000, 100))
 
 
-def test_too_few_tokens_say_what_is_possible() -> None:
+def test_too_few_tokens_are_an_error_with_the_longest_context() -> None:
     with pytest.raises(CorpusError, match="--context-length 7 or less"):
         Batches(tokens(8), 8, 1, seed=0)
     with pytest.raises(CorpusError, match="two tokens"):

@@ -91,7 +91,7 @@ def test_words_stay_apart_between_the_parts_of_a_large_document() -> None:
     assert "".join(chunk.text for chunk in found) == "one two three\nfour"
 
 
-def test_a_corpus_is_cleaned_alike_in_every_pass(tmp_path: Path) -> None:
+def test_a_corpus_is_cleaned_equally_in_every_pass(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("A b<|endoftext|>a B<|endoftext|>c", encoding="utf-8")
     corpus = Corpus(DataConfig(corpus=(str(tmp_path / "a.txt"),), clean=("lowercase", "dedup")))
     passes = [[chunk.text for _, chunk in corpus.chunks(ReadCounts())] for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Reading a corpus: files, formats, encodings, documents, pieces, and what is said of bad input."""
+"""Reading a corpus: files, formats, encodings, documents, chunks, and the errors for bad input."""
 
 from __future__ import annotations
 
@@ -413,7 +413,7 @@ def test_without_its_extra_no_encoding_is_guessed(tmp_path: Path, monkeypatch: p
         documents(written(tmp_path / "c.txt", bytes(100)), encoding="auto")
 
 
-def test_a_named_file_that_vanishes_is_told(tmp_path: Path) -> None:
+def test_a_named_file_that_vanishes_is_reported(tmp_path: Path) -> None:
     corpus = Corpus(DataConfig(corpus=(str(written(tmp_path / "a.txt", "text")),)))
     (tmp_path / "a.txt").unlink()
     with pytest.raises(CorpusError, match=r"a\.txt cannot be read: No such file"):
@@ -460,7 +460,7 @@ def test_an_unknown_encoding_is_named(tmp_path: Path) -> None:
         (10**11, 25, 0.1),
     ],
 )
-def test_a_tenth_is_held_back_but_of_a_large_corpus_20_megabytes(
+def test_a_tenth_is_held_out_but_of_a_large_corpus_20_megabytes(
     n_bytes: int, n_documents: int, share: float
 ) -> None:
     assert chosen_fraction(n_bytes, n_documents) == pytest.approx(share)

@@ -1,4 +1,4 @@
-"""One document a row: every token a target once an epoch, pads on the right, nothing held in memory."""
+"""One document per row: every token a target once an epoch, pads on the right, nothing held in memory."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def naive_rows(tokens: np.ndarray, context_length: int) -> list[tuple[list[int],
             document.append(token)
         if token in (END, None) and len(document) > 1:
             for start in range(0, len(document) - 1, context_length):
-                piece = document[start : start + context_length + 1]
-                rows.append((piece[:-1], piece[1:]))
+                part = document[start : start + context_length + 1]
+                rows.append((part[:-1], part[1:]))
             document = [END]
     return rows
 
@@ -108,7 +108,7 @@ def test_padded_windows_have_every_target_once_and_few_pads() -> None:
     assert sum(targets.size for _, targets in found) < 6 * len(rows)
 
 
-def test_limited_padded_windows_are_about_so_many_targets_and_always_the_same() -> None:
+def test_limited_padded_windows_are_about_the_limit_of_targets_and_always_the_same() -> None:
     rows = DocumentRows(tokens_of(LENGTHS * 10), 6, END)
     some = [targets for _, targets in padded_windows(rows, 12, limit=200)]
     assert sum(int((t != PAD_TARGET).sum()) for t in some) == pytest.approx(200, rel=0.15)

@@ -1,4 +1,4 @@
-"""Several corpora with weights: the share of the training tokens that is drawn from each."""
+"""Several corpora with weights: the share of the training tokens that comes from each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def mixed(tmp_path: Path, weights: tuple[str, ...] = ("=3", "=1"), **settings: o
     return prepare(DataConfig(corpus=tuple(names), tokenizer="byte", **settings))  # type: ignore[arg-type]
 
 
-def test_each_corpus_stands_whole_in_the_manifest_and_gives_its_own_tail(tmp_path: Path) -> None:
+def test_each_corpus_is_whole_in_the_manifest_and_gives_its_own_tail(tmp_path: Path) -> None:
     found = mixed(tmp_path)
     end = found.manifest.end_of_text
     assert [(Path(s.name).name, s.weight, s.tokens) for s in found.manifest.corpora] == [
@@ -54,7 +54,7 @@ def test_documents_keep_to_their_corpus(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 12])
-def test_rows_are_drawn_by_weight(batch_size: int, tmp_path: Path) -> None:
+def test_rows_are_chosen_by_weight(batch_size: int, tmp_path: Path) -> None:
     batches = make_batches(mixed(tmp_path).tokens, 16, batch_size, seed=3)
     assert isinstance(batches, MixedBatches)
     steps = CYCLE // batch_size

@@ -23,7 +23,7 @@ from gptscratch.data.token_files import Removed, open_tokens, read_manifest
 from gptscratch.errors import CorpusError
 from gptscratch.tokenizer import KINDS, Tokenizer
 
-TEXT = "The cat sat on the mat, and the dog didn't.\nNobody minded at all!\n" * 40
+TEXT = "The cat sat on the mat, and the dog didn't.\nNo one minded at all!\n" * 40
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +85,7 @@ def test_one_document_has_no_end_token(tmp_path: Path) -> None:
     assert found.manifest.end_of_text is None
 
 
-def test_equal_documents_stand_on_one_side(tmp_path: Path) -> None:
+def test_equal_documents_are_on_one_side(tmp_path: Path) -> None:
     texts = [f"story number {i % 50} " * 3 for i in range(200)]
     found = prepared(tmp_path, "<|endoftext|>".join(texts), tokenizer="char")
     sides = []
@@ -124,7 +124,7 @@ def test_a_large_corpus_is_known_by_the_sizes_and_times_of_its_files(tmp_path: P
 
 
 @pytest.mark.parametrize("damage", ["cut", "missing", "manifest"])
-def test_damaged_files_are_noticed_and_made_anew(damage: str, tmp_path: Path) -> None:
+def test_damaged_files_are_noticed_and_made_again(damage: str, tmp_path: Path) -> None:
     first = prepared(tmp_path, tokenizer="char")
     whole = first.tokens.train.tolist()
     file = first.folder / ("manifest.json" if damage == "manifest" else "train.bin")
@@ -188,18 +188,18 @@ def test_out_takes_an_empty_folder_and_spares_a_full_one(tmp_path: Path) -> None
 
 def test_a_loaded_tokenizer_is_applied(tmp_path: Path) -> None:
     made = prepared(tmp_path, tokenizer="bpe", vocab_size=300)
-    found = prepared(tmp_path, "Nobody sat.", tokenizer=str(made.folder))
+    found = prepared(tmp_path, "No one sat.", tokenizer=str(made.folder))
     assert found.tokenizer.hash == made.tokenizer.hash
-    assert found.tokenizer.decode([*found.tokens.train, *found.tokens.val]) == "Nobody sat."
+    assert found.tokenizer.decode([*found.tokens.train, *found.tokens.val]) == "No one sat."
 
 
 def test_a_validation_corpus_is_the_whole_validation_side(tmp_path: Path) -> None:
-    (tmp_path / "val.txt").write_text("Nobody sat.<|endoftext|>Zoo", encoding="utf-8")
+    (tmp_path / "val.txt").write_text("No one sat.<|endoftext|>Zoo", encoding="utf-8")
     found = prepared(tmp_path, "one<|endoftext|>two", tokenizer="char", val_file=str(tmp_path / "val.txt"))
     sides = [
         found.tokenizer.decode(side, skip_special=False) for side in (found.tokens.train, found.tokens.val)
     ]
-    assert sides == ["one<|endoftext|>two<|endoftext|>", "Nobody sat.<|endoftext|>Zoo<|endoftext|>"]
+    assert sides == ["one<|endoftext|>two<|endoftext|>", "No one sat.<|endoftext|>Zoo<|endoftext|>"]
     assert not prepared(tmp_path, "one", tokenizer="char", val_file=str(tmp_path / "corpus.txt")).reused
     (tmp_path / "val.txt").write_text(" ", encoding="utf-8")
     with pytest.raises(CorpusError, match="validation corpus is empty"):
@@ -241,7 +241,7 @@ def test_what_was_decided_with_the_tokens_cannot_be_asked_for(asked: dict[str, A
         prepare(DataConfig(corpus=(folder,), **asked))
 
 
-def test_token_files_stand_alone_and_whole(tmp_path: Path) -> None:
+def test_token_files_are_a_corpus_alone_and_whole(tmp_path: Path) -> None:
     folder = prepared(tmp_path, tokenizer="byte").folder
     with pytest.raises(CorpusError, match="cannot be joined"):
         prepare(DataConfig(corpus=(str(folder), str(tmp_path / "corpus.txt"))))

@@ -1,4 +1,4 @@
-"""The corpus X-ray, on texts whose contents are known."""
+"""Statistics of a corpus, on texts whose contents are known."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_leakage_is_found(tmp_path: Path) -> None:
     assert (leaky.split, leaky.val_documents) == ("file", 10)
 
 
-def test_leakage_is_told_apart_from_mere_words(tmp_path: Path) -> None:
+def test_leakage_is_separated_from_mere_words(tmp_path: Path) -> None:
     """12 words of each validation text are known, never 13; punctuation and case do not hide a run."""
     words = [f"w{i}" for i in range(300)]
     val = [" ".join([*words[i : i + 12], f"new{i}"]) for i in range(0, 300, 12)]
