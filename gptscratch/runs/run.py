@@ -139,8 +139,8 @@ def is_run(folder: Path) -> bool:
     return bool(paths.checkpoints(folder)) or "corpus_hash" in read_facts(folder / "config.json")
 
 
-def create_run(run: Path, record: RunRecord, tokenizer: Tokenizer) -> None:
-    """Write config.json and tokenizer.json into a run's folder, and delete the run that was there."""
+def create_run(run: Path, record: RunRecord, tokenizer: Tokenizer, plan: Mapping[str, Any]) -> None:
+    """Write config.json, tokenizer.json and plan.json, and delete the run that was in this folder."""
     with disk_errors(f"making the run's folder {run}"):
         run.mkdir(parents=True, exist_ok=True)
         for _, folder in paths.checkpoints(run):
@@ -152,6 +152,7 @@ def create_run(run: Path, record: RunRecord, tokenizer: Tokenizer) -> None:
                 file.unlink()
         write_json(run / "config.json", record.to_dict())
         tokenizer.save(run / "tokenizer.json")
+        write_json(run / "plan.json", plan)
 
 
 def read_run(run: Path) -> RunRecord:

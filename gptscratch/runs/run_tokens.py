@@ -1,26 +1,34 @@
-"""The token files that a run was trained on."""
+"""A run and the token files that it is trained on."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from gptscratch import paths
+from gptscratch import paths, sizing
+from gptscratch.config import RunConfig
 from gptscratch.data.prepare import Prepared, prepare
-from gptscratch.data.token_files import Manifest, open_tokens
+from gptscratch.data.token_files import open_tokens
 from gptscratch.errors import CheckpointError
 from gptscratch.runs.run import RunRecord
 from gptscratch.tokenizer import Tokenizer
 
 
-def split_of(manifest: Manifest) -> dict[str, Any]:
-    """What must not change between a run and its resume, in addition to the text and the tokenizer."""
-    return {
-        "train_tokens": manifest.train.tokens,
-        "val_tokens": manifest.val.tokens,
-        "weights": [share.weight for share in manifest.corpora],
-    }
+def record_of(config: RunConfig, prepared: Prepared) -> RunRecord:
+    """The record of a run with these settings on these token files."""
+    manifest = prepared.manifest
+    return RunRecord(
+        config=config,
+        corpus_hash=manifest.corpus_hash,
+        tokens=str(prepared.folder.resolve()),
+        end_of_text=manifest.end_of_text,
+        parameters=sizing.count_parameters(config.model).total,
+        split={
+            "train_tokens": manifest.train.tokens,
+            "val_tokens": manifest.val.tokens,
+            "weights": [share.weight for share in manifest.corpora],
+        },
+    )
 
 
 def tokens_of_run(run: Path, record: RunRecord) -> Prepared:
@@ -39,20 +47,16 @@ def tokens_of_run(run: Path, record: RunRecord) -> Prepared:
         raise CheckpointError(f"The token files of {run.name} are gone, and its corpus came from stdin.")
     else:
         prepared = prepare(replace(record.config.data, tokenizer=str(run / "tokenizer.json")))
-    changed = _changed(record, tokenizer, prepared)
-    if changed:
-        raise CheckpointError(
-            f"{changed} of {run.name} changed since the run began: it cannot be resumed.",
-            f"Start a new run from its weights: gptscratch train CORPUS --init-from {paths.typed(run)}",
-        )
-    return prepared
-
-
-def _changed(record: RunRecord, tokenizer: Tokenizer, prepared: Prepared) -> str:
-    if prepared.manifest.corpus_hash != record.corpus_hash:
-        return "The corpus"
-    if prepared.tokenizer.hash != tokenizer.hash:
-        return "The tokenizer of the token files"
-    if record.split is not None and split_of(prepared.manifest) != record.split:
-        return "The split into training and validation text"
-    return ""
+    found = record_of(record.config, prepared)
+    if found.corpus_hash != record.corpus_hash:
+        changed = "The corpus"
+    elif prepared.tokenizer.hash != tokenizer.hash:
+        changed = "The tokenizer of the token files"
+    elif record.split not in (None, found.split):
+        changed = "The split into training and validation text"
+    else:
+        return prepared
+    raise CheckpointError(
+        f"{changed} of {run.name} changed since the run began: it cannot be resumed.",
+        f"Start a new run from its weights: gptscratch train CORPUS --init-from {paths.typed(run)}",
+    )

@@ -33,7 +33,7 @@ from gptscratch.runs.run import (
     read_run,
     resume_config,
 )
-from gptscratch.runs.run_tokens import split_of, tokens_of_run
+from gptscratch.runs.run_tokens import record_of, tokens_of_run
 from gptscratch.training import callbacks
 from gptscratch.training.budget import cooldown as cooled_down
 from gptscratch.training.budget import make_budget
@@ -104,18 +104,10 @@ def train(
         config = resolved_dtypes(replace(plan.config, name=run.name))
         model = new_model(config)
         _initialize(model, run, config, prepared, init_from)
-        record = RunRecord(
-            config=config,
-            corpus_hash=prepared.manifest.corpus_hash,
-            tokens=str(prepared.folder.resolve()),
-            end_of_text=prepared.manifest.end_of_text,
-            parameters=plan.parameters,
-            split=split_of(prepared.manifest),
-        )
+        record = record_of(config, prepared)
         if is_run(run) and not replace_run:
             on_event(Notice(f"The run {run.name} had no checkpoint yet. It starts again."))
-        create_run(run, record, prepared.tokenizer)
-        write_json(run / "plan.json", plan.record())
+        create_run(run, record, prepared.tokenizer, plan.record())
         context = make_context(
             run,
             record,
@@ -176,11 +168,11 @@ def _resume(
     if not cooldown:
         record = replace(record, config=resume_config(record.config, settings))
     prepared = tokens_of_run(run, record)
-    record = replace(record, tokens=str(prepared.folder.resolve()), split=split_of(prepared.manifest))
     if record.format == 1:
         on_event(
             Notice(f"{run.name} was begun by an earlier version: the order of its batches changes here.")
         )
+    record = record_of(record.config, prepared)
     train_tokens = prepared.manifest.train.tokens
     row = tokens_per_row(prepared, record.config.train.documents)(record.config.model.context_length)
     if was_finished and make_budget(record.config.train, train_tokens, row).is_used_up(state):

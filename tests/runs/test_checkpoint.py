@@ -359,7 +359,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_in_one_line(tale: Path, tmp_pa
     (tmp_path / "file").touch()
     gpt = load("tale")
     with pytest.raises(RunError, match="making the run's folder"):
-        create_run(tmp_path / "file" / "run", read_run(tale), gpt.tokenizer)
+        create_run(tmp_path / "file" / "run", read_run(tale), gpt.tokenizer, {})
 
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -425,10 +425,11 @@ def test_a_run_that_is_replaced_is_a_run_at_every_moment(tale: Path, monkeypatch
             return real(*args, **more)
 
         monkeypatch.setattr(place, name, spy)
-    create_run(tale, record, gpt.tokenizer)
+    create_run(tale, record, gpt.tokenizer, {})
     assert len(seen) > 5
     assert all(seen)
     assert sorted(file.name for file in tale.iterdir() if file.name != LOCK) == [
         "config.json",
+        "plan.json",
         "tokenizer.json",
     ]
