@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _LEVELS = 1 << 16  # of a random number of 16 bits
-_BLOCK = 128  # queries at a time: what lies after a block is never computed
+_BLOCK = 128  # queries at a time: keys after a block are never read
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

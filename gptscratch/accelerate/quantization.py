@@ -21,7 +21,7 @@ from gptscratch.errors import ConfigError
 
 _GROUP = 32  # weights that share a scale and an offset in int4
 _TILE = 16  # int4 packs this many outputs together
-_FEW = 2_000_000  # weights of linear layers: so many stay in a processor's cache, where reading them is cheap
+_FEW = 2_000_000  # weights of linear layers: fewer stay in a processor's cache, where reading them is cheap
 
 
 def quantize(model: nn.Module, how: str) -> None:

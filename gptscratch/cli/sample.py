@@ -86,7 +86,7 @@ def sample(
         **settings | {"stop": [loading.unescaped(text) for text in settings.get("stop", ())]}
     )
     _check(prompts=prompts, out=out, interactive=interactive, stdin="-" in (prompt, prompt_file))
-    process.sleep_while_waiting_on_busy_machines()
+    process.passive_openmp_if_busy()
     given = prompt is not None or prompt_file is not None
     text = loading.read_prompt(prompt, prompt_file) if given or not (interactive or prompts) else ""
     generator = loading.load(run, quantize=quantize, device=device, dtype=dtype)

@@ -38,7 +38,7 @@ def score(
     dtype: o.Dtype = None,
 ) -> None:  # fmt: skip
     """Score a text: bits per byte (comparable between models and tokenizers) and perplexity."""
-    process.sleep_while_waiting_on_busy_machines()
+    process.passive_openmp_if_busy()
     from gptscratch.cli import loading, render_sample
     from gptscratch.cli.console import notice
     from gptscratch.generation.scoring import score as score_

@@ -90,7 +90,7 @@ def train(
             corpus,
         )  # fmt: skip
     settings = o.combined(settings, preset=preset, config=config, pairs=set_ or ())
-    process.sleep_while_waiting_on_busy_machines()
+    process.passive_openmp_if_busy()
     from gptscratch.cli import render
     from gptscratch.cli.progress import TrainView
     from gptscratch.generation.generator import sample_text

@@ -18,7 +18,7 @@ from gptscratch.config import ModelConfig
 class KVCache:
     """Keys, values and padding of the past, for a batch. For inference: gradients don't flow through it.
 
-    ``length`` counts the positions seen, padding included; ``max_length`` is the room there is. A full
+    ``length`` counts the positions seen, padding included; ``max_length`` how many fit. A full
     ``sliding`` cache takes one token at a time, each in the place of the oldest one: for rotary positions,
     where only distances count, and without padding.
     """

@@ -22,7 +22,7 @@ Rotate = Callable[[Tensor], Tensor]  # (B, T, H, K) -> (B, T, H, K)
 
 
 class Position:
-    """What a position changes: nothing, unless a subclass says so."""
+    """What depends on positions in a model: nothing, unless a subclass overrides it."""
 
     def embed(self, x: Tensor, layout: Layout) -> Tensor:
         """The embeddings (B, T, D) of the tokens, with their positions."""
@@ -41,7 +41,7 @@ class Position:
 
 
 class NoPosition(Position, nn.Module):
-    """The causal mask alone tells the order."""
+    """No positions: the order of tokens is visible in the causal mask only."""
 
 
 class LearnedPositions(Position, nn.Embedding):

@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc has the setting")
-def test_memory_that_was_freed_is_not_asked_for_anew() -> None:
+def test_memory_that_was_freed_is_not_asked_for_again() -> None:
     code = (
         "import resource, torch; from gptscratch.device import set_up; set_up(torch.device('cpu'))\n"
         "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"

@@ -122,7 +122,7 @@ def test_a_model_in_training_is_left_to_itself() -> None:
 
 
 @torch.inference_mode()
-def test_a_step_beside_a_model_in_use_leaves_that_model_alone() -> None:
+def test_a_decode_step_of_a_model_in_use_leaves_that_model_as_it_is() -> None:
     model = accelerate_training(lively().train()).eval()
     names = [(name, type(part)) for name, part in model.named_modules()]
     step = decoding_step(model)

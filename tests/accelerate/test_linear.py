@@ -1,4 +1,4 @@
-"""The product that models are made of, beside torch's own."""
+"""Matrix products by oneDNN, compared with those of torch."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ def prefer_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("bias", [False, True])
 def test_value_and_gradients_equal_torchs(leading: tuple[int, ...], bias: bool) -> None:
     tensors = inputs(*leading, bias=bias)
-    ours, theirs = linear(*tensors), F.linear(*tensors)
-    torch.testing.assert_close(ours, theirs)
+    found, wanted = linear(*tensors), F.linear(*tensors)
+    torch.testing.assert_close(found, wanted)
     leaves = [tensor for tensor in tensors if tensor is not None]
     torch.testing.assert_close(
-        torch.autograd.grad(ours.square().sum(), leaves), torch.autograd.grad(theirs.square().sum(), leaves)
+        torch.autograd.grad(found.square().sum(), leaves),
+        torch.autograd.grad(wanted.square().sum(), leaves),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a process knows of itself and of the machine before torch is loaded."""
+"""The age of a process, and its thread settings before torch is loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from gptscratch.accelerate import process as threads
 
 POLICY = "OMP_WAIT_POLICY"
-linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how many threads are running")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc/loadavg")
 
 
 @pytest.fixture(autouse=True)
@@ -34,14 +34,14 @@ def test_threads_sleep_where_others_need_their_cores(
 ) -> None:
     monkeypatch.setattr(threads, "_running", lambda: running)
     monkeypatch.setenv("OMP_NUM_THREADS", given)
-    threads.sleep_while_waiting_on_busy_machines()
+    threads.passive_openmp_if_busy()
     assert os.environ.get(POLICY) == ("passive" if is_busy else None)
 
 
 def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "_running", lambda: 50)
     monkeypatch.setenv(POLICY, "active")
-    threads.sleep_while_waiting_on_busy_machines()
+    threads.passive_openmp_if_busy()
     assert os.environ[POLICY] == "active"
 
 

@@ -52,7 +52,7 @@ def test_a_quantized_model_recites_as_before_alone_and_in_a_batch(how: str, reci
     assert gpt.accelerated(quantize=how).generate("a", max_tokens=40, temperature=0) == plain
 
 
-def test_a_torch_without_such_kernels_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_kernels_are_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch, "quantize_per_channel")
     with pytest.raises(ConfigError, match="no int8 kernels"):
         quantize(GPT(ModelConfig(n_layer=1)), "int8")
@@ -64,7 +64,7 @@ def test_an_unknown_name_is_refused() -> None:
 
 
 @pytest.mark.parametrize("how", QUANTIZERS)
-def test_a_model_that_is_faster_without_smaller_weights_is_told(how: str) -> None:
+def test_a_notice_says_where_smaller_weights_are_slower(how: str) -> None:
     small = GPT(ModelConfig(vocab_size=67, n_layer=2, n_head=2, d_model=64))
     with torch.device("meta"):
         large = GPT(ModelConfig(vocab_size=4096, n_layer=6, n_head=6, d_model=384))

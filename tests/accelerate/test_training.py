@@ -87,7 +87,7 @@ def test_dropout_keeps_its_share_and_the_mean(p: float) -> None:
     assert scale == pytest.approx(1 / (1 - min(p, 1 - 2**-16)), rel=1e-4)
 
 
-def test_neighbours_of_one_draw_are_dropped_independently() -> None:
+def test_elements_of_one_random_number_are_dropped_independently() -> None:
     torch.manual_seed(0)
     keep = kernels.keep_mask(torch.Size((100_000, 4)), 0.3)[0].double()
     assert (torch.corrcoef(keep.T) - torch.eye(4)).abs().max() < 0.02

@@ -32,8 +32,8 @@ def tokens(batch, length):
     return torch.randint(31, (batch, length))
 
 
-def in_pieces(model, token_ids, cache, lengths):
-    return torch.cat([model(piece, cache=cache) for piece in token_ids.split(lengths, dim=1)], dim=1)
+def in_parts(model, token_ids, cache, lengths):
+    return torch.cat([model(part, cache=cache) for part in token_ids.split(lengths, dim=1)], dim=1)
 
 
 @pytest.mark.parametrize("position", POSITIONS)
@@ -42,7 +42,7 @@ def test_cached_logits_equal_uncached(position):
     whole = model(token_ids)
     for lengths in ([16], [1] * 16, [5, 1, 1, 1, 4, 3, 1]):
         cache = KVCache(model.config, 2)
-        torch.testing.assert_close(in_pieces(model, token_ids, cache, lengths), whole, **CLOSE)
+        torch.testing.assert_close(in_parts(model, token_ids, cache, lengths), whole, **CLOSE)
         assert cache.length == 16
 
 
@@ -59,7 +59,7 @@ def test_padded_prompts_continue_as_if_alone(position, side):
     cache = KVCache(model.config, 2)
     model(torch.cat((prompt, long[:, :7])), layout=padded_layout(mask, cache), cache=cache)
     rest = torch.cat((short[:, 3:], long[:, 7:]))
-    found = in_pieces(model, rest, cache, [1, 1, 3, 2])
+    found = in_parts(model, rest, cache, [1, 1, 3, 2])
     torch.testing.assert_close(found[:1], model(short)[:, 3:], **CLOSE)
     torch.testing.assert_close(found[1:], model(long)[:, 7:], **CLOSE)
 
@@ -108,7 +108,7 @@ def test_more_tokens_than_the_cache_has_room_for_are_refused_whole():
 
 def test_a_cache_may_be_longer_than_the_context_unless_positions_are_learned():
     model, token_ids = lively(), tokens(1, 30)
-    found = in_pieces(model, token_ids, KVCache(model.config, 1, max_length=30), [20, 10])
+    found = in_parts(model, token_ids, KVCache(model.config, 1, max_length=30), [20, 10])
     torch.testing.assert_close(found, model(token_ids), **CLOSE)
     with pytest.raises(ValueError, match="16 learned positions"):
         KVCache(lively("learned").config, 1, max_length=17)
@@ -117,7 +117,7 @@ def test_a_cache_may_be_longer_than_the_context_unless_positions_are_learned():
 def test_a_full_cache_slides_by_one_token_at_a_time():
     model, token_ids = lively(), tokens(2, 40)
     cache = KVCache(model.config, 2, sliding=True)
-    found = in_pieces(model, token_ids, cache, [16, *[1] * 24])
+    found = in_parts(model, token_ids, cache, [16, *[1] * 24])
     assert cache.length == 40
     distance = torch.arange(40)[:, None] - torch.arange(40)
     visible = ((distance >= 0) & (distance < 16))[None, None]
@@ -157,7 +157,7 @@ def test_decoding_makes_no_memory_of_the_caches_size():
     model = lively()
     cache = KVCache(model.config, 1)
     before = [tensor.data_ptr() for layer in cache.layers(0) for tensor in layer[:2]]
-    in_pieces(model, tokens(1, 16), cache, [4, *[1] * 12])
+    in_parts(model, tokens(1, 16), cache, [4, *[1] * 12])
     layer = cache.layers(0)[0]
     k, v = (torch.zeros(1, 2, 0, 8) for _ in range(2))
     assert layer.append(k, v)[0].data_ptr() == before[0]

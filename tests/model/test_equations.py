@@ -57,7 +57,7 @@ def test_attention_is_its_equation_token_by_token():
     q, k, v = noise(2, 4, 5, 6), noise(2, 2, 5, 6, seed=1), noise(2, 2, 5, 6, seed=2)
     out, weights = attention(q, k, v)
     for b, h, t in np.ndindex(2, 4, 5):
-        group = h // 2  # four query heads share two key-value heads, neighbours together
+        group = h // 2  # four query heads share two key-value heads, adjacent ones
         scores = [q[b, h, t].numpy() @ k[b, group, s].numpy() / math.sqrt(6) for s in range(t + 1)]
         share = np.exp(scores) / np.exp(scores).sum()
         np.testing.assert_allclose(weights[b, h, t], np.append(share, [0.0] * (4 - t)), **EXACT)

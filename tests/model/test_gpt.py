@@ -124,7 +124,7 @@ def test_a_later_token_changes_no_earlier_logit(position):
 
 
 @pytest.mark.parametrize("position", set(POSITIONS) - {"none"})
-def test_positions_tell_the_order_of_earlier_tokens(position):
+def test_logits_depend_on_the_order_of_earlier_tokens(position):
     model, token_ids = lively(tiny(position=position)), torch.tensor([[1, 2, 3, 4], [2, 1, 3, 4]])
     logits = model(token_ids)
     assert (logits[0, -1] - logits[1, -1]).abs().max() > 1e-2
