@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from gptscratch import paths
-from gptscratch.errors import TokenizerError
+from gptscratch.errors import TokenizerError, did_you_mean
 from gptscratch.tokenizer.train import END_OF_TEXT, KINDS
 
 MOST_IDS = 1 << 24  # larger than any vocabulary: its embedding alone would take gigabytes
@@ -69,12 +68,8 @@ def _existing(name_or_path: str | Path) -> Path:
         run = paths.runs_dir() / name
         if run.is_dir():
             return run
-    near = difflib.get_close_matches(name.lower(), KINDS, n=1)
-    hint = f"Did you mean {near[0]}? " if near else ""
-    raise TokenizerError(
-        f"{name!r} is neither a kind of tokenizer nor a file.",
-        f"{hint}The kinds: {', '.join(KINDS)}; or the path of a tokenizer.json.",
-    )
+    hint = f"{did_you_mean(name, KINDS)} The kinds: {', '.join(KINDS)}; or the path of a tokenizer.json."
+    raise TokenizerError(f"{name!r} is neither a kind of tokenizer nor a file.", hint.lstrip())
 
 
 def _from_file(path: Path) -> Tokenizer:
