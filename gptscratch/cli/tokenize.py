@@ -20,9 +20,7 @@ def tokenize(
     with_: Annotated[
         str | None, typer.Option("--with", help="Run or file whose tokenizer is used.", metavar="RUN")
     ] = None,
-    stats: Annotated[
-        bool, typer.Option("--stats", help="Show statistics, write nothing.")
-    ] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Show statistics, write nothing.")] = False,
     out: Annotated[
         str | None,
         typer.Option(help="Folder for the token files, if not the cache.", metavar="DIR"),

@@ -31,7 +31,7 @@ class Clock:
         return time.perf_counter() - self.started
 
     def leave(self, seconds: float) -> bool:
-        """Let the run have taken at most so long; tells whether it had taken longer."""
+        """Let the run have taken at most so long; returns whether it had taken longer."""
         latest = time.perf_counter() - seconds
         is_late = self.started < latest
         self.started = max(self.started, latest)

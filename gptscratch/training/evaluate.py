@@ -149,7 +149,7 @@ def _score(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Te
 
 
 def _means(step: int, parts: Sequence[tuple[float, Sums]]) -> Evaluated:
-    """Means over several corpora by their weights, which sum to 1, as if tokens were drawn by them."""
+    """Means over several corpora by their weights, which sum to 1, as if tokens were sampled by them."""
     if not all(tokens for _, (_, _, tokens, _, _) in parts):
         raise CorpusError(
             "the validation text has no token that the vocabulary knows.", "Take another --tokenizer."

@@ -53,12 +53,10 @@ def _adaptive_cross_entropy(
     for i, (low, high) in enumerate(itertools.pairwise(head.cutoffs)):
         inside = (targets >= low) & (targets < high)
         choice[inside] = head.shortlist_size + i
-        rows = inside.nonzero().squeeze(1)  # the positions whose token lies in part i
-        narrow, wide = head.tail[i].children()
-        assert isinstance(wide, nn.Linear)
-        parts.append(
-            linear_cross_entropy(narrow(hidden[rows]), wide.weight, targets[rows] - low, factor=factor)
-        )
+        rows = inside.nonzero().squeeze(1)  # the positions whose token is in part i
+        down, up = head.tail[i].children()
+        assert isinstance(up, nn.Linear)
+        parts.append(linear_cross_entropy(down(hidden[rows]), up.weight, targets[rows] - low, factor=factor))
     first = linear_cross_entropy(hidden, head.head.weight, choice, head.head.bias, factor=factor)
     return torch.stack((first, *parts)).sum()
 

@@ -1,4 +1,4 @@
-"""Where a run stands, beside its parameters: all of it plain numbers, JSON both ways."""
+"""How far a run has come, in addition to its parameters: plain numbers, to JSON and back."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TrainState:
     closing_seconds: float = 0.0  # that saving, scoring and a sample will take at the end, as last measured
 
     def add_step(self, loss: float, grad_norm: float) -> None:
-        """Take note of what a step gave; a loss that is not finite is no part of a mean."""
+        """Take note of what a step gave; a loss that is not finite is left out of the mean."""
         if math.isfinite(loss):
             self.loss_sum += loss
             self.loss_count += 1

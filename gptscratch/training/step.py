@@ -91,7 +91,7 @@ def apply_grads(
 def micro_batches(
     inputs: np.ndarray, targets: np.ndarray, rows: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """So many rows at a time, without the columns in which all of them are padding.
+    """``rows`` rows at a time, without the columns in which all of them are padding.
 
     Longer rows come first, so that most of the padding is left out.
     """

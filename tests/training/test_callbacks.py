@@ -33,7 +33,7 @@ Fit = Callable[..., TrainResult]
 
 
 class FakeTime:
-    """Stands for ``time.perf_counter``: it moves when it is told to."""
+    """Replaces ``time.perf_counter``: it moves when the test moves it."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -143,7 +143,7 @@ def test_a_run_by_time_that_is_over_is_over_when_it_is_resumed(clock: FakeTime) 
     assert not TimeBudget(60).is_used_up(state)
 
 
-def test_at_most_so_many_steps_are_made_in_the_time(clock: FakeTime) -> None:
+def test_max_steps_limits_the_steps_made_in_the_time(clock: FakeTime) -> None:
     context = session_of(clock, seconds=300)
     context.budget = TimeBudget(300, max_steps=7)
     progress = []

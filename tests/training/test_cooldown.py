@@ -1,4 +1,4 @@
-"""Ending early: the rate falls from where it stands to 0, over the horizon that is asked for."""
+"""Ending early: the learning rate falls from its current value to 0, over the length that is asked for."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def rates(run: Path) -> list[float]:
     return [r["learning_rate"] for r in read_metrics(run / "metrics.jsonl") if "train_loss" in r]
 
 
-def test_an_interrupted_run_anneals_over_a_tenth_of_its_steps(
+def test_an_interrupted_run_cools_down_over_a_tenth_of_its_steps(
     fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = stopped(fit, monkeypatch, 150, cooldown=True)
@@ -53,14 +53,14 @@ def test_an_interrupted_run_anneals_over_a_tenth_of_its_steps(
     assert found[150:] == pytest.approx([peak * (1 - n / 15) for n in range(15)])
 
 
-def test_a_saved_run_anneals_for_as_long_as_is_asked_from_then_on(
+def test_a_saved_run_cools_down_for_as_long_as_is_asked_from_then_on(
     fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert stopped(fit, monkeypatch, 30).interrupted
     assert resume("a", cooldown=True, tokens=20 * 8 * 16).step == 50
 
 
-def test_a_run_that_falls_already_goes_on_from_the_rate_it_has(
+def test_a_run_whose_rate_falls_already_continues_from_the_rate_it_has(
     fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = stopped(fit, monkeypatch, 300).run  # half of its fall is done
@@ -71,7 +71,7 @@ def test_a_run_that_falls_already_goes_on_from_the_rate_it_has(
     assert after == pytest.approx([after[0] * (1 - n / 20) for n in range(20)])
 
 
-def test_annealing_that_is_stopped_goes_on_as_if_it_had_not_been(
+def test_a_stopped_cooldown_resumes_as_if_it_had_not_been_stopped(
     fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight = rates(stopped(fit, monkeypatch, 150, cooldown=True).run)
@@ -88,19 +88,19 @@ def test_minutes_count_from_now_on_and_leave_room_for_the_end() -> None:
     config = RunConfig(train=TrainConfig(minutes=10, learning_rate=0.3, warmup_steps=5, batch_size=4))
     train = cooldown(config, state, 1000, 8.0, {"minutes": 1.0}).train
     assert train.minutes == pytest.approx(2.5)
-    scale, horizon = schedule_of(train), make_budget(train, 1000, 8)
-    assert scale(50, horizon.progress(state)) == pytest.approx(1.0)
+    scale, budget = schedule_of(train), make_budget(train, 1000, 8)
+    assert scale(50, budget.progress(state)) == pytest.approx(1.0)
     state.seconds = 115.0  # half of the 50 seconds that are left for training
-    assert scale(60, horizon.progress(state)) == pytest.approx(0.5)
+    assert scale(60, budget.progress(state)) == pytest.approx(0.5)
 
 
-def test_a_run_that_has_ended_has_nothing_to_anneal(tale: Path) -> None:
+def test_a_run_that_has_ended_cannot_cool_down(tale: Path) -> None:
     before = (tale / "config.json").read_text()
     with pytest.raises(ConfigError, match="already 0"):
         resume("tale", cooldown=True)
     assert (tale / "config.json").read_text() == before
 
 
-def test_annealing_changes_nothing_but_the_rate(tale: Path) -> None:
+def test_a_cooldown_changes_nothing_but_the_rate(tale: Path) -> None:
     with pytest.raises(ConfigError, match="weight_decay"):
         resume(tale, cooldown=True, weight_decay=0.3)

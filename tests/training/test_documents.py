@@ -72,14 +72,14 @@ def gradients_of_a_step(
     return result.loss.item(), result.tokens, watching.gradients
 
 
-def naive(model: GPT, pieces: list[list[int]]) -> tuple[float, int, list[Tensor]]:
-    """Mean loss over the tokens of all pieces, each in a forward pass alone, and its gradients.
+def naive(model: GPT, parts: list[list[int]]) -> tuple[float, int, list[Tensor]]:
+    """Mean loss over the tokens of all parts, each in a forward pass alone, and its gradients.
 
-    A piece is the token before the first target, and the targets.
+    A part is the token before the first target, and the targets.
     """
     losses = []
-    for piece in pieces:
-        ids = torch.tensor(piece)
+    for part in parts:
+        ids = torch.tensor(part)
         losses.append(F.cross_entropy(model(ids[None, :-1])[0], ids[1:], reduction="none"))
     every = torch.cat(losses)
     every.mean().backward()
@@ -93,7 +93,7 @@ def assert_same(found: tuple[float, int, list[Tensor]], wanted: tuple[float, int
 
 
 def cut_at_documents(row: list[int]) -> list[list[int]]:
-    """An end-of-text token ends one piece as its last target, and begins the next as its first input."""
+    """An end-of-text token ends one part as its last target, and begins the next as its first input."""
     borders = [0, *(i for i in range(1, len(row) - 1) if row[i] == END), len(row) - 1]
     return [row[start : end + 1] for start, end in pairwise(borders)]
 
@@ -107,10 +107,10 @@ def packed() -> Batch:
 @pytest.mark.parametrize("micro_batch_size", [1, 4, 6])
 def test_packed_rows_train_as_plain_rows(micro_batch_size: int) -> None:
     batch = packed()
-    pieces = [[*x, y[-1]] for x, y in zip(*batch, strict=True)]
+    parts = [[*x, y[-1]] for x, y in zip(*batch, strict=True)]
     assert_same(
         gradients_of_a_step(tiny(), batch, micro_batch_size=micro_batch_size, mask=False),
-        naive(tiny(), pieces),
+        naive(tiny(), parts),
     )
 
 
@@ -118,12 +118,12 @@ def test_packed_rows_train_as_plain_rows(micro_batch_size: int) -> None:
 @pytest.mark.parametrize("position", ["rope", "learned"])
 def test_masked_rows_train_as_their_documents_alone(position: str, micro_batch_size: int) -> None:
     batch = packed()
-    pieces = []
+    parts = []
     for x, y in zip(*batch, strict=True):
-        pieces += cut_at_documents([*x, y[-1]])
-    assert len(pieces) > 10
+        parts += cut_at_documents([*x, y[-1]])
+    assert len(parts) > 10
     found = gradients_of_a_step(tiny(position), batch, micro_batch_size=micro_batch_size, mask=True)
-    assert_same(found, naive(tiny(position), pieces))
+    assert_same(found, naive(tiny(position), parts))
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3, 5, 20])
@@ -131,17 +131,17 @@ def test_masked_rows_train_as_their_documents_alone(position: str, micro_batch_s
 def test_padded_rows_train_as_their_documents_alone(position: str, micro_batch_size: int) -> None:
     batches = Batches(TOKENS, CONTEXT, 13, seed=1, pad_with=END)
     assert batches.n_rows == 13
-    pieces = []
+    parts = []
     for document in DOCUMENTS:
         whole = [END, *document]
-        pieces += [whole[i : i + CONTEXT + 1] for i in range(0, len(document), CONTEXT)]
+        parts += [whole[i : i + CONTEXT + 1] for i in range(0, len(document), CONTEXT)]
     found = gradients_of_a_step(
         tiny(position), batches.batch(0), micro_batch_size=micro_batch_size, mask=False
     )
-    assert_same(found, naive(tiny(position), pieces))
+    assert_same(found, naive(tiny(position), parts))
 
 
-def test_what_stands_in_the_pads_changes_nothing() -> None:
+def test_the_tokens_in_the_padding_change_nothing() -> None:
     inputs, targets = Batches(TOKENS, CONTEXT, 13, seed=1, pad_with=END).batch(0)
     other = np.where(targets < 0, 17, inputs)
     other[:, 0] = inputs[:, 0]
@@ -161,12 +161,12 @@ def test_evaluation_scores_every_token_once_in_each_kind_of_row() -> None:
     for row in plain:
         cut += cut_at_documents(row)
     rows = DocumentRows(TOKENS, CONTEXT, END)
-    for pieces, parts, mask_at in (
+    for parts, parts, mask_at in (
         (plain, windows(TOKENS, CONTEXT, 3), None),
         (cut, windows(TOKENS, CONTEXT, 3), END),
         (alone, padded_windows(rows, 40), None),
     ):
-        loss, tokens, _ = naive(model, pieces)
+        loss, tokens, _ = naive(model, parts)
         found = evaluate(model, parts, token_bytes=np.ones(31), mask_at=mask_at)
         assert found.val_loss == pytest.approx(loss, rel=1e-5)
         assert found.val_tokens == tokens

@@ -85,7 +85,7 @@ def test_an_adaptive_softmax_is_scored_as_its_full_distribution_says() -> None:
     torch.manual_seed(0)
     model = GPT(ModelConfig(vocab_size=40, d_model=32, n_layer=1, n_head=2, adaptive_cutoffs=(5, 20)))
     for parameter in model.lm_head.parameters():
-        torch.nn.init.normal_(parameter)  # so that rare tokens are the likeliest, too
+        torch.nn.init.normal_(parameter)  # so that rare tokens are the most likely, too
     inputs, targets = np.random.default_rng(0).integers(40, size=(2, 3, 50))
     with torch.no_grad():
         logits = model(torch.from_numpy(inputs)).flatten(0, 1)

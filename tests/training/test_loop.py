@@ -32,7 +32,7 @@ Fit = Callable[..., TrainResult]
 
 
 def small_memory(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    """A machine on which at most so many sequences fit."""
+    """A machine on which at most ``rows`` sequences fit."""
     loss = LowPrecisionReplica.loss
 
     def limited(self: LowPrecisionReplica, inputs: Tensor, targets: Tensor, factor: Tensor | float) -> Tensor:
@@ -89,7 +89,7 @@ def test_what_does_not_fit_at_all_is_one_clear_line(fit: Fit, monkeypatch: pytes
     assert caught.value.exit_code == 1
 
 
-def test_a_failed_compilation_goes_on_without_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_compilation_is_reported_and_training_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_compiler(_function: object) -> Callable[..., Tensor]:
         def fail(*_: object, **__: object) -> Tensor:
             raise RuntimeError("no C++ compiler")
@@ -107,7 +107,7 @@ def test_a_failed_compilation_goes_on_without_and_says_so(monkeypatch: pytest.Mo
 
 
 class Eager:
-    """What stands for torch.compile here: the function itself, after a look at each first call."""
+    """Replaces torch.compile: the function itself, after a look at each first call."""
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []

@@ -31,9 +31,9 @@ def test_value_and_gradients_equal_the_plain_form(slice_rows: int) -> None:
     found = linear_cross_entropy(hidden, weight, targets, rows=slice_rows)
     wanted = naive(hidden, weight, targets)
     torch.testing.assert_close(found, wanted)
-    ours = torch.autograd.grad(3.0 * found, (hidden, weight))
+    actual = torch.autograd.grad(3.0 * found, (hidden, weight))
     theirs = torch.autograd.grad(3.0 * wanted, (hidden, weight))
-    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(actual, theirs)
 
 
 @pytest.mark.parametrize("rows", [None, 8])
@@ -43,9 +43,9 @@ def test_half_precision_stays_near_the_full_one(rows: int | None) -> None:
     wanted = naive(hidden.float(), weight.float(), targets)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, wanted, rtol=2e-3, atol=0)
-    ours = torch.autograd.grad(found, (hidden, weight))
+    actual = torch.autograd.grad(found, (hidden, weight))
     theirs = torch.autograd.grad(wanted, (hidden, weight))
-    for own, their in zip(ours, theirs, strict=True):
+    for own, their in zip(actual, theirs, strict=True):
         assert own.dtype == torch.bfloat16
         assert (own.float() - their).norm() < 0.01 * their.float().norm()
 
@@ -89,8 +89,8 @@ def test_a_bias_is_part_of_the_logits_and_has_its_gradient() -> None:
     found = linear_cross_entropy(hidden, weight, targets, bias, rows=8)
     wanted = F.cross_entropy(F.linear(hidden, weight, bias), targets, ignore_index=IGNORE, reduction="sum")
     torch.testing.assert_close(found, wanted)
-    ours = torch.autograd.grad(found, (hidden, weight, bias))
-    torch.testing.assert_close(ours, torch.autograd.grad(wanted, (hidden, weight, bias)))
+    actual = torch.autograd.grad(found, (hidden, weight, bias))
+    torch.testing.assert_close(actual, torch.autograd.grad(wanted, (hidden, weight, bias)))
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -147,8 +147,8 @@ def test_a_factor_multiplies_value_and_gradients_exactly() -> None:
     plain = linear_cross_entropy(hidden, weight, targets)
     scaled = linear_cross_entropy(hidden, weight, targets, factor=torch.tensor(8.0))
     assert scaled == 8 * plain
-    ours, theirs = (torch.autograd.grad(loss, (hidden, weight)) for loss in (scaled, 8.0 * plain))
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    actual, theirs = (torch.autograd.grad(loss, (hidden, weight)) for loss in (scaled, 8.0 * plain))
+    torch.testing.assert_close(actual, theirs, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("n_vocab", [67, 16_384, 50_257, 152_000])

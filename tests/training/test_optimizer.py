@@ -22,7 +22,7 @@ from gptscratch.training.optimizer import (
     orthogonalized,
 )
 
-SHAPES = {"tall": (24, 8), "wide": (8, 24), "wide 2": (8, 24), "square": (16, 16)}
+SHAPES = {"tall": (24, 8), "flat": (8, 24), "flat 2": (8, 24), "square": (16, 16)}
 STEPS = 6
 FINITE = torch.tensor(True)
 
@@ -238,7 +238,7 @@ def test_every_parameter_belongs_to_exactly_one_optimizer_and_moves(kind: str) -
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
-def test_a_loaded_state_goes_on_bit_for_bit(kind: str) -> None:
+def test_a_loaded_state_continues_bit_for_bit(kind: str) -> None:
     straight = tiny_model()
     run(made(straight, kind), dict(straight.named_parameters()), steps=6)
 
@@ -249,8 +249,8 @@ def test_a_loaded_state_goes_on_bit_for_bit(kind: str) -> None:
     second = made(broken, kind)
     second.load(saved)
     run(second, dict(broken.named_parameters()), steps=3, first=3)
-    for ours, theirs in zip(straight.parameters(), broken.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+    for actual, theirs in zip(straight.parameters(), broken.parameters(), strict=True):
+        assert torch.equal(actual, theirs)
 
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])

@@ -54,9 +54,9 @@ def assert_same_run(found: Path, wanted: Path) -> None:
     checkpoints, straight = dict(paths.checkpoints(found)), dict(paths.checkpoints(wanted))
     assert max(checkpoints) == max(straight)
     for step in checkpoints.keys() & straight.keys():  # a stop makes one of its own, which then is kept, too
-        ours, theirs = checkpoints[step], straight[step]
+        actual, theirs = checkpoints[step], straight[step]
         for file in ("model.safetensors", "optimizer.safetensors"):
-            own, their = load_tensors(ours / file), load_tensors(theirs / file)
+            own, their = load_tensors(actual / file), load_tensors(theirs / file)
             assert own.keys() == their.keys()
             for name, tensor in own.items():
                 assert torch.equal(tensor, their[name]), name
@@ -159,7 +159,7 @@ def test_a_run_that_died_between_an_evaluation_and_its_save_makes_both_again(
         if context.state.step == at:
             raise KeyboardInterrupt
 
-    settings = HARD | {"eval_interval": 10}  # the last step is no multiple of it
+    settings = HARD | {"eval_interval": 10}  # the last step is not a multiple of it
     with monkeypatch.context() as patch:
         patch.setattr(loop, "CALLBACKS", (callbacks.log, callbacks.evaluate, die, callbacks.save))
         with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Schedules against their closed forms and torch's; horizons in every unit."""
+"""Schedules against their closed forms and torch's; budgets in every unit."""
 
 from __future__ import annotations
 
@@ -77,31 +77,31 @@ def test_onecycle_is_torchs() -> None:
 @pytest.mark.parametrize(
     ("unit", "value", "steps"), [("steps", 7, 7), ("epochs", 2.5, 63), ("tokens", 81, 3), ("tokens", 80, 2)]
 )
-def test_a_horizon_in_any_unit_is_rounded_up_to_steps(unit: str, value: float, steps: int) -> None:
+def test_a_budget_in_any_unit_is_rounded_up_to_steps(unit: str, value: float, steps: int) -> None:
     config = TrainConfig(**{unit: value}, batch_size=4)  # type: ignore[arg-type]
     assert make_budget(config, train_tokens=1001, tokens_per_row=10) == StepBudget(steps)
 
 
-def test_a_step_horizon_counts_steps() -> None:
-    horizon = StepBudget(8)
-    assert [horizon.progress(TrainState(step=step)) for step in (0, 2, 8)] == [0, 0.25, 1]
-    assert [horizon.is_used_up(TrainState(step=step)) for step in (7, 8, 9)] == [False, True, True]
+def test_a_step_budget_counts_steps() -> None:
+    budget = StepBudget(8)
+    assert [budget.progress(TrainState(step=step)) for step in (0, 2, 8)] == [0, 0.25, 1]
+    assert [budget.is_used_up(TrainState(step=step)) for step in (7, 8, 9)] == [False, True, True]
 
 
-def test_a_time_horizon_ends_on_time_with_room_for_the_closing_work() -> None:
-    horizon = make_budget(TrainConfig(minutes=1.0), 1000, 10)
+def test_a_time_budget_ends_on_time_with_room_for_the_closing_work() -> None:
+    budget = make_budget(TrainConfig(minutes=1.0), 1000, 10)
     state = TrainState()
-    while not horizon.is_used_up(state):
+    while not budget.is_used_up(state):
         state.step += 1
         state.seconds += 1.7 if state.step % 3 else 2.9  # steps of unequal length
         state.closing_seconds = 5.0
-        assert 0 < horizon.progress(state) <= 1
+        assert 0 < budget.progress(state) <= 1
     assert state.seconds + state.closing_seconds == pytest.approx(60, abs=2.9)
-    assert horizon.progress(state) == pytest.approx(1.0, abs=0.05)
+    assert budget.progress(state) == pytest.approx(1.0, abs=0.05)
 
 
-def test_a_time_horizon_makes_at_least_one_step() -> None:
-    horizon = TimeBudget(seconds=1.0)
-    assert not horizon.is_used_up(TrainState(seconds=50.0))
-    assert horizon.is_used_up(TrainState(seconds=51.0, step=1))
+def test_a_time_budget_makes_at_least_one_step() -> None:
+    budget = TimeBudget(seconds=1.0)
+    assert not budget.is_used_up(TrainState(seconds=50.0))
+    assert budget.is_used_up(TrainState(seconds=51.0, step=1))
     assert math.isfinite(TimeBudget(seconds=1.0).progress(TrainState(seconds=2.0, closing_seconds=9.0)))

@@ -167,7 +167,7 @@ def poisoned(at: int, model_of: Callable[[], torch.nn.Module]) -> Callable[[Even
 
 
 @pytest.mark.parametrize("at", [15, 16])
-def test_a_loss_that_is_no_number_stops_and_leaves_the_last_good_checkpoint(
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_good_checkpoint(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     models: list[torch.nn.Module] = []
@@ -261,7 +261,7 @@ def test_a_name_that_is_taken_is_refused_unless_it_may_be_replaced(fit: Fit, tal
 
 
 @pytest.mark.parametrize("content", ['{"architectures": ["GPT2LMHeadModel"]}', "not json"])
-def test_a_folder_that_is_no_run_is_never_replaced(fit: Fit, tmp_path: Path, content: str) -> None:
+def test_a_folder_without_a_run_is_never_replaced(fit: Fit, tmp_path: Path, content: str) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "config.json").write_text(content)
     with pytest.raises(ConfigError, match="not a run"):
@@ -273,7 +273,7 @@ def test_a_run_without_a_name_takes_the_corpus_and_never_the_same_twice(fit: Fit
     assert [fit(steps=1).run.name for _ in range(3)] == ["tale", "tale-2", "tale-3"]
 
 
-def test_a_run_can_lie_anywhere(fit: Fit, tmp_path: Path) -> None:
+def test_a_run_can_be_in_any_folder(fit: Fit, tmp_path: Path) -> None:
     run = fit(out=tmp_path / "elsewhere").run
     assert run == tmp_path / "elsewhere"
     assert load(run).generate("the", max_tokens=3)
@@ -287,7 +287,7 @@ def test_bad_settings_stop_before_anything_is_written(fit: Fit, home: Path) -> N
     assert not home.exists()
 
 
-def test_a_finished_run_goes_on_with_a_longer_horizon(tale: Path) -> None:
+def test_a_finished_run_continues_with_a_longer_budget(tale: Path) -> None:
     result = resume("tale", steps=40)
     assert (result.step, result.tokens) == (40, 40 * 8 * 16)
     assert read(tale / "config.json")["train"]["steps"] == 40
@@ -296,7 +296,7 @@ def test_a_finished_run_goes_on_with_a_longer_horizon(tale: Path) -> None:
     assert [r["step"] for r in records if "val_loss" in r][:5] == [8, 16, 24, 32, 40]
 
 
-def test_a_horizon_may_change_its_unit(tale: Path) -> None:
+def test_a_budget_may_change_its_unit(tale: Path) -> None:
     assert resume("tale", tokens=30 * 8 * 16).step == 30
     train_config = read(tale / "config.json")["train"]
     assert (train_config["steps"], train_config["tokens"]) == (0, 30 * 8 * 16)
@@ -322,7 +322,7 @@ def test_a_resumed_run_makes_its_token_files_again(tale: Path, home: Path) -> No
     assert list((home / "tokens").glob("[!.]*"))
 
 
-def test_a_corpus_that_has_changed_is_not_gone_on_with(tmp_path: Path, corpus: Path) -> None:
+def test_a_corpus_that_has_changed_is_not_resumed(tmp_path: Path, corpus: Path) -> None:
     own = Path(shutil.copy(corpus, tmp_path / "own.txt"))
     run = train(own, name="own", steps=2, n_layer=1, d_model=32, context_length=16, device="cpu").run
     shutil.rmtree(read(run / "config.json")["tokens"])
