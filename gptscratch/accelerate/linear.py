@@ -1,7 +1,7 @@
-"""The product x Wᵀ + b by the fastest kernel of this machine; torch's own choice is not always that.
+"""The product x Wᵀ + b by the faster of two libraries.
 
-In float32 torch asks MKL, which leaves half of the AVX-512 of some processors of other makers unused; oneDNN
-does not. Which of the two is faster is measured. In every other case it is ``F.linear``.
+In float32 torch uses MKL, which leaves half of AVX-512 unused on some processors of other makers; oneDNN does
+not. Which of the two is faster is measured. In every other case it is ``F.linear``.
 
 Shapes: ... any leading dimensions, N of them multiplied, K inputs, M outputs.
 """
@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from gptscratch.device import one_thread
 
 _ROWS = 16  # from which on oneDNN may be faster: fewer are limited by reading the weights
 _LARGE = 1 << 21  # multiplications in a product from which on oneDNN's preparations (12 us) pay
@@ -48,19 +50,16 @@ def has_fast_float32() -> bool:
     if not torch._C._has_mkldnn:
         return False
     x, weight, grad = (torch.ones(256, 256) for _ in range(3))
-    times: dict[bool, list[float]] = {False: [], True: []}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    for _ in range(8):
-        for by_onednn, found in times.items():
+    times: tuple[list[float], list[float]] = ([], [])  # of torch's choice, of oneDNN
+    with one_thread():
+        for _ in range(8):
             started = time.perf_counter()
-            if by_onednn:
-                _product(x, weight), _input_grad(grad, weight), _weight_grad(grad, x)
-            else:
-                F.linear(x, weight), grad @ weight, grad.T @ x
-            found.append(time.perf_counter() - started)
-    torch.set_num_threads(threads)
-    return min(times[False]) > _PAYS * min(times[True])
+            F.linear(x, weight), grad @ weight, grad.T @ x
+            between = time.perf_counter()
+            _product(x, weight), _input_grad(grad, weight), _weight_grad(grad, x)
+            times[0].append(between - started)
+            times[1].append(time.perf_counter() - between)
+    return min(times[0]) > _PAYS * min(times[1])
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

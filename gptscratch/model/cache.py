@@ -101,14 +101,6 @@ class KVCache:
             mine[:, :, :, : single.length] = theirs[:, :, :, : single.length]
         self.length = single.length
 
-    def truncate(self, length: int) -> None:
-        """Forget all positions from ``length`` on."""
-        if not 0 <= length <= self.length:
-            raise ValueError(f"the cache holds {self.length} positions: it cannot be cut to {length}.")
-        if self.length > self.max_length:
-            raise ValueError("a cache that has slid cannot be cut: what it held before was replaced.")
-        self.length = length
-
     def reset(self) -> None:
         """Forget everything; the memory stays."""
         self.length = 0

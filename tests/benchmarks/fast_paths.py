@@ -253,7 +253,7 @@ def decode_step(label: str, shape: dict[str, int], rows: int, how: str) -> Path:
 
         @torch.inference_mode()
         def run() -> None:
-            cache.truncate(100)
+            cache.length = 100
             if decoder is None:
                 model(ids[:, :1], cache=cache)
             else:

@@ -74,18 +74,6 @@ def test_a_mask_may_come_after_unpadded_tokens():
     torch.testing.assert_close(found, model(token_ids)[:, 4:], **CLOSE)
 
 
-def test_truncating_forgets_the_tail_and_its_padding():
-    model, token_ids = lively(), tokens(1, 12)
-    cache = KVCache(model.config, 1)
-    model(token_ids[:, :6], cache=cache)
-    mask = torch.tensor([[True, False, True, False, True]])
-    model(tokens(1, 5), layout=padded_layout(mask, cache), cache=cache)
-    cache.truncate(6)
-    torch.testing.assert_close(model(token_ids[:, 6:], cache=cache), model(token_ids)[:, 6:], **CLOSE)
-    with pytest.raises(ValueError, match="holds 12 positions"):
-        cache.truncate(13)
-
-
 def test_a_reset_cache_is_like_new():
     model, token_ids = lively(), tokens(1, 8)
     cache = KVCache(model.config, 1)
@@ -128,8 +116,6 @@ def test_a_full_cache_slides_by_one_token_at_a_time():
     torch.testing.assert_close(found, model.lm_head(model.final_norm(x)), **CLOSE)
     with pytest.raises(ValueError, match="2 tokens after 40"):
         model(tokens(2, 2), cache=cache)
-    with pytest.raises(ValueError, match="slid"):
-        cache.truncate(3)
 
 
 @pytest.mark.parametrize("position", [name for name in POSITIONS if name != "rope"])
