@@ -97,152 +97,91 @@ def test_no_module_reads_or_writes_pickled_files() -> None:
         assert "import pickle" not in text, file
 
 
-DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "truncated weights": (
-        lambda run: _truncate(newest(run) / "model.safetensors"),
-        "model.safetensors is damaged",
-    ),
-    "empty weights": (lambda run: (newest(run) / "model.safetensors").write_bytes(b""), "is damaged"),
-    "no weights": (lambda run: (newest(run) / "model.safetensors").unlink(), "damaged or missing"),
-    "no config": (lambda run: (run / "config.json").unlink(), "config.json"),
-    "a config that is not JSON": (lambda run: _truncate(run / "config.json"), "config.json is damaged"),
-    "a config that is a list": (
-        lambda run: (run / "config.json").write_text("[1]"),
-        "config.json is damaged",
-    ),
-    "another program's config": (lambda run: (run / "config.json").write_text("{}"), "no format number"),
-    "a newer run": (
-        lambda run: edit(run / "config.json", lambda v: v.update(format=3)),
-        "has format 3; this",
-    ),
-    "a config without its tokens": (
-        lambda run: edit(run / "config.json", lambda v: v.pop("tokens")),
-        "tokens is None",
-    ),
-    "a setting of another kind": (
-        lambda run: edit(run / "config.json", lambda v: v["model"].update(n_layer="many")),
-        "n_layer is 'many'",
-    ),
-    "a setting out of range": (
-        lambda run: edit(run / "config.json", lambda v: v["model"].update(n_layer=0)),
-        "n_layer",
-    ),
-    "an unknown setting": (
-        lambda run: edit(run / "config.json", lambda v: v["model"].update(n_loop=3)),
-        "n_loop",
-    ),
-    "another width": (
-        lambda run: edit(run / "config.json", lambda v: v["model"].update(d_model=64)),
-        r"is \(.*32.*\), not \(.*64.*\)",
-    ),
-    "another depth": (
-        lambda run: edit(run / "config.json", lambda v: v["model"].update(n_layer=2)),
-        "blocks.1.* is missing",
-    ),
-    "another family": (
-        lambda run: edit(run / "config.json", lambda v: v["model"].update(qk_norm=False)),
-        "not absent",
-    ),
-    "a billion layers": (
-        lambda run: edit(run / "config.json", lambda v: v["model"].update(n_layer=10**9)),
-        "n_layer is 1000000000",
-    ),
-    "a width of petabytes": (
-        lambda run: edit(run / "config.json", lambda v: v["model"].update(d_model=2**28, head_dim=16)),
-        "does not fit",
-    ),
-    "a vocabulary of petabytes": (
-        lambda run: edit(run / "config.json", lambda v: v["model"].update(vocab_size=2**31 - 1)),
-        "does not fit",
-    ),
-    "an MLP of petabytes": (
-        lambda run: edit(run / "config.json", lambda v: v["model"].update(d_ff=2**31 - 1)),
-        "does not fit",
-    ),
-    "a number beyond all sizes": (
-        lambda run: edit(run / "config.json", lambda v: v["model"].update(head_dim=10**400)),
-        "head_dim",
-    ),
-    "a real setting of 400 digits": (
-        lambda run: edit(run / "config.json", lambda v: v["model"].update(dropout=10**400)),
-        "dropout",
-    ),
-    "nothing but brackets": (
-        lambda run: (run / "config.json").write_text("[" * 100_000),
-        "config.json is damaged",
-    ),
-    "a pipe for a config": (
-        lambda run: ((run / "config.json").unlink(), os.mkfifo(run / "config.json")),
-        "config.json",
-    ),
-    "a pipe for weights": (
-        lambda run: (
-            (newest(run) / "model.safetensors").unlink(),
-            os.mkfifo(newest(run) / "model.safetensors"),
-        ),
-        "damaged or missing",
-    ),
-    "a device for a config": (
-        lambda run: ((run / "config.json").unlink(), (run / "config.json").symlink_to("/dev/zero")),
-        "config.json",
-    ),
-    "tokens that are a number": (
-        lambda run: edit(run / "config.json", lambda v: v.update(tokens=3)),
-        "tokens is 3",
-    ),
-    "an end of text outside the vocabulary": (
-        lambda run: edit(run / "config.json", lambda v: v.update(end_of_text=10**6)),
-        "end_of_text is 1000000",
-    ),
-    "an interval of 0": (
-        lambda run: edit(run / "config.json", lambda v: v["train"].update(eval_interval=0)),
-        "eval_interval is 0",
-    ),
-    "a micro-batch of 0": (
-        lambda run: edit(run / "config.json", lambda v: v["train"].update(micro_batch_size=0)),
-        "micro_batch_size is 0",
-    ),
-    "no length": (
-        lambda run: edit(run / "config.json", lambda v: v["train"].update(steps=0)),
-        "training length is missing",
-    ),
-    "a best.json that leads elsewhere": (
-        lambda run: (run / "best.json").write_text('{"checkpoint": "../../.."}'),
-        "best.json is damaged",
-    ),
-    "a damaged best.json": (lambda run: (run / "best.json").write_text("{"), "best.json is damaged"),
-    "a best.json of another kind": (
-        lambda run: (run / "best.json").write_text('["x"]'),
-        "best.json is damaged",
-    ),
-    "a tokenizer too large": (
-        lambda run: edit(run / "config.json", lambda v: v["model"].update(vocab_size=3)),
-        "vocab|token_embedding|lm_head",
-    ),
-}
-
-
 def _truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def _pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def _device(file: Path) -> None:
+    file.unlink()
+    file.symlink_to("/dev/zero")
+
+
+def _text(text: str) -> Callable[[Path], Any]:
+    return lambda file: file.write_text(text)
+
+
+# What happens to which file of a run, and what the error says.
+DAMAGES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
+    "truncated weights": ("model.safetensors", _truncate, "model.safetensors is damaged"),
+    "empty weights": ("model.safetensors", _text(""), "is damaged"),
+    "no weights": ("model.safetensors", Path.unlink, "damaged or missing"),
+    "a pipe for weights": ("model.safetensors", _pipe, "damaged or missing"),
+    "no config": ("config.json", Path.unlink, "config.json"),
+    "a config that is not JSON": ("config.json", _truncate, "config.json is damaged"),
+    "a config that is a list": ("config.json", _text("[1]"), "config.json is damaged"),
+    "nothing but brackets": ("config.json", _text("[" * 100_000), "config.json is damaged"),
+    "another program's config": ("config.json", _text("{}"), "no format number"),
+    "a pipe for a config": ("config.json", _pipe, "config.json"),
+    "a device for a config": ("config.json", _device, "config.json"),
+    "a damaged best.json": ("best.json", _text("{"), "best.json is damaged"),
+    "a best.json of another kind": ("best.json", _text('["x"]'), "best.json is damaged"),
+    "a best.json that leads elsewhere": (
+        "best.json", _text('{"checkpoint": "../../.."}'), "best.json is damaged",
+    ),
+    "no tokenizer": ("tokenizer.json", Path.unlink, "tokenizer"),
+}  # fmt: skip
+
+# Values of config.json, and what the error says.
+WRONG_VALUES: dict[str, tuple[str, Any, str]] = {
+    "a newer run": ("format", 3, "has format 3; this"),
+    "a config without its tokens": ("tokens", None, "tokens is None"),
+    "tokens that are a number": ("tokens", 3, "tokens is 3"),
+    "an end of text outside the vocabulary": ("end_of_text", 10**6, "end_of_text is 1000000"),
+    "a setting of another kind": ("model.n_layer", "many", "n_layer is 'many'"),
+    "a setting out of range": ("model.n_layer", 0, "n_layer"),
+    "an unknown setting": ("model.n_loop", 3, "n_loop"),
+    "another width": ("model.d_model", 64, r"is \(.*32.*\), not \(.*64.*\)"),
+    "another depth": ("model.n_layer", 2, "blocks.1.* is missing"),
+    "another family": ("model.qk_norm", False, "not absent"),
+    "a billion layers": ("model.n_layer", 10**9, "n_layer is 1000000000"),
+    "a width of petabytes": ("model.d_model", 2**28, "does not fit"),
+    "a vocabulary of petabytes": ("model.vocab_size", 2**31 - 1, "does not fit"),
+    "an MLP of petabytes": ("model.d_ff", 2**31 - 1, "does not fit"),
+    "a number beyond all sizes": ("model.head_dim", 10**400, "head_dim"),
+    "a real setting of 400 digits": ("model.dropout", 10**400, "dropout"),
+    "a vocabulary smaller than the tokenizer's": ("model.vocab_size", 3, "vocab|token_embedding|lm_head"),
+    "an interval of 0": ("train.eval_interval", 0, "eval_interval is 0"),
+    "a micro-batch of 0": ("train.micro_batch_size", 0, "micro_batch_size is 0"),
+    "no length": ("train.steps", 0, "training length is missing"),
+}
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_run_gives_one_clear_error(tale: Path, damage: str) -> None:
-    make, message = DAMAGES[damage]
-    for step, folder in paths.checkpoints(tale)[:-1]:  # so that the newest is the best
-        assert step < 24
-        shutil.rmtree(folder)
-    make(tale)
-    with pytest.raises(CheckpointError, match=message) as caught:
-        load(tale)
+    file, make, message = DAMAGES[damage]
+    folder = paths.find_checkpoint(tale)[1] if file == "model.safetensors" else tale
+    make(folder / file)
+    assert_one_line(message)
+
+
+@pytest.mark.parametrize("wrong", WRONG_VALUES)
+def test_a_wrong_value_in_config_json_gives_one_clear_error(tale: Path, wrong: str) -> None:
+    name, value, message = WRONG_VALUES[wrong]
+    *section, key = name.split(".")
+    edit(tale / "config.json", lambda v: (v[section[0]] if section else v).update({key: value}))
+    assert_one_line(message)
+
+
+def assert_one_line(message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load("tale")
     assert caught.value.exit_code == 2
     assert "\n" not in caught.value.message
-
-
-def test_a_missing_tokenizer_gives_one_clear_error(tale: Path) -> None:
-    (tale / "tokenizer.json").unlink()
-    with pytest.raises(UserError, match="tokenizer"):
-        load(tale)
 
 
 STATES = {
