@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -35,9 +34,9 @@ PRESETS: Mapping[str, ModelConfig] = MappingProxyType(
         "medium": ModelConfig(n_layer=8, n_head=8, d_model=512, context_length=512, vocab_size=8192),
         "large": ModelConfig(n_layer=12, n_head=12, d_model=768, context_length=1024, vocab_size=32768),
         "gpt2": _GPT2,
-        "gpt2-medium": replace(_GPT2, n_layer=24, n_head=16, d_model=1024),
-        "gpt2-large": replace(_GPT2, n_layer=36, n_head=20, d_model=1280),
-        "gpt2-xl": replace(_GPT2, n_layer=48, n_head=25, d_model=1600),
+        "gpt2-medium": _GPT2.changed(n_layer=24, n_head=16, d_model=1024),
+        "gpt2-large": _GPT2.changed(n_layer=36, n_head=20, d_model=1280),
+        "gpt2-xl": _GPT2.changed(n_layer=48, n_head=25, d_model=1600),
     }
 )
 
@@ -51,5 +50,5 @@ def preset_settings(name: str) -> dict[str, Any]:
     if name not in PRESETS:
         hint = f"{did_you_mean(name, PRESETS)} The presets: {', '.join(PRESETS)}."
         raise ConfigError(f"There is no preset {name!r}.", hint.lstrip())
-    fields = asdict(PRESETS[name])
+    fields = PRESETS[name].chosen()
     return {f"model.{key}": value for key, value in fields.items() if key != "vocab_size"}

@@ -135,8 +135,8 @@ class Moment:
         self.event = event
         self.at = time.monotonic()
 
-    def line(self, width: int, steps: int) -> Table:
-        """Args: steps: of the whole run; 0: not fixed, but as many as there is time for."""
+    def line(self, width: int, steps: int | None) -> Table:
+        """Args: steps: of the whole run; None: as many as there is time for."""
         event = self.event
         elapsed = event.seconds + time.monotonic() - self.at
         whole = event.seconds / max(event.progress, 1e-9)

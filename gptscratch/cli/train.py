@@ -134,9 +134,6 @@ def _check_lengths(settings: dict[str, Any], hours: float | None) -> None:
         if "train.minutes" in settings:
             raise ConfigError("--minutes and --hours are both given.", "Give one of them.")
         settings["train.minutes"] = 60.0 * hours
-    for unit in ("steps", "epochs", "tokens", "minutes"):
-        if settings.get(f"train.{unit}") == 0:
-            raise ConfigError(f"--{unit} is 0: it must be above 0.")
 
 
 def _check_resume(options: dict[str, object], names: list[str] | None) -> None:

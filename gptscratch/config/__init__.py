@@ -17,7 +17,16 @@ from gptscratch.config.run import (
     read_json,
 )
 from gptscratch.config.sample import SampleConfig, SampleOptions, sample_config
-from gptscratch.config.train import DEVICES, DOCUMENTS, DTYPES, LENGTHS, OPTIMIZERS, SCHEDULES, TrainConfig
+from gptscratch.config.train import (
+    DEVICES,
+    DOCUMENTS,
+    DTYPES,
+    LENGTHS,
+    OPTIMIZERS,
+    SCHEDULES,
+    UNITS,
+    TrainConfig,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -32,6 +41,7 @@ __all__ = [
     "POSITIONS",
     "SCHEDULES",
     "SECTIONS",
+    "UNITS",
     "DataConfig",
     "ModelConfig",
     "RunConfig",

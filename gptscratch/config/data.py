@@ -17,22 +17,22 @@ class DataConfig:
     corpus: tuple[str, ...] = setting(
         (), None, 'Files, folders, patterns or "-" for stdin; to mix them by weight, each as FILE=WEIGHT.'
     )
-    glob: str = setting(
-        "",
+    glob: str | None = setting(
+        None,
         DATA,
         'Files to read in a folder, for example "*.md".',
         metavar="PATTERN",
         default_is="all text files",
     )
-    text_column: str = setting(
-        "",
+    text_column: str | None = setting(
+        None,
         DATA,
         "Column that holds the text in a jsonl, csv, tsv or parquet file.",
         metavar="NAME",
         default_is="text",
     )
-    separator: str = setting(
-        "", ADVANCED, "String that separates documents in a file.", default_is="<|endoftext|>, if it occurs"
+    separator: str | None = setting(
+        None, ADVANCED, "String that separates documents in a file.", default_is="<|endoftext|>, if it occurs"
     )
     encoding: str = setting(
         "utf-8",
@@ -52,35 +52,36 @@ class DataConfig:
         f"Clean each document with this step; repeat it for more, in order. One of {', '.join(CLEAN)}:N.",
         metavar="STEP",
     )
-    tokenizer: str = setting(
-        "",
+    tokenizer: str | None = setting(
+        None,
         TOKENIZER,
         "char, byte, word, bpe, or a tokenizer.json or run to reuse.",
         metavar="KIND",
         default_is=CHOSEN,
     )
-    vocab_size: int = setting(
-        0, TOKENIZER, "Target size of the vocabulary.", at_least=0, at_most=1 << 24, default_is=CHOSEN
+    vocab_size: int | None = setting(
+        None, TOKENIZER, "Target size of the vocabulary.", at_least=1, at_most=1 << 24, default_is=CHOSEN
     )
     lowercase: bool = setting(False, TOKENIZER, "Convert the text to lower case.")
-    min_frequency: int = setting(
-        0, ADVANCED, "Word tokenizer: words rarer than N become unknown.", at_least=0, default_is="2"
+    min_frequency: int | None = setting(
+        None, ADVANCED, "Word tokenizer: words rarer than N become unknown.", at_least=1, default_is="2"
     )
-    val_fraction: float = setting(
-        -1.0,
+    val_fraction: float | None = setting(
+        None,
         DATA,
         "Fraction of the text held out for validation.",
         above=0,
         below=1,
-        auto=-1.0,
         default_is="0.1, at most 20 MB",
     )
-    val_file: str = setting("", DATA, "Use this file for validation, and hold nothing out.", metavar="FILE")
+    val_file: str | None = setting(
+        None, DATA, "Use this file for validation, and hold nothing out.", metavar="FILE"
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)
         require(
-            not self.val_file or self.val_fraction == DataConfig.val_fraction,
+            self.val_file is None or self.val_fraction is None,
             "val_fraction has no effect beside val_file.",
             "Give one of --val-fraction, --val-file.",
         )

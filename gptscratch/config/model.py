@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 from gptscratch.config.checks import require
 from gptscratch.config.setting import ADVANCED, CHOSEN, MODEL, check_settings, setting
@@ -48,11 +48,11 @@ class ModelConfig:
         4, MODEL, "Attention heads.", flag="--heads", at_least=1, below=_LARGEST, default_is=CHOSEN
     )
     n_kv_head: int = setting(
-        0,
+        None,
         ADVANCED,
         "Key-value heads; fewer than --heads gives grouped-query attention.",
         flag="--kv-heads",
-        at_least=0,
+        at_least=1,
         below=_LARGEST,
         default_is="--heads",
     )
@@ -65,15 +65,15 @@ class ModelConfig:
         default_is=CHOSEN,
     )
     d_ff: int = setting(
-        0,
+        None,
         ADVANCED,
         "Width of the MLP's hidden layer.",
-        at_least=0,
+        at_least=1,
         below=_LARGEST,
         default_is="8/3 of --d-model for swiglu, else 4 times",
     )
     head_dim: int = setting(
-        0, None, "Width of one head.", at_least=0, below=_LARGEST, default_is="d_model / n_head"
+        None, None, "Width of one head.", at_least=1, below=_LARGEST, default_is="d_model / n_head"
     )
     position: str = setting("rope", MODEL, "Position encoding.", choices=POSITIONS)
     norm: str = setting("rmsnorm", MODEL, "Normalization layer.", choices=NORMS)
@@ -105,18 +105,21 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_settings(self)
         require(
-            self.head_dim > 0 or self.d_model % self.n_head == 0,
-            f"n_head = {self.n_head} does not divide d_model = {self.d_model}.",
+            self.head_dim is not None or self.d_model % self.n_head == 0,
+            f"n_head = {self.n_head} (--heads) does not divide d_model = {self.d_model} (--d-model).",
             f"Try --d-model {_nearest_multiple(self.d_model, self.n_head)}, or another number of heads.",
         )
+        for name, size in self._derived().items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, size)
         require(
-            self.n_kv_head == 0 or self.n_head % self.n_kv_head == 0,
-            f"n_kv_head = {self.n_kv_head} does not divide n_head = {self.n_head}.",
+            self.n_head % self.n_kv_head == 0,
+            f"n_kv_head = {self.n_kv_head} (--kv-heads) does not divide n_head = {self.n_head} (--heads).",
             "Each key-value head serves the same number of query heads.",
         )
         require(
-            self.position != "rope" or self.resolved_head_dim % 2 == 0,
-            f"rotary positions turn pairs of numbers, so head_dim = {self.resolved_head_dim} must be even.",
+            self.position != "rope" or self.head_dim % 2 == 0,
+            f"rotary positions turn pairs of numbers, so head_dim = {self.head_dim} must be even.",
             "Change --d-model or --heads, or take --position learned.",
         )
         self._require_cutoffs()
@@ -144,28 +147,27 @@ class ModelConfig:
             "output_bias and tie_embeddings exclude one another.",
         )
 
-    @property
-    def resolved_head_dim(self) -> int:
-        return self.head_dim or self.d_model // self.n_head
+    def _derived(self) -> dict[str, int]:
+        """What the sizes are that follow from others."""
+        d_ff = -(-8 * self.d_model // 3 // 32) * 32 if self.activation == "swiglu" else 4 * self.d_model
+        return {"n_kv_head": self.n_head, "head_dim": self.d_model // self.n_head, "d_ff": d_ff}
+
+    def chosen(self) -> dict[str, Any]:
+        """The fields without the sizes that follow from others."""
+        derived = self._derived()
+        return {name: value for name, value in vars(self).items() if derived.get(name) != value}
+
+    def changed(self, **fields: Any) -> ModelConfig:
+        """A copy with other values. Sizes that follow from others are computed again."""
+        return ModelConfig(**{**self.chosen(), **fields})
 
     def resolved(self) -> ModelConfig:
-        """The same shape with every derived size filled in; a second call changes nothing.
-
-        Raises:
-            ConfigError: ``adaptive_cutoffs`` do not lie inside the vocabulary, which is known by now.
-        """
+        """Raises ConfigError where the vocabulary, known by now, does not hold ``adaptive_cutoffs``."""
         require(
             max(self.adaptive_cutoffs, default=0) < self.vocab_size,
             f"adaptive_cutoffs is {list(self.adaptive_cutoffs)}: the vocabulary ends at {self.vocab_size}.",
         )
-        gated = self.activation == "swiglu"
-        d_ff = -(-8 * self.d_model // 3 // 32) * 32 if gated else 4 * self.d_model
-        return dataclasses.replace(
-            self,
-            n_kv_head=self.n_kv_head or self.n_head,
-            head_dim=self.resolved_head_dim,
-            d_ff=self.d_ff or d_ff,
-        )
+        return self
 
 
 def _nearest_multiple(value: int, factor: int) -> int:

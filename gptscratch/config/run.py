@@ -25,7 +25,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    name: str = setting("", RUN, "Name of the run.", default_is="from the corpus's name")
+    name: str | None = setting(None, RUN, "Name of the run.", default_is="from the corpus's name")
 
     def with_settings(self, settings: Mapping[str, Any]) -> RunConfig:
         """A copy with fields changed by name: ``{"n_layer": 6, "data.vocab_size": 4096}``.
@@ -33,13 +33,16 @@ class RunConfig:
         Raises:
             ConfigError: as ``qualified``, or a value that is out of range.
         """
-        sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+        parts: dict[str, dict[str, Any]] = {section: {} for section in ("", *SECTIONS)}
         for key, value in qualified(settings).items():
             section, _, name = key.rpartition(".")
-            sections.setdefault(section, {})[name] = value
-        own = sections.pop("", {})
-        changed = {s: dataclasses.replace(getattr(self, s), **part) for s, part in sections.items() if part}
-        return dataclasses.replace(self, **changed, **own)
+            parts[section][name] = value
+        return RunConfig(
+            model=self.model.changed(**parts["model"]),
+            data=dataclasses.replace(self.data, **parts["data"]),
+            train=dataclasses.replace(self.train, **parts["train"]),
+            name=parts[""].get("name", self.name),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -83,6 +86,28 @@ OLD_NAMES: Mapping[str, str] = MappingProxyType(
 )  # of settings in files that earlier versions wrote
 
 
+# What earlier versions wrote for "not given".
+_ZERO_WAS_OPEN = frozenset({
+    "model.n_kv_head", "model.d_ff", "model.head_dim", "train.steps", "train.epochs", "train.tokens",
+    "train.minutes", "train.max_steps", "train.patience", "data.vocab_size", "data.min_frequency",
+})  # fmt: skip
+
+
+_EMPTY_WAS_OPEN = frozenset({
+    "name", "data.glob", "data.column", "data.separator", "data.tokenizer", "data.val_file"
+})  # fmt: skip
+_MINUS_ONE_WAS_OPEN = frozenset({"train.sample_interval", "data.val_fraction"})
+
+
+def _was_open(name: str, value: Any) -> bool:
+    if value == "":
+        return name in _EMPTY_WAS_OPEN
+    number = type(value) in (int, float)
+    return number and (
+        (value == 0 and name in _ZERO_WAS_OPEN) or (value == -1 and name in _MINUS_ONE_WAS_OPEN)
+    )
+
+
 def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
     """``{"model": {"n_layer": 6}, "name": "x"}`` -> ``{"model.n_layer": 6, "name": "x"}``."""
     flat: dict[str, Any] = {}
@@ -90,8 +115,8 @@ def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
         if key in SECTIONS:
             require(isinstance(value, Mapping), f'"{key}" of a config must be an object.')
             full = {f"{key}.{name}": part for name, part in value.items()}
-            flat.update({OLD_NAMES.get(name, name): part for name, part in full.items()})
-        else:
+            flat.update({OLD_NAMES.get(n, n): part for n, part in full.items() if not _was_open(n, part)})
+        elif not _was_open(key, value):
             flat[key] = value
     return flat
 

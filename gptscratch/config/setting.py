@@ -51,7 +51,6 @@ class Setting:
     below: float | None = None
     default_is: str = ""  # in words, where the default is not the value itself
     hint: str = ""  # what to do about a value that is out of range
-    auto: Any = None  # a value that stands for "chosen", whatever the range
     name: str = ""
     kind: type = str
     many: bool = False  # a tuple of that kind
@@ -134,7 +133,7 @@ class Setting:
 
     def check(self, value: Any, label: str = "") -> None:
         """Raises ConfigError where a value of the right kind is out of range."""
-        if value is None or (self.auto is not None and value == self.auto):
+        if value is None:
             return
         for part in value if self.many else (value,):
             problem = self._problem(part)

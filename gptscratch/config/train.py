@@ -21,7 +21,8 @@ OPTIMIZERS = ("muon", "adamw")
 SCHEDULES = ("constant", "cosine", "linear", "wsd", "onecycle")
 DOCUMENTS = ("packed", "masked", "padded")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-LENGTHS = frozenset({"train.steps", "train.epochs", "train.tokens", "train.minutes", "train.max_steps"})
+UNITS = ("steps", "epochs", "tokens", "minutes")  # of the training length: one of them is given
+LENGTHS = frozenset(f"train.{name}" for name in (*UNITS, "max_steps"))
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -29,18 +30,20 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 class TrainConfig:
     """How long, how fast and where."""
 
-    steps: int = setting(0, LENGTH, "Train for N optimizer steps.", at_least=0)
-    epochs: float = setting(0.0, LENGTH, "Train for X passes over the training text.", at_least=0)
-    tokens: int = setting(0, LENGTH, "Train on N tokens in total.", at_least=0)
-    minutes: float = setting(
-        0.0, LENGTH, "Time limit for the whole command, in minutes.", at_least=0, default_is="5"
+    steps: int | None = setting(None, LENGTH, "Train for N optimizer steps.", at_least=1)
+    epochs: float | None = setting(None, LENGTH, "Train for X passes over the training text.", above=0)
+    tokens: int | None = setting(None, LENGTH, "Train on N tokens in total.", at_least=1)
+    minutes: float | None = setting(
+        None, LENGTH, "Time limit for the whole command, in minutes.", above=0, default_is="5"
     )
-    max_steps: int = setting(
-        0, None, "With --minutes: the most optimizer steps in that time.", at_least=0, default_is=CHOSEN
+    max_steps: int | None = setting(
+        None, None, "With --minutes: the most optimizer steps in that time.", at_least=1, default_is=CHOSEN
     )
-    batch_size: int = setting(0, OPTIMIZATION, "Sequences per optimizer step.", at_least=0, default_is=CHOSEN)
+    batch_size: int = setting(
+        16, OPTIMIZATION, "Sequences per optimizer step.", at_least=1, default_is=CHOSEN
+    )
     micro_batch_size: int = setting(
-        0, ADVANCED, "Sequences per forward pass (gradient accumulation).", at_least=0, default_is=CHOSEN
+        16, ADVANCED, "Sequences per forward pass (gradient accumulation).", at_least=1, default_is=CHOSEN
     )
     documents: str = setting(
         "packed",
@@ -52,21 +55,21 @@ class TrainConfig:
     )
     optimizer: str = setting("muon", OPTIMIZATION, "Optimizer.", choices=OPTIMIZERS)
     learning_rate: float = setting(
-        0.0,
+        0.03,
         OPTIMIZATION,
         "Peak learning rate; with muon, of the matrices in the blocks.",
         at_least=0,
         default_is=CHOSEN,
     )
     adamw_learning_rate: float = setting(
-        0.0,
+        0.02,
         None,
         "With muon: peak learning rate of all other parameters (embeddings, output layer, norms, biases).",
         at_least=0,
         default_is=CHOSEN,
     )
     weight_decay: float = setting(
-        -1.0, OPTIMIZATION, "Decoupled weight decay on matrices.", at_least=0, auto=-1.0, default_is=CHOSEN
+        0.1, OPTIMIZATION, "Decoupled weight decay on matrices.", at_least=0, default_is=CHOSEN
     )
     beta1: float = setting(0.9, None, "First beta of AdamW.", at_least=0, below=1)
     beta2: float = setting(0.95, None, "Second beta of AdamW.", at_least=0, below=1)
@@ -81,11 +84,10 @@ class TrainConfig:
         choices=SCHEDULES,
     )
     warmup_steps: int = setting(
-        -1,
+        0,
         OPTIMIZATION,
         "Linear warm-up of the learning rate, in steps.",
         at_least=0,
-        auto=-1,
         default_is=CHOSEN,
     )
     decay_fraction: float = setting(
@@ -103,35 +105,38 @@ class TrainConfig:
         at_most=1,
     )
     log_interval: int = setting(
-        0, None, "Steps between two lines of metrics.jsonl.", at_least=0, default_is=CHOSEN
+        10, None, "Steps between two lines of metrics.jsonl.", at_least=1, default_is=CHOSEN
     )
-    eval_interval: int = setting(0, RUN, "Evaluate every N steps.", at_least=0, default_is=CHOSEN)
+    eval_interval: int = setting(100, RUN, "Evaluate every N steps.", at_least=1, default_is=CHOSEN)
     save_interval: int = setting(
-        0, RUN, "Save a checkpoint every N steps, and every ten minutes.", at_least=0, default_is=CHOSEN
+        100, RUN, "Save a checkpoint every N steps, and every ten minutes.", at_least=1, default_is=CHOSEN
     )
-    sample_interval: int = setting(
-        -1,
+    sample_interval: int | None = setting(
+        None,
         RUN,
         "Show a sample text every N steps; 0 shows none.",
         at_least=0,
-        auto=-1,
         default_is="with each evaluation",
     )
     eval_tokens: int = setting(
-        0,
+        10_000,
         None,
         "Tokens of the validation set, evenly spread, for an evaluation during training.",
-        at_least=0,
+        at_least=1,
         default_is=CHOSEN,
     )
     final_eval_tokens: int = setting(
-        0, None, "Tokens of the validation set for the evaluation at the end.", at_least=0, default_is=CHOSEN
+        50_000,
+        None,
+        "Tokens of the validation set for the evaluation at the end.",
+        at_least=1,
+        default_is=CHOSEN,
     )
     keep_checkpoints: int = setting(
         2, ADVANCED, "Number of recent checkpoints to keep, besides the best one.", at_least=1
     )
-    patience: int = setting(
-        0, RUN, "Stop early after N evaluations without improvement.", at_least=0, default_is="never"
+    patience: int | None = setting(
+        None, RUN, "Stop early after N evaluations without improvement.", at_least=1, default_is="never"
     )
     seed: int = setting(1337, RUN, "Random seed.", at_least=0, below=2**63)
     device: str = setting(
@@ -145,14 +150,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        given = [name for name in ("steps", "epochs", "tokens", "minutes") if getattr(self, name)]
+        given = [name for name in UNITS if getattr(self, name) is not None]
         require(
             len(given) <= 1,
             f"More than one training length is given: {', '.join(given)}.",
             "Give one of --steps, --epochs, --tokens, --minutes.",
         )
         require(
-            self.max_steps == 0 or self.minutes > 0,
+            self.max_steps is None or self.minutes is not None,
             f"max_steps = {self.max_steps} limits a run by --minutes, and no minutes are given.",
             "Give --steps instead.",
         )

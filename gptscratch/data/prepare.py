@@ -85,7 +85,7 @@ def prepare(
         RunError: the token files cannot be written.
     """
     progress = on_progress or _ignore
-    loaded = Tokenizer.load(config.tokenizer) if config.tokenizer not in ("", *KINDS) else None
+    loaded = Tokenizer.load(config.tokenizer) if config.tokenizer not in (None, *KINDS) else None
     folder = _token_folder(config)
     if folder is not None:
         return _used_as_it_is(folder, config, loaded, out)
@@ -133,7 +133,7 @@ def ineffective(config: DataConfig, manifest: Manifest) -> list[str]:
     kind = manifest.tokenizer_kind
     asked = {"--vocab-size": config.vocab_size, "--lowercase": config.lowercase,
              "--min-frequency": config.min_frequency}  # fmt: skip
-    if config.tokenizer not in ("", *KINDS):
+    if config.tokenizer not in (None, *KINDS):
         given = (flag for flag, value in asked.items() if value)
         return [f"{flag} has no effect: {config.tokenizer} is a finished tokenizer." for flag in given]
     found = []

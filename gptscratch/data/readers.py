@@ -81,7 +81,7 @@ def read_documents(reading: Reading) -> Iterator[TextChunk]:
 
 def _read_text(reading: Reading) -> Iterator[TextChunk]:
     """Documents end at each separator; one line end on either side belongs to it."""
-    separator = reading.config.separator.replace("\\n", "\n").replace("\\t", "\t") or END_OF_TEXT
+    separator = (reading.config.separator or "").replace("\\n", "\n").replace("\\t", "\t") or END_OF_TEXT
     trims = bool(separator.strip())
     hold = len(separator) + 1  # a separator and the line end before it may span two blocks
     rest, begun, fresh = "", False, False  # begun: a part of this document is out; fresh: a separator ended
@@ -165,7 +165,7 @@ def _read_parquet(reading: Reading) -> Iterator[TextChunk]:
     with reading.source.open() as (raw, content):
         try:
             file = parquet.ParquetFile(content, buffer_size=1 << 20)
-            column = _parquet_column(file, name, reading.config.text_column, arrow.types)
+            column = _parquet_column(file, name, reading.config.text_column or "", arrow.types)
             for rows in file.iter_batches(parquet_rows(file, column), columns=[column]):
                 values = rows.column(0)
                 if arrow.types.is_dictionary(values.type):

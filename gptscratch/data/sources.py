@@ -97,7 +97,7 @@ def find_sources(
         if item == "-":
             found.append(Source("stdin", "text", True, _copied(sys.stdin.buffer, "stdin", on_progress)))
         elif exists and path.is_dir():
-            files = [Source(name, _format(name), False) for name in _files_below(path, config.glob)]
+            files = [Source(name, _format(name), False) for name in _files_below(path, config.glob or "")]
             if not files:
                 matching = f" that matches {config.glob!r}" if config.glob else ""
                 raise CorpusError(f"the folder {item} holds no file{matching}.")

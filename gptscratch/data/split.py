@@ -76,7 +76,7 @@ def plan_split(
     """
     if val_file:
         return SplitPlan("file", train_ends=(*lengths[:-1], 0))
-    if val_fraction is None or val_fraction < 0:
+    if val_fraction is None:
         val_fraction = chosen_fraction(n_bytes, documents.count)
     threshold = documents.threshold(val_fraction)
     if threshold is not None:

@@ -93,7 +93,7 @@ def new_run(config: RunConfig, out: str | Path | None, *, replace: bool = False)
         RunBusyError: another process trains a run in this folder.
     """
     if out is not None or config.name:
-        run = Path(out).expanduser() if out is not None else paths.run_dir(config.name)
+        run = Path(out).expanduser() if out is not None else paths.run_dir(config.name or "")
         require_free(run, replace=True)  # before a lock is made in a folder of something else
         with held(run):
             require_free(run, replace=replace)
@@ -173,7 +173,7 @@ def resume_config(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     changes = qualified(settings)
     fixed = [key for key in changes if not key.startswith("train.") or key in _KEPT]
     require(not fixed, f"A resumed run keeps its {', '.join(fixed)}.", "Start a new run to change it.")
-    lengths = dict.fromkeys(LENGTHS, 0) if LENGTHS & changes.keys() else {}
+    lengths = dict.fromkeys(LENGTHS) if LENGTHS & changes.keys() else {}
     changed = config.with_settings(lengths | changes)
     require_complete(changed)
     return changed

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from gptscratch.config import RunConfig, TrainConfig, qualified
+from gptscratch.config import UNITS, RunConfig, TrainConfig, qualified
 from gptscratch.errors import ConfigError
 from gptscratch.training.schedule import schedule_of
 from gptscratch.training.state import TrainState
 
-UNITS = ("steps", "epochs", "tokens", "minutes")
 _COOLDOWN_SHARE = 0.1  # of the steps so far, where no length is given
 _MOST_CLOSING = 0.5  # of a time budget, kept for what comes after the last step
 
@@ -54,13 +53,6 @@ class TimeBudget:
 
     def _seconds_to_train(self, state: TrainState) -> float:
         return self.seconds - min(state.closing_seconds, _MOST_CLOSING * self.seconds)
-
-
-def require_length(given: Mapping[str, Any]) -> None:
-    """Raises ConfigError where the settings, by full name, give a training length of 0."""
-    named = [unit for unit in UNITS if f"train.{unit}" in given]
-    if named and not any(given[f"train.{unit}"] for unit in named):
-        raise ConfigError(f"{named[0]} is {given[f'train.{named[0]}']}: it must be above 0.")
 
 
 def make_budget(config: TrainConfig, train_tokens: int, tokens_per_row: float) -> Budget:

@@ -83,7 +83,7 @@ def save(context: TrainContext) -> None:
 
 def sample(context: TrainContext) -> None:
     step, interval = context.state.step, context.config.sample_interval
-    interval = context.config.eval_interval if interval < 0 else interval
+    interval = context.config.eval_interval if interval is None else interval
     if context.sample_text and interval and (step % interval == 0 or context.finished):
         with context.clock.timed("sample"):
             text = context.sample_text()

@@ -104,7 +104,8 @@ class TrainContext:
         return final
 
     def is_out_of_patience(self) -> bool:
-        return bool(self.config.patience) and self.state.evaluations_since_best >= self.config.patience
+        patience = self.config.patience
+        return patience is not None and self.state.evaluations_since_best >= patience
 
     def flush_losses(self) -> float:
         """Add the pending losses to the state's sum; returns the newest finite gradient norm.

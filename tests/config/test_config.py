@@ -27,7 +27,7 @@ from gptscratch.presets import PRESETS
 REFUSED: list[tuple[type, dict[str, Any], str]] = [
     *[(ModelConfig, {n: 0}, f"{n} is 0: it must be at least 1")
       for n in ("vocab_size", "context_length", "n_layer", "n_head", "d_model")],
-    *[(ModelConfig, {n: -1}, f"{n} is -1: it must not be negative")
+    *[(ModelConfig, {n: -1}, f"{n} is -1: it must be at least 1")
       for n in ("n_kv_head", "d_ff", "head_dim")],
     (ModelConfig, {"position": "rotary"}, "position is 'rotary': it must be one of rope, learned"),
     (ModelConfig, {"norm": "batchnorm"}, "norm is 'batchnorm'"),
@@ -36,8 +36,8 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (ModelConfig, {"dropout": math.nan}, "dropout is nan"),
     (ModelConfig, {"norm_eps": -1.0}, "norm_eps is -1.0: it must be above 0"),
     (ModelConfig, {"rope_theta": 0.0}, "rope_theta is 0.0"),
-    (ModelConfig, {"d_model": 100, "n_head": 3}, "n_head = 3 does not divide d_model = 100.*--d-model 99"),
-    (ModelConfig, {"n_kv_head": 3}, "n_kv_head = 3 does not divide n_head = 4"),
+    (ModelConfig, {"d_model": 100, "n_head": 3}, "n_head = 3.* does not divide d_model = 100.*--d-model 99"),
+    (ModelConfig, {"n_kv_head": 3}, "n_kv_head = 3 .* does not divide n_head = 4"),
     (ModelConfig, {"d_model": 12}, "head_dim = 3 must be even"),
     (ModelConfig, {"d_model": 15, "n_head": 1, "position": "sinusoidal"}, "even d_model, not 15"),
     (DataConfig, {"vocab_size": -1}, "vocab_size is -1"),
@@ -47,9 +47,10 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (DataConfig, {"val_fraction": 1.0}, "val_fraction"),
     (TrainConfig, {"steps": 1, "minutes": 2.0}, "More than one training length is given: steps, minutes"),
     *[(TrainConfig, {n: -1}, f"{n} is -1: it must not be negative")
-      for n in ("steps", "epochs", "tokens", "minutes", "batch_size", "micro_batch_size", "learning_rate",
-                "adamw_learning_rate", "grad_clip", "log_interval", "eval_interval", "save_interval",
-                "eval_tokens", "patience")],
+      for n in ("learning_rate", "adamw_learning_rate", "grad_clip", "weight_decay", "warmup_steps")],
+    *[(TrainConfig, {n: 0}, f"{n} is 0: it must be (at least 1|above 0)")
+      for n in ("steps", "epochs", "tokens", "minutes", "batch_size", "micro_batch_size", "log_interval",
+                "eval_interval", "save_interval", "eval_tokens", "patience")],
     *[(TrainConfig, {n: math.inf}, f"{n} is inf") for n in ("epochs", "minutes", "learning_rate")],
     *[(TrainConfig, {n: math.nan}, f"{n} is nan") for n in ("minutes", "learning_rate", "weight_decay")],
     *[(TrainConfig, {n: -2}, f"{n} is -2: it must not be negative")

@@ -234,11 +234,11 @@ def test_a_run_that_starts_from_another_begins_where_that_one_ended(tale: Path) 
 def test_a_run_from_another_refuses_its_shape_its_tokenizer_and_its_own_name(fit: Fit, tale: Path) -> None:
     before = sorted(tale.rglob("*"))
     with pytest.raises(ConfigError, match="n_layer"):
-        fit(name="b", init_from="tale", tokenizer="", n_layer=2)
+        fit(name="b", init_from="tale", tokenizer=None, n_layer=2)
     with pytest.raises(ConfigError, match="tokenizer"):
         fit(name="b", init_from="tale")
     with pytest.raises(ConfigError, match="itself"):
-        fit(name="tale", init_from="tale", tokenizer="", replace_run=True)
+        fit(name="tale", init_from="tale", tokenizer=None, replace_run=True)
     assert sorted(tale.rglob("*")) == before
     assert not paths.run_dir("b").exists()
 
@@ -247,7 +247,7 @@ def test_a_damaged_source_leaves_no_half_made_run(fit: Fit, tale: Path) -> None:
     for _, folder in paths.checkpoints(tale):
         (folder / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(CheckpointError, match="damaged"):
-        fit(name="b", init_from="tale", tokenizer="")
+        fit(name="b", init_from="tale", tokenizer=None)
     assert not paths.run_dir("b").exists()
 
 

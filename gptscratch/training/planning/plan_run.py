@@ -26,7 +26,6 @@ from gptscratch.device import (
 )
 from gptscratch.errors import ConfigError
 from gptscratch.runs.run import read_run
-from gptscratch.training.budget import require_length
 from gptscratch.training.events import Notice, OnEvent, Planned, Working, ignore
 from gptscratch.training.planning import heuristics
 from gptscratch.training.planning.benchmark import matmul_rate, measured_step_seconds
@@ -35,12 +34,6 @@ from gptscratch.training.planning.planner import Plan, make_plan
 
 MOST_PLANS = 3  # that are measured, while the measurement changes the shape
 SETUP_SECONDS = 0.3  # from the plan to the first step
-# Settings that the plan chooses where they have this value, given or not.
-_OPEN = {
-    "train.batch_size": 0, "train.micro_batch_size": 0, "train.log_interval": 0, "train.eval_interval": 0,
-    "train.save_interval": 0, "train.eval_tokens": 0, "train.final_eval_tokens": 0,
-    "train.weight_decay": -1, "train.warmup_steps": -1, "train.compile": None,
-}  # fmt: skip
 
 
 def plan_run(
@@ -58,8 +51,7 @@ def plan_run(
         started: ``time.perf_counter()`` when the user's time began to count; None: now.
     """
     started = time.perf_counter() if started is None else started
-    given = {key: value for key, value in qualified(settings).items() if _OPEN.get(key, ...) != value}
-    require_length(given)
+    given = qualified(settings)
     if init_from is not None:
         given |= _shape_of(init_from, given)
     config = RunConfig().with_settings(given)  # checks all that was given, before any work

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from gptscratch import sizing
-from gptscratch.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from gptscratch.config import UNITS, DataConfig, ModelConfig, RunConfig, TrainConfig
 from gptscratch.errors import ConfigError
-from gptscratch.training.budget import UNITS, budget_steps, require_length
+from gptscratch.training.budget import budget_steps
 from gptscratch.training.planning import heuristics
 from gptscratch.training.planning.heuristics import Facts
 from gptscratch.training.planning.notices import notices_about
@@ -77,7 +77,6 @@ class _Planner:
     """A plan in the making: each method chooses some settings, from those that were chosen before."""
 
     def __init__(self, given: Mapping[str, Any], data: DataConfig, facts: Facts) -> None:
-        require_length(given)
         self.given = dict(given)
         if not any(f"train.{unit}" in given for unit in UNITS):
             self.given["train.minutes"] = DEFAULT_MINUTES
@@ -100,8 +99,8 @@ class _Planner:
         self._choose_rates(steps, seconds)
         self._choose_intervals(steps)
         context_length = self.model.context_length
-        model = replace(self.model, n_kv_head=self.model.resolved().n_kv_head)
-        config = RunConfig(model=model, data=self.data, train=self.train, name=self.given.get("name", ""))
+        model = self.model
+        config = RunConfig(model=model, data=self.data, train=self.train, name=self.given.get("name"))
         peak = sizing.training_peak(
             self.model, micro_batch_size=self.train.micro_batch_size, **self._memory_settings()
         )
@@ -217,15 +216,15 @@ class _Planner:
         per_row = self.facts.tokens_per_row(self.model.context_length)
         return budget_steps(self.train, self.facts.train_tokens, per_row)
 
-    def _max_steps(self, steps: int) -> int:
-        """The steps after which the corpus would only be memorized; 0 where the time ends before."""
+    def _max_steps(self, steps: int) -> int | None:
+        """The steps after which the corpus would only be memorized; None where the time ends before."""
         useful = self._useful_tokens()
         if self._tokens_in_time(self.model) <= useful or "train.max_steps" in self.given:
-            return 0
+            return None
         self.notices.append(
             f"More than {useful / self.facts.train_tokens:.0f} epochs would only memorize this corpus: "
             f"training ends after {steps:,} steps, about {self._seconds_for(useful):.0f} of the "
-            f"{60 * self.train.minutes:.0f} seconds. More text helps; --epochs trains longer."
+            f"{60 * (self.train.minutes or 0):.0f} seconds. More text helps; --epochs trains longer."
         )
         return steps
 

@@ -81,7 +81,7 @@ def test_memory_that_runs_out_while_measuring_is_tried_with_fewer_sequences(
         return 0.01
 
     monkeypatch.setattr(benchmark, "step_seconds", small)
-    config = BATCH.with_settings({"steps": 0, "minutes": 5.0, "batch_size": 8})
+    config = BATCH.with_settings({"steps": None, "minutes": 5.0, "batch_size": 8})
     for most, found in ((2, 0.01), (0, None)):
         tried.clear()
         assert benchmark.measured_step_seconds(config, 0.001, CPU, torch.float32) == found

@@ -115,7 +115,7 @@ def test_a_small_corpus_ends_early_with_a_notice() -> None:
     assert found.epochs == pytest.approx(heuristics.useful_epochs(SMALL.train_tokens), rel=0.05)
     assert any("memorize" in notice and f"{found.steps} steps" in notice for notice in found.notices)
     assert not any("memorize" in notice for notice in plan(minutes=10).notices)
-    assert plan(minutes=10).config.train.max_steps == 0
+    assert plan(minutes=10).config.train.max_steps is None
 
 
 def test_epochs_that_are_asked_for_are_made() -> None:
