@@ -47,7 +47,7 @@ def test_one_text_is_split_as_nanogpt_splits_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_token_files_are_the_encoded_text(kind: str, tmp_path: Path) -> None:
-    size = 300 if kind == "bpe" else 0
+    size = 300 if kind == "bpe" else None
     found = prepared(tmp_path, tokenizer=kind, vocab_size=size)
     cut = int(len(TEXT) * 0.9)
     assert found.tokens.train.tolist() == found.tokenizer.encode(TEXT[:cut])

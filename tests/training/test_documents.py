@@ -229,8 +229,8 @@ def test_each_kind_of_row_trains_another_model(tales: Tales) -> None:
 
 
 def test_pads_are_not_counted_as_tokens(tales: Tales) -> None:
-    plan, prepared = plan_run(tales(documents="padded", epochs=2.0, steps=0))
-    result = train(**tales(documents="padded", epochs=2.0, steps=0, name="a"))
+    plan, prepared = plan_run(tales(documents="padded", epochs=2.0, steps=None))
+    result = train(**tales(documents="padded", epochs=2.0, steps=None, name="a"))
     manifest = prepared.manifest
     assert result.step == plan.steps
     assert result.tokens == pytest.approx(2 * manifest.train.tokens, rel=0.05)

@@ -299,7 +299,7 @@ def test_a_finished_run_continues_with_a_longer_budget(tale: Path) -> None:
 def test_a_budget_may_change_its_unit(tale: Path) -> None:
     assert resume("tale", tokens=30 * 8 * 16).step == 30
     train_config = read(tale / "config.json")["train"]
-    assert (train_config["steps"], train_config["tokens"]) == (0, 30 * 8 * 16)
+    assert (train_config["steps"], train_config["tokens"]) == (None, 30 * 8 * 16)
 
 
 def test_a_finished_run_resumed_as_it_is_changes_nothing(tale: Path) -> None:
@@ -343,7 +343,7 @@ def test_a_corpus_from_stdin_is_not_waited_for(tale: Path) -> None:
 def test_a_run_on_time_ends_then_with_its_rate_decayed(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     readings = itertools.count()
     monkeypatch.setattr(time, "perf_counter", lambda: 0.002 * next(readings))  # 2 ms pass with each look
-    settings = {"steps": 0, "minutes": 0.03, "eval_interval": 40, "save_interval": 40, "log_interval": 5}
+    settings = {"steps": None, "minutes": 0.03, "eval_interval": 40, "save_interval": 40, "log_interval": 5}
     result = fit(name="a", **settings)
     assert result.seconds == pytest.approx(1.8, rel=0.03)
     rates = [r["learning_rate"] for r in read_metrics(result.run / "metrics.jsonl") if "train_loss" in r]
