@@ -35,7 +35,8 @@ from gptscratch.data.token_files import Manifest, SplitCounts, manifest_json
 from gptscratch.runs.metrics import read_metrics
 from gptscratch.tokenizer import Tokenizer, build_tokenizer
 from gptscratch.training import loop, trainer
-from gptscratch.training.callbacks import CALLBACKS, Hook, TrainContext
+from gptscratch.training.callbacks import CALLBACKS, Callback
+from gptscratch.training.context import TrainContext
 from gptscratch.training.planning import plan_run as planning
 
 STEPS = 8  # of the plan, in ``share``
@@ -99,11 +100,11 @@ def share(corpus: Path, minutes: float) -> None:
     print(f"| all but the steps | | | {1 - whole['step'] / total:.2%} |")
 
 
-def _due(hook: Hook, timed: Hook) -> Hook:
+def _due(hook: Callback, timed: Callback) -> Callback:
     """Only the calls in which something was done are counted."""
 
     def called(context: TrainContext) -> None:
-        (timed if context.state.step % 2 == 0 or context.over else hook)(context)
+        (timed if context.state.step % 2 == 0 or context.finished else hook)(context)
 
     return called
 
