@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,11 +36,11 @@ from gptscratch.data.token_files import (
     read_manifest,
 )
 from gptscratch.data.token_writer import Written, write_tokens
+from gptscratch.data.tokenizer_training import train_tokenizer
 from gptscratch.errors import CorpusError, UserError, disk_errors
 from gptscratch.files import new_folder
-from gptscratch.tokenizer import KINDS, Tokenizer, build_tokenizer, choose_tokenizer
+from gptscratch.tokenizer import KINDS, Tokenizer
 from gptscratch.tokenizer.bulk import bulk_encoder
-from gptscratch.tokenizer.train import bpe_seconds, bpe_vocab_size, sample_limit, without_long_runs
 
 FILES = (
     "train.bin",
@@ -49,9 +49,7 @@ FILES = (
     "manifest.json",
     "train.suffixes",
 )  # the last: memorization
-_LARGE = 4_000_000  # characters, from which on it is announced how long training a BPE takes
 _ABANDONED = 86_400.0  # seconds
-_HEAD = 1_000_000  # characters that are timed for that
 
 
 @dataclass(frozen=True)
@@ -90,6 +88,7 @@ def prepare(
     if folder is not None:
         return _used_as_it_is(folder, config, loaded, out)
     if out is not None:
+        out = out.expanduser().resolve()
         _require_free(out)
     with Corpus(config, progress, sizes) as corpus:
         key = cache_key(corpus, loaded)
@@ -149,7 +148,7 @@ def ineffective(config: DataConfig, manifest: Manifest) -> list[str]:
 
 def _build(corpus: Corpus, loaded: Tokenizer | None, folder: Path, key: str, on_progress: Progress) -> None:
     summary, sample = survey(corpus, on_progress)
-    tokenizer = loaded or _trained(corpus, summary, sample, on_progress)
+    tokenizer = loaded or train_tokenizer(corpus, summary, sample, on_progress)
     end_of_text = tokenizer.eot_id if summary.documents > 1 else None
     with disk_errors(f"writing {folder}"), new_folder(folder) as temporary:
         tokenizer.save(temporary / "tokenizer.json")
@@ -218,59 +217,6 @@ def _manifest(
         train=written.of("train"),
         val=written.of("val"),
     )
-
-
-def _trained(corpus: Corpus, summary: CorpusSummary, sample: Sample, on_progress: Progress) -> Tokenizer:
-    config = corpus.config
-    kind, size = config.tokenizer, config.vocab_size or None
-    if not kind:  # whoever names a size wants a tokenizer that has one
-        chosen = choose_tokenizer(summary.characters, len(summary.alphabet))
-        kind, size = ("bpe", size) if size else chosen
-    texts: Iterable[str] = ()
-    if kind == "bpe":
-        size = size or bpe_vocab_size(summary.characters, len(summary.alphabet))
-        texts = _bpe_texts(sample.texts(summary.split)["train"])
-        if summary.characters > _LARGE:
-            _announce(texts, summary, size, on_progress)
-    elif kind == "word" and sample.chunks is None:
-        chunks = split_chunks(corpus.chunks(ReadCounts(), on_progress, "training tokenizer"), summary.split)
-        texts = (chunk.text for side, _, chunk in chunks if side == "train")
-    elif kind == "word":
-        texts = sample.texts(summary.split)["train"]
-    library = build_tokenizer(
-        kind,
-        texts,
-        alphabet=summary.alphabet,
-        vocab_size=size,
-        lowercase=config.lowercase,
-        min_frequency=config.min_frequency or None,
-    )
-    return Tokenizer(library)
-
-
-def _bpe_texts(texts: list[str]) -> list[str]:
-    """An evenly spread part of the texts, as large as a BPE should learn from, without endless runs."""
-    limit = sample_limit(_head(texts))
-    step = -(-sum(map(len, texts)) // limit) or 1
-    return [part for text in texts[::step] for part in without_long_runs(text)]
-
-
-def _head(texts: Iterable[str]) -> list[str]:
-    found: list[str] = []
-    size = 0
-    for text in texts:
-        found.append(text)
-        size += len(text)
-        if size >= _HEAD:
-            break
-    return found
-
-
-def _announce(texts: list[str], summary: CorpusSummary, size: int, on_progress: Progress) -> None:
-    characters = sum(map(len, texts))
-    seconds = bpe_seconds(_head(texts), characters, size)
-    part = f"{characters / summary.characters * summary.bytes / 1e6:,.0f} MB of {summary.bytes / 1e6:,.0f} MB"
-    on_progress(f"training {size:,} BPE entries on {part}, about {seconds:,.0f} s", 0, 0)
 
 
 @contextlib.contextmanager
