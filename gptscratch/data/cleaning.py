@@ -16,7 +16,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
-from gptscratch.data.readers import TextChunk
+from gptscratch.data.chunks import TextChunk
 from gptscratch.data.token_files import Removed
 from gptscratch.errors import MissingExtraError
 

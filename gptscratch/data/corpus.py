@@ -16,9 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from gptscratch.config import DataConfig
+from gptscratch.data.chunks import ReadCounts, Reading, Sizes, TextChunk
 from gptscratch.data.cleaning import clean
 from gptscratch.data.encoding import NotTextError
-from gptscratch.data.readers import ReadCounts, Reading, Sizes, TextChunk, read_documents
+from gptscratch.data.readers import read_documents
 from gptscratch.data.sources import Progress, Source, UnreadableError, find_sources, split_weights
 from gptscratch.data.split import DocumentSizes, SplitPlan, hash_of, plan_split, split_chunks
 from gptscratch.data.token_files import Removed

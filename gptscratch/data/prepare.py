@@ -22,8 +22,8 @@ from filelock import FileLock, Timeout
 
 from gptscratch import paths
 from gptscratch.config import DataConfig
+from gptscratch.data.chunks import ReadCounts, Sizes, TextChunk
 from gptscratch.data.corpus import Corpus, CorpusSummary, Sample, TextHash, survey
-from gptscratch.data.readers import ReadCounts, Sizes, TextChunk
 from gptscratch.data.sources import Progress
 from gptscratch.data.split import split_chunks
 from gptscratch.data.token_files import (

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from gptscratch.data.readers import TextChunk
+from gptscratch.data.chunks import TextChunk
 from gptscratch.data.token_files import Split
 
 VAL_FRACTION = 0.1

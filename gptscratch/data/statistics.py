@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from tokenizers import models
 
 from gptscratch.config import DataConfig
+from gptscratch.data.chunks import ReadCounts, Sizes, TextChunk
 from gptscratch.data.corpus import Corpus, CorpusSummary, Sample, survey
-from gptscratch.data.readers import ReadCounts, Sizes, TextChunk
 from gptscratch.data.sources import Progress
 from gptscratch.data.split import split_chunks
 from gptscratch.data.token_files import SPLITS, Removed

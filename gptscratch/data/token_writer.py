@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gptscratch.data.readers import TextChunk
+from gptscratch.data.chunks import TextChunk
 from gptscratch.data.token_files import SPLITS, Split, SplitCounts, TokenArray
 from gptscratch.errors import CorpusError
 from gptscratch.tokenizer import Tokenizer

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from gptscratch.data.chunks import ReadCounts
 from gptscratch.data.corpus import Corpus, CorpusSummary, Sample
-from gptscratch.data.readers import ReadCounts
 from gptscratch.data.sources import Progress
 from gptscratch.data.split import split_chunks
 from gptscratch.tokenizer import Tokenizer, build_tokenizer, choose_tokenizer
@@ -24,7 +24,7 @@ def train_tokenizer(
         TokenizerError: the vocabulary is too small for its kind.
     """
     config, n_distinct = corpus.config, len(summary.alphabet)
-    kind, size = config.tokenizer, config.vocab_size or None
+    kind, size = config.tokenizer, config.vocab_size
     if not kind:  # a size without a kind asks for a tokenizer that has one
         kind, size = ("bpe", size) if size else choose_tokenizer(summary.characters, n_distinct)
     texts: Iterable[str] = ()
@@ -42,7 +42,7 @@ def train_tokenizer(
         alphabet=summary.alphabet,
         vocab_size=size,
         lowercase=config.lowercase,
-        min_frequency=config.min_frequency or None,
+        min_frequency=config.min_frequency,
     )
     return Tokenizer(library)
 

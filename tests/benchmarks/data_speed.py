@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 
 from gptscratch.config import DataConfig
+from gptscratch.data.chunks import ReadCounts
 from gptscratch.data.corpus import Corpus
 from gptscratch.data.prepare import prepare
-from gptscratch.data.readers import ReadCounts
 from gptscratch.tokenizer import Tokenizer, build_tokenizer, bulk_encoder
 from gptscratch.tokenizer.train import byte_values
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from gptscratch.config import CLEAN, DataConfig
+from gptscratch.data.chunks import ReadCounts, TextChunk
 from gptscratch.data.cleaning import DROPPING, STEPS, clean
 from gptscratch.data.corpus import Corpus, survey
-from gptscratch.data.readers import ReadCounts, TextChunk
 from gptscratch.data.token_files import Removed
 from gptscratch.errors import ConfigError, MissingExtraError
 

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from gptscratch.config import DataConfig
+from gptscratch.data.chunks import ReadCounts, Sizes, TextChunk
 from gptscratch.data.corpus import Corpus, CorpusSummary, survey
-from gptscratch.data.readers import ReadCounts, Sizes, TextChunk, parquet_rows
+from gptscratch.data.parquet import rows_at_once
 from gptscratch.data.split import chosen_fraction, split_chunks
 from gptscratch.errors import CorpusError, MissingExtraError
 from gptscratch.tokenizer import Tokenizer, build_tokenizer, bulk_encoder
@@ -326,7 +327,7 @@ def test_parquet_rows_are_taken_by_their_size(tmp_path: Path) -> None:
     texts = [f"{i}" * (8 << 20) for i in range(6)]
     parquet.write_table(arrow.table({"text": texts}), tmp_path / "a.parquet", use_dictionary=False)
     file = parquet.ParquetFile(tmp_path / "a.parquet")
-    assert parquet_rows(file, "text") in (1, 2)
+    assert rows_at_once(file, "text") in (1, 2)
     assert documents(tmp_path / "a.parquet") == texts
 
 

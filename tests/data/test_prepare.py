@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from gptscratch.config import DataConfig
+from gptscratch.data.chunks import Sizes
 from gptscratch.data.corpus import Corpus
 from gptscratch.data.prepare import Prepared, prepare
-from gptscratch.data.readers import Sizes
 from gptscratch.data.token_files import Removed, open_tokens, read_manifest
 from gptscratch.errors import CorpusError
 from gptscratch.tokenizer import KINDS, Tokenizer
