@@ -215,17 +215,10 @@ def _unchanged(run: Path, state: TrainState, on_event: OnEvent) -> TrainResult:
     )
     best = read_facts(run / "best.json")
     facts: dict[str, Any] = {name: best.get(name) for name in ("step", *BEST_FACTS)}
-    known = all(isinstance(value, int | float) for value in facts.values())
-    perplexity = math.exp(min(facts["val_loss"], 700.0)) if known else 0.0
-    return TrainResult(
-        run=run,
-        step=state.step,
-        tokens=state.tokens,
-        seconds=state.seconds,
-        best_step=state.best_step,
-        evaluation=Evaluated(**facts, val_perplexity=perplexity) if known else None,
-        interrupted=False,
-    )
+    evaluation = None
+    if all(isinstance(value, int | float) for value in facts.values()):
+        evaluation = Evaluated(**facts, val_perplexity=math.exp(min(facts["val_loss"], 700.0)))
+    return _result(run, state, state.seconds, evaluation)
 
 
 def _train(context: TrainContext, record: RunRecord, *, was_evaluated: bool = True) -> TrainResult:
@@ -238,15 +231,14 @@ def _train(context: TrainContext, record: RunRecord, *, was_evaluated: bool = Tr
         context.save()
     interrupted = run_loop(context)
     evaluation = None if interrupted else _evaluate_best(context)
-    return TrainResult(
-        run=run,
-        step=state.step,
-        tokens=state.tokens,
-        seconds=context.clock.run_seconds(),
-        best_step=state.best_step,
-        evaluation=evaluation,
-        interrupted=interrupted,
-    )
+    return _result(run, state, context.clock.run_seconds(), evaluation, interrupted=interrupted)
+
+
+def _result(
+    run: Path, state: TrainState, seconds: float, evaluation: Evaluated | None, *, interrupted: bool = False
+) -> TrainResult:
+    facts = {"step": state.step, "tokens": state.tokens, "best_step": state.best_step}
+    return TrainResult(run=run, seconds=seconds, evaluation=evaluation, interrupted=interrupted, **facts)
 
 
 def _evaluate_best(context: TrainContext) -> Evaluated:

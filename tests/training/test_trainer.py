@@ -354,3 +354,17 @@ def test_the_token_files_are_shared_between_runs_of_one_corpus(fit: Fit, home: P
     fit(name="a", steps=1)
     fit(name="b", steps=1)
     assert len(list((home / "tokens").glob("[!.]*"))) == 1
+
+
+def test_a_run_keeps_its_number_formats_when_the_machine_says_otherwise_at_a_resume(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for fast in (True, False):
+        monkeypatch.setattr("gptscratch.device.has_fast_bfloat16", lambda _: fast)  # noqa: B023
+        name = f"fast-{fast}".lower()
+        fit(name=name, dtype="auto", steps=2)
+        monkeypatch.setattr("gptscratch.device.has_fast_bfloat16", lambda _: not fast)  # noqa: B023
+        resume(name, steps=3)
+        wanted = "bfloat16" if fast else "float32"
+        train = read(paths.run_dir(name) / "config.json")["train"]
+        assert (train["dtype"], train["muon_dtype"]) == (wanted, wanted)
