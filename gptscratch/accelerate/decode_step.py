@@ -128,40 +128,27 @@ class DecodeStep:
 
 def _layer(block: Block) -> _Layer:
     attention, mlp = block.attention, block.mlp
-    qkv = attention.qkv if isinstance(attention, JoinedAttention) else _Concatenated(attention)
+    assert isinstance(attention, JoinedAttention)
     return _Layer(
-        qkv=norm_linear(block.norm_attention, qkv),
+        qkv=norm_linear(block.norm_attention, attention.qkv),
         out=linear_residual(attention.out),
-        up=_gated(block.norm_mlp, mlp) if isinstance(mlp, GatedMLP) else _activated(block.norm_mlp, mlp),
+        up=_up(block.norm_mlp, mlp),
         down=linear_residual(mlp.down),
     )
 
 
-def _gated(norm: nn.Module, mlp: GatedMLP) -> RowFunction:
-    both = norm_linear(norm, mlp.gate_up if isinstance(mlp, JoinedGatedMLP) else _Concatenated(mlp))
+def _up(norm: nn.Module, mlp: MLP | GatedMLP) -> RowFunction:
+    if isinstance(mlp, MLP):
+        up, activation = norm_linear(norm, mlp.up), mlp.activation
+        return lambda x: activation(up(x))
+    assert isinstance(mlp, JoinedGatedMLP)
+    both = norm_linear(norm, mlp.gate_up)
 
-    def up(x: Tensor) -> Tensor:
+    def gated(x: Tensor) -> Tensor:
         gate, up = both(x).chunk(2, dim=-1)
         return F.silu(gate).mul_(up)
 
-    return up
-
-
-def _activated(norm: nn.Module, mlp: MLP) -> RowFunction:
-    up, activation = norm_linear(norm, mlp.up), mlp.activation
-    return lambda x: activation(up(x))
-
-
-class _Concatenated(nn.Module):
-    """The products of layers that could not be joined, one after the other."""
-
-    def __init__(self, parts: Attention | GatedMLP) -> None:
-        super().__init__()
-        self.parts = parts
-        self.training = parts.training
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat(self.parts.project(x), dim=-1)
+    return gated
 
 
 class _AtPosition(NamedTuple):

@@ -30,11 +30,11 @@ def twin_of(model: GPT) -> GPT:
 
 @torch.no_grad()
 def join(model: nn.Module) -> None:
-    """In place: one product for each set of plain linear layers that read the same input."""
+    """In place: one product for each set of linear layers that read the same input."""
     for name, part in list(model.named_modules()):
-        if isinstance(part, Attention) and _are_plain(part, "q", "k", "v"):
+        if isinstance(part, Attention) and not isinstance(part, JoinedAttention):
             replace(model, name, JoinedAttention(part))
-        elif isinstance(part, GatedMLP) and _are_plain(part, "gate", "up"):
+        elif isinstance(part, GatedMLP) and not isinstance(part, JoinedGatedMLP):
             replace(model, name, JoinedGatedMLP(part))
 
 
@@ -104,10 +104,6 @@ class JoinedGatedMLP(GatedMLP):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return gate, up
-
-
-def _are_plain(parent: nn.Module, *names: str) -> bool:
-    return all(isinstance(getattr(parent, name, None), nn.Linear) for name in names)
 
 
 def _joined(layers: Sequence[nn.Linear]) -> nn.Linear:
