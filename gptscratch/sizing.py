@@ -72,24 +72,22 @@ class SamplingMemory:
 
 def count_parameters(config: ModelConfig) -> ParameterCounts:
     """The exact number of parameters, summed over their shapes."""
-    c = config.resolved()
-    once, block = _shapes_once(c), _block_shapes(c)
+    once, block = _shapes_once(config), _block_shapes(config)
     return ParameterCounts(
         token_embedding=_total(once, "token_embedding"),
         position_embedding=_total(once, "position_embedding"),
-        attention=c.n_layer * _total(block, "attention"),
-        mlp=c.n_layer * _total(block, "mlp"),
-        norms=c.n_layer * _total(block, "norm") + _total(once, "final_norm"),
+        attention=config.n_layer * _total(block, "attention"),
+        mlp=config.n_layer * _total(block, "mlp"),
+        norms=config.n_layer * _total(block, "norm") + _total(once, "final_norm"),
         lm_head=_total(once, "lm_head"),
     )
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, Shape]:
     """Every parameter's name and shape, in the order of the torch model's ``named_parameters``."""
-    c = config.resolved()
-    once, block = _shapes_once(c), _block_shapes(c)
+    once, block = _shapes_once(config), _block_shapes(config)
     first = {name: shape for name, shape in once.items() if "embedding" in name}
-    layers = [_prefixed(f"blocks.{layer}", block) for layer in range(c.n_layer)]
+    layers = [_prefixed(f"blocks.{layer}", block) for layer in range(config.n_layer)]
     return first | {name: shape for layer in layers for name, shape in layer.items()} | once
 
 
@@ -100,9 +98,8 @@ def forward_flops_per_token(config: ModelConfig, context_length: int | None = No
     an addition are two. The second term is q kᵀ and the weighted sum of v. That causality halves it
     is left out, as is usual when utilisation is reported (Chowdhery et al. 2022, PaLM, appendix B).
     """
-    c = config.resolved()
-    context = c.context_length if context_length is None else context_length
-    return 2 * _product_weights(c) + 4 * c.n_layer * c.n_head * c.head_dim * context
+    context = config.context_length if context_length is None else context_length
+    return 2 * _product_weights(config) + 4 * config.n_layer * config.n_head * config.head_dim * context
 
 
 def training_flops_per_token(config: ModelConfig, context_length: int | None = None) -> int:
@@ -124,12 +121,12 @@ def memory_to_train(
     activations. Muon keeps one moment for the blocks' matrices, AdamW two for everything else.
     """
     total = count_parameters(config).total
-    moments = 2 * total - (_matrix_parameters(config.resolved()) if optimizer == "muon" else 0)
+    moments = 2 * total - (_matrix_parameters(config) if optimizer == "muon" else 0)
     return TrainingMemory(
         weights=4 * total,
         gradients=4 * total,
         optimizer=4 * moments,
-        activations=_activation_bytes(config.resolved(), micro_batch_size, DTYPE_BYTES[dtype], device),
+        activations=_activation_bytes(config, micro_batch_size, DTYPE_BYTES[dtype], device),
     )
 
 
@@ -141,9 +138,8 @@ def update_bytes(config: ModelConfig, *, optimizer: str, dtype: str) -> int:
     """
     if optimizer != "muon":
         return 0
-    c = config.resolved()
-    shapes = [shape for shape in _block_shapes(c).values() if len(shape) == 2]
-    largest = max(c.n_layer * shapes.count(shape) * math.prod(shape) for shape in shapes)
+    shapes = [shape for shape in _block_shapes(config).values() if len(shape) == 2]
+    largest = max(config.n_layer * shapes.count(shape) * math.prod(shape) for shape in shapes)
     at_once = min(largest, max(MUON_AT_ONCE, *map(math.prod, shapes)))
     return (3 * 4 + 5 * DTYPE_BYTES[dtype]) * at_once
 
@@ -169,12 +165,11 @@ def _peak(config: ModelConfig, rows: int, optimizer: str, dtype: str, device: st
 
 def memory_to_sample(config: ModelConfig, *, batch_size: int = 1, dtype: str = "float32") -> SamplingMemory:
     """Memory to sample ``batch_size`` texts at once, each up to the context length."""
-    c = config.resolved()
     size = DTYPE_BYTES[dtype]
-    per_token = 2 * c.n_layer * c.n_kv_head * c.head_dim
+    per_token = 2 * config.n_layer * config.n_kv_head * config.head_dim
     return SamplingMemory(
-        weights=size * count_parameters(c).total,
-        kv_cache=size * batch_size * c.context_length * per_token,
+        weights=size * count_parameters(config).total,
+        kv_cache=size * batch_size * config.context_length * per_token,
     )
 
 

@@ -99,8 +99,7 @@ class _Planner:
         self._choose_rates(steps, seconds)
         self._choose_intervals(steps)
         context_length = self.model.context_length
-        model = self.model
-        config = RunConfig(model=model, data=self.data, train=self.train, name=self.given.get("name"))
+        config = RunConfig(model=self.model, data=self.data, train=self.train, name=self.given.get("name"))
         peak = sizing.training_peak(
             self.model, micro_batch_size=self.train.micro_batch_size, **self._memory_settings()
         )
@@ -140,11 +139,11 @@ class _Planner:
             depth = layers or ModelConfig.n_layer
             d_model = width or 32 * (heads or max(2, depth))
             sizes = {"n_layer": depth, "d_model": d_model, "n_head": heuristics.heads(d_model)}
-            return self._shortened(ModelConfig(**{**sizes, **given}))
+            return self._shortened(ModelConfig(**{**sizes, **given}).resolved())
         candidates = []
         for n_layer, d_model, context_length in heuristics.SHAPES:
             sizes = {"n_layer": n_layer, "d_model": d_model, "n_head": heuristics.heads(d_model)}
-            candidates.append(ModelConfig(**{**sizes, "context_length": context_length, **given}))
+            candidates.append(ModelConfig(**{**sizes, "context_length": context_length, **given}).resolved())
         suitable = [model for model in candidates if self._suits(model)]
         return self._shortened((suitable or candidates[:1])[-1])
 
