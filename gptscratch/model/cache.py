@@ -33,7 +33,6 @@ class KVCache:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        config = config.resolved()
         self.max_length = config.context_length if max_length is None else max_length
         if config.position == "learned" and self.max_length > config.context_length:
             raise ValueError(

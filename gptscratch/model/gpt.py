@@ -26,8 +26,7 @@ class GPT(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        config = config.resolved()
-        self.config = config
+        self.config = config.resolved()
         self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.position_embedding = build_position(config, embedding_std(config))
         self.dropout = nn.Dropout(config.dropout)

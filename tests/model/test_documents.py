@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptscratch.accelerate import kernels
 from gptscratch.config import POSITIONS, ModelConfig
-from gptscratch.model.attention import Attention
 from gptscratch.model.gpt import GPT
 from gptscratch.model.layout import document_layout, document_numbers, document_positions
 
@@ -45,26 +43,12 @@ def alone(model: GPT, rows: Tensor) -> Tensor:
     return torch.cat([model(part)[0] for part in parts])
 
 
-def by_kernel(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    return kernels.causal_attention(q, k, v, bias)
-
-
-# ALiBi adds to the scores: it never goes through the kernel.
-KINDS = [
-    (p, path)
-    for p in POSITIONS
-    for path in ("fused", "kernel", "grouped")
-    if (p, path) != ("alibi", "kernel")
-]
-
-
-@pytest.mark.parametrize(("position", "path"), KINDS)
-def test_a_packed_row_has_the_logits_and_gradients_of_its_documents_alone(position: str, path: str) -> None:
-    model = lively(position=position, n_kv_head=2 if path == "grouped" else 0)
-    if path == "kernel":
-        for part in model.modules():
-            if isinstance(part, Attention):
-                part.attend = by_kernel  # type: ignore[method-assign]
+@pytest.mark.parametrize("n_kv_head", [4, 2])
+@pytest.mark.parametrize("position", POSITIONS)
+def test_a_packed_row_has_the_logits_and_gradients_of_its_documents_alone(
+    position: str, n_kv_head: int
+) -> None:
+    model = lively(position=position, n_kv_head=n_kv_head)
     rows = packed_rows()
     targets = torch.randint(1, 31, (rows.numel(),), generator=torch.Generator().manual_seed(1))
     found = model(rows, layout=document_layout(document_numbers(rows, END))).flatten(0, 1)
