@@ -14,6 +14,7 @@ from rich.tree import Tree
 from gptscratch.cli.render import facts, lossy, notice, out, print_json
 from gptscratch.cli.render_stats import losses
 from gptscratch.cli.units import count, duration, size, some, when
+from gptscratch.config import SECTIONS, RunConfig
 
 if TYPE_CHECKING:
     from gptscratch.data.prepare import Prepared
@@ -26,52 +27,45 @@ def prepared(prepared: Prepared, *, json: bool) -> None:
         print_json({"folder": str(prepared.folder), **_manifest_facts(prepared.manifest)})
         return
     token_files(prepared.manifest, json=False)
-    facts(out, [("folder", f"{prepared.folder}{' (was there already)' * prepared.reused}")])
+    facts(out, [("folder", f"{prepared.folder}{' (existed already)' if prepared.reused else ''}")])
 
 
 def token_files(manifest: Manifest, *, json: bool) -> None:
-    both = _manifest_facts(manifest)
+    values = _manifest_facts(manifest)
     if json:
-        print_json(both)
+        print_json(values)
         return
     split = f"{manifest.train.tokens:,} to train, {manifest.val.tokens:,} to validate"
-    lines = [
-        ("tokenizer", f"{manifest.tokenizer_kind} with {manifest.vocab_size:,} entries{lossy(manifest)}"),
-        ("documents", f"{both['documents']:,} in {some(manifest.files, 'file')}"),
-        ("characters", f"{both['characters']:,}"),
-        ("tokens", f"{both['tokens']:,}: {split}"),
-        ("per token", f"{manifest.characters_per_token:.3f} characters"),
-        ("unknown", f"{manifest.unknown_rate:.3%} of the tokens"),
-        *losses(manifest.removed, manifest.replaced, manifest.skipped),
-    ]
-    facts(out, lines)
+    facts(
+        out,
+        [
+            ("tokenizer", f"{manifest.tokenizer_kind} with {manifest.vocab_size:,} entries{lossy(manifest)}"),
+            ("documents", f"{values['documents']:,} in {some(manifest.files, 'file')}"),
+            ("characters", f"{values['characters']:,}"),
+            ("tokens", f"{values['tokens']:,}: {split}"),
+            ("per token", f"{manifest.characters_per_token:.3f} characters"),
+            ("unknown", f"{manifest.unknown_rate:.3%} of the tokens"),
+            *losses(manifest.removed, manifest.replaced, manifest.skipped),
+        ],
+    )
 
 
 def runs(found: Sequence[RunSummary], *, json: bool) -> None:
     if json:
-        print_json([dataclasses.asdict(run) for run in found])
+        print_json(found)
         return
     if not found:
         notice("There are no runs yet. Make one: gptscratch train corpus.txt")
-        return
     table = Table("run", "parameters", "val loss", "tokens seen", "size", "when", box=None, pad_edge=False)
     for run in found:
         if run.problem is not None:
+            notice(f"{run.name} is damaged: {run.problem}")
             continue
         loss = "-" if run.best_val_loss is None else f"{run.best_val_loss:.4f}"
-        table.add_row(
-            escape(run.name),
-            count(run.parameters),
-            loss,
-            count(run.tokens),
-            size(run.size_bytes),
-            when(run.changed),
-        )
+        seen, changed = count(run.tokens), when(run.changed)
+        table.add_row(escape(run.name), count(run.parameters), loss, seen, size(run.size_bytes), changed)
     if table.row_count:
         out.print(table)
-    for run in found:
-        if run.problem is not None:
-            notice(f"{run.name} is damaged: {run.problem}")
 
 
 def run(described: RunDescription, *, json: bool) -> None:
@@ -82,26 +76,32 @@ def run(described: RunDescription, *, json: bool) -> None:
     loss = "-" if summary.best_val_loss is None else f"{summary.best_val_loss:.4f} nats/token"
     if described.val_bits_per_byte is not None and described.val_accuracy is not None:
         loss += f", {described.val_bits_per_byte:.4f} bits/byte, accuracy {described.val_accuracy:.1%}"
-    facts(
-        out,
-        [
-            ("run", f"{summary.name}, {when(summary.changed)}"),
-            ("folder", summary.folder),
-            ("val loss", loss + (f" (step {summary.best_step:,})" if summary.best_step is not None else "")),
-            (
-                "trained",
-                f"{some(summary.step, 'step')}, {count(summary.tokens)} tokens, {duration(summary.seconds)}",
-            ),
-            ("checkpoints", ", ".join(f"{step:,}" for step in described.checkpoints) or "none yet"),
-            *_planned(described.plan),
-        ],
-    )
-    sections = {name: described.config.get(name, {}) for name in ("data", "train")}
-    sections["model"] = dataclasses.asdict(described.model.config)  # every derived size filled in
-    for section, values in sections.items():
-        shown = [f"{key}={value}" for key, value in values.items() if value not in ("", [], None)]
-        out.print(f"[bold]{section}[/]  {escape('  '.join(shown))}")
+    if summary.best_step is not None:
+        loss += f" (step {summary.best_step:,})"
+    work = f"{some(summary.step, 'step')}, {count(summary.tokens)} tokens, {duration(summary.seconds)}"
+    lines = [
+        ("run", f"{summary.name}, {when(summary.changed)}"),
+        ("folder", summary.folder),
+        ("val loss", loss),
+        ("trained", work),
+        ("checkpoints", ", ".join(f"{step:,}" for step in described.checkpoints) or "none yet"),
+        *_planned(described.plan),
+        *_settings(RunConfig.from_dict({name: described.config.get(name, {}) for name in SECTIONS})),
+    ]
+    facts(out, lines)
     model(described.model, title=summary.name, json=False)
+
+
+def _settings(config: RunConfig) -> list[tuple[str, str]]:
+    """What was given or chosen."""
+    sections = {section: vars(getattr(config, section)) for section in SECTIONS}
+    return [
+        (
+            section,
+            "  ".join(f"{name}={value}" for name, value in values.items() if value not in ("", (), None)),
+        )
+        for section, values in sections.items()
+    ]
 
 
 def _planned(plan: dict[str, Any]) -> list[tuple[str, str]]:
@@ -149,22 +149,14 @@ def _grow(tree: Tree, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def _manifest_facts(manifest: Manifest) -> dict[str, Any]:
-    both = {
-        name: getattr(manifest.train, name) + getattr(manifest.val, name)
-        for name in ("documents", "characters", "bytes", "tokens", "unknown")
-    }
+    values = dataclasses.asdict(manifest)
+    names = ("vocab_size", "documents", "lossy", "files", "skipped", "replaced", "removed", "train", "val")
+    both = ("characters", "bytes", "tokens", "unknown")
+    values["documents"] = values["documents"] or manifest.train.documents + manifest.val.documents
     return {
         "tokenizer": manifest.tokenizer_kind,
-        "vocab_size": manifest.vocab_size,
-        **both,
-        "documents": manifest.documents or both["documents"],
+        **{name: values[name] for name in names},
+        **{name: values["train"][name] + values["val"][name] for name in both},
         "characters_per_token": manifest.characters_per_token,
         "unknown_rate": manifest.unknown_rate,
-        "lossy": manifest.lossy,
-        "files": manifest.files,
-        "skipped": manifest.skipped,
-        "replaced": manifest.replaced,
-        "removed": [dataclasses.asdict(step) for step in manifest.removed],
-        "train": dataclasses.asdict(manifest.train),
-        "val": dataclasses.asdict(manifest.val),
     }
