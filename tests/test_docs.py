@@ -97,12 +97,10 @@ def commands_of(block: Any) -> Iterator[str]:
 
 
 def small_command(arguments: list[str]) -> list[str]:
-    """The same command with small numbers, and a small text if it names none."""
+    """The same command with small numbers."""
     values = [None, *arguments[:-1]]
     small = [SMALL.get(str(before), word) for before, word in zip(values, arguments, strict=True)]
     if small[0] == "train" and "--resume" not in small:
-        if len(small) == 1 or small[1].startswith("-"):
-            small.insert(1, "corpus.txt")
         if not LENGTHS & set(small):
             small += ["--steps", SMALL["--steps"]]
         small += [word for pair in SHAPE for word in ("--set", pair)]
