@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gptscratch.config import ModelConfig
+from gptscratch.config.setting import CHOSEN, settings_of
 from gptscratch.errors import ConfigError, did_you_mean
 
 # The published shape: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
@@ -50,5 +51,10 @@ def preset_settings(name: str) -> dict[str, Any]:
     if name not in PRESETS:
         hint = f"{did_you_mean(name, PRESETS)} The presets: {', '.join(PRESETS)}."
         raise ConfigError(f"There is no preset {name!r}.", hint.lstrip())
-    fields = PRESETS[name].chosen()
-    return {f"model.{key}": value for key, value in fields.items() if key != "vocab_size"}
+    fields, default = PRESETS[name].chosen(), ModelConfig()
+    planned = [key for key, each in settings_of(ModelConfig).items() if each.default_is == CHOSEN]
+    return {
+        f"model.{key}": value
+        for key, value in fields.items()
+        if key in planned or (key != "vocab_size" and value != getattr(default, key))
+    }

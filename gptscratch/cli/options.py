@@ -13,6 +13,7 @@ from gptscratch.cli import console
 from gptscratch.config import (
     LENGTHS,
     SECTIONS,
+    RunConfig,
     TrainConfig,
     flattened,
     qualified,
@@ -121,10 +122,14 @@ def _pairs(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _settings_file(path: Path) -> dict[str, Any]:
-    """Settings in sections or by bare names, or a run's config.json, of which the sections count."""
+    """Settings in sections or by bare names, or those of a run's config.json.
+
+    Without a run's derived sizes, which an option may change.
+    """
     values = read_json(path)
     if "format" in values:
-        return {key: value for key, value in values.items() if key in SECTIONS}
+        sections = {key: value for key, value in values.items() if key in SECTIONS}
+        return sections | {"model": RunConfig.from_dict(sections).model.chosen()}
     return values
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -29,27 +30,26 @@ from gptscratch.training.events import (
     Working,
 )
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 _PER_SECOND = 4  # drawings
 _CTRL_C = 4  # columns left empty: the terminal writes ^C into them, up to twice
 _BAR = (8, 30)  # columns of a bar, at least and at most
 _AFTER_BAR = 5  # parts of this priority or a later one are left out before the bar is
 
 
-class TrainView:
-    """A listener that shows a run: the plan, a line per evaluation, a bar, the newest sample."""
+class _View:
+    """A part of the terminal that is drawn again and again, and disappears at the end."""
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self.work = WorkLine()
-        self.started: Started | None = None
-        self.newest: Moment | None = None
-        self.saved = 0  # the step of the newest checkpoint
-        self.sample = ""
-        self.train_loss = ""
-        self.evaluated = -1  # the step of the newest evaluation; again, it is the final one
-        self.live = live(self.drawing)
+        self.live = Live(
+            console=err, get_renderable=self.drawing, refresh_per_second=_PER_SECOND, transient=True
+        )
 
-    def __enter__(self) -> TrainView:
+    def __enter__(self) -> Self:
         if not self.quiet and err.is_terminal:
             self.live.start()
         return self
@@ -58,12 +58,36 @@ class TrainView:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.live.stop()
-        if self.quiet:
-            return
-        if self.started is None:
-            self.work.report_the_end(kind)
-        elif kind is not None and issubclass(kind, KeyboardInterrupt):
-            self._report_what_is_saved(self.started)
+        if not self.quiet and kind is not None and issubclass(kind, KeyboardInterrupt):
+            self.report_interrupt()
+
+    def drawing(self) -> RenderableType:
+        """What moves, as it is now; called by a thread of ``Live``."""
+        return self.work.line(err.width) or Text()
+
+    def report_interrupt(self) -> None:
+        if self.work.newest and self.work.newest.stage == "tokenizing":
+            notice("Stopped before the token files were complete: the next run makes them.")
+
+
+class WorkView(_View):
+    """Shows the stages of preparing a corpus; call it as ``prepare`` calls ``on_progress``."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        self.work.take(Working(stage, done, total))
+
+
+class TrainView(_View):
+    """A listener that shows a run: the plan, a line per evaluation, a bar, the newest sample."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.started: Started | None = None
+        self.newest: Moment | None = None
+        self.saved = 0  # the step of the newest checkpoint
+        self.sample = ""
+        self.train_loss = ""
+        self.evaluated = -1  # the step of the newest evaluation; again, it is the final one
+        super().__init__(quiet=quiet)
 
     def __call__(self, event: Event) -> None:
         if self.quiet:
@@ -103,27 +127,26 @@ class TrainView:
             f"\n[dim]{'step':>9} {'train loss':>11} {'val loss':>9} {'bits/byte':>10} {'accuracy':>9}[/]"
         )
 
-    def _report_what_is_saved(self, started: Started) -> None:
+    def report_interrupt(self) -> None:
         """After a second interrupt, which ends the program at once."""
-        step, name = self.saved or started.step, shown_run(started.run)
-        if step:
-            notice(f"Stopped at once. What came after step {step:,} is lost.")
+        if self.started is None:
+            super().report_interrupt()
+        elif step := self.saved or self.started.step:
+            name = shown_run(self.started.run)
+            notice(f"Stopped at once. Everything after step {step:,} is lost.")
             notice(f"Continue from there: gptscratch train --resume {name}")
         else:
             notice("Stopped at once, before the first checkpoint: nothing of this run is saved.")
-            notice("The same command with the same --name starts it again.")
 
     def drawing(self) -> RenderableType:
-        """What moves, as it is now; called by a thread of ``Live``."""
         if self.started is None:
-            return self.work.line(err.width) or Text()
-        newest, steps = self.newest, self.started.config.train.steps
-        if newest is None:
+            return super().drawing()
+        if self.newest is None:
             return Text("starting ...", style="dim")
-        parts: list[RenderableType] = [newest.line(err.width, steps)]
+        parts: list[RenderableType] = [self.newest.line(err.width, self.started.config.train.steps)]
         if self.sample:
             width = max(_CTRL_C, err.width - _CTRL_C)
-            text = Text(_lines(self.sample, 8))
+            text = Text("\n".join(self.sample.strip("\n").split("\n")[:8]))
             parts.append(Panel(text, title="sample", title_align="left", border_style="dim", width=width))
         return Group(*parts)
 
@@ -156,31 +179,6 @@ class Moment:
         )
 
 
-class WorkView:
-    """Shows the stages of preparing a corpus; call it as ``prepare`` calls ``on_progress``."""
-
-    def __init__(self) -> None:
-        self.work = WorkLine()
-        self.live = live(self.drawing)
-
-    def __enter__(self) -> WorkView:
-        if err.is_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.live.stop()
-        self.work.report_the_end(kind)
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        self.work.take(Working(stage, done, total))
-
-    def drawing(self) -> RenderableType:
-        return self.work.line(err.width) or Text()
-
-
 class WorkLine:
     """How far a stage is, how fast it is, and how long it may still take."""
 
@@ -195,11 +193,6 @@ class WorkLine:
             if not event.total and not event.done:
                 err.print(Text(event.stage, style="dim"))
         self.newest = event
-
-    def report_the_end(self, kind: type[BaseException] | None) -> None:
-        event = self.newest
-        if kind is not None and issubclass(kind, KeyboardInterrupt) and event and event.stage == "tokenizing":
-            notice(f"Stopped at {_share(event):.0%} of the text. The same command continues from there.")
 
     def line(self, width: int) -> Table | None:
         event = self.newest
@@ -219,11 +212,6 @@ class WorkLine:
         if rate and event.total:
             parts.append((3, f"{duration((event.total - event.done) / rate)} left"))
         return fitted(width, _share(event) if event.total else None, parts)
-
-
-def live(drawing: Callable[[], RenderableType]) -> Live:
-    """Draws a few times a second, whether or not something is reported."""
-    return Live(console=err, get_renderable=drawing, refresh_per_second=_PER_SECOND, transient=True)
 
 
 def fitted(width: int, share: float | None, parts: Sequence[tuple[int, str]]) -> Table:
@@ -247,8 +235,3 @@ def fitted(width: int, share: float | None, parts: Sequence[tuple[int, str]]) ->
 
 def _share(event: Working) -> float:
     return min(1.0, event.done / event.total) if event.total else 0.0
-
-
-def _lines(text: str, limit: int) -> str:
-    lines = text.strip("\n").split("\n")
-    return "\n".join(lines[:limit])

@@ -44,28 +44,29 @@ def plan_lines(plan: Plan, manifest: Manifest) -> list[tuple[str, str]]:
     text = size(manifest.train.bytes + manifest.val.bytes)
     if manifest.split == "documents":
         text += f" in {count(manifest.train.documents + manifest.val.documents)} documents"
-    split = f"{count(manifest.train.tokens)} tokens to train, {count(manifest.val.tokens)} to validate"
-    shape = f"{some(model.n_layer, 'layer')}, {model.d_model} wide, {some(model.n_head, 'head')}"
+    split = f"{count(manifest.train.tokens)} tokens for training, {count(manifest.val.tokens)} for validation"
+    shape = f"{some(model.n_layer, 'layer')}, d_model {model.d_model}, {some(model.n_head, 'head')}"
     if model.n_kv_head and model.n_kv_head != model.n_head:
         shape += f" on {some(model.n_kv_head, 'key-value head')}"
     rows = f"{train.batch_size} x {model.context_length}"
     if train.micro_batch_size != train.batch_size:
         rows += f", {train.micro_batch_size} x {model.context_length} at once"
     steps = f"{'' if train.steps else 'about '}{some(plan.steps, 'step')} of {count(tokens)} tokens ({rows})"
-    places = {
-        "packed": "end to end, with an end-of-text token between them",
-        "masked": "end to end, and none sees another",
-        "padded": f"one a row, {plan.padding:.0%} of which is padding",
+    placed = {
+        "packed": "one after the other, with an end-of-text token between them",
+        "masked": "one after the other, and none attends to another",
+        "padded": f"one per sequence, {plan.padding:.0%} of which is padding",
     }
-    documents = [("documents", places[train.documents])] if manifest.end_of_text is not None else []
+    documents = [("documents", placed[train.documents])] if manifest.end_of_text is not None else []
     return [
         ("corpus", f"{text}: {split}"),
         *documents,
         ("tokenizer", f"{manifest.tokenizer_kind} with {manifest.vocab_size:,} entries, "
-                      f"{manifest.characters_per_token:.2f} characters a token{lossy(manifest)}"),
+                      f"{manifest.characters_per_token:.2f} characters per token{lossy(manifest)}"),
         ("model", f"{count(plan.parameters)} parameters: {shape}, context {model.context_length}"),
         ("training", f"{steps}: {count(plan.tokens)} tokens, {plan.epochs:.3g} epochs"),
-        ("rates", f"{train.optimizer} at {train.learning_rate:.3g}, schedule {train.lr_schedule}"),
+        ("optimizer", f"{train.optimizer}, learning rate {train.learning_rate:.3g}, "
+                      f"schedule {train.lr_schedule}"),
         ("cost", f"about {duration(plan.seconds)} and {size(plan.memory_bytes)} of memory, "
                  f"{_machine(train)}"),
     ]  # fmt: skip
@@ -107,19 +108,19 @@ def result(result: TrainResult, *, json: bool, quiet: bool) -> None:
     lines = []
     if best is not None:
         lines = [
-            ("result", f"validation loss {best.val_loss:.4f} nats a token, "
-                       f"{best.val_bits_per_byte:.4f} bits a byte, accuracy {best.val_accuracy:.1%}"),
-            ("best", f"step {best.step:,}, scored on {best.val_tokens:,} tokens"),
+            ("result", f"validation loss {best.val_loss:.4f} nats per token, "
+                       f"{best.val_bits_per_byte:.4f} bits per byte, accuracy {best.val_accuracy:.1%}"),
+            ("best", f"step {best.step:,}, evaluated on {best.val_tokens:,} tokens"),
         ]  # fmt: skip
         if best.val_unknown:
             share = best.val_unknown / (best.val_tokens + best.val_unknown)
-            lines.append(("unknown", f"{share:.2%} of the validation tokens, which are not scored"))
+            lines.append(("unknown", f"{share:.2%} of the validation tokens, which are not evaluated"))
     done = f"{some(result.step, 'step')}, {count(result.tokens)} tokens, {duration(result.seconds)}"
     lines += [("trained", done), ("run", str(result.run.resolve()))]
     if result.interrupted:
         again = f"gptscratch train --resume {name}"
-        lines.append(("next", f"saved at step {result.step:,}; go on with: {again}"))
-        lines.append(("", f"or let the learning rate fall to 0 and end: {again} --cooldown"))
+        lines.append(("next", f"saved at step {result.step:,}; continue with: {again}"))
+        lines.append(("", f"or decay the learning rate to 0 and finish: {again} --cooldown"))
     else:
         lines.append(("next", f"gptscratch sample {name}"))
     facts(out, lines)

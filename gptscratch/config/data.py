@@ -82,8 +82,8 @@ class DataConfig:
         check_settings(self)
         require(
             self.val_file is None or self.val_fraction is None,
-            "val_fraction has no effect beside val_file.",
-            "Give one of --val-fraction, --val-file.",
+            "val_fraction (--val-fraction) has no effect with val_file (--val-file).",
+            "Give one of them.",
         )
         for step in self.clean:
             _require_clean_step(step)

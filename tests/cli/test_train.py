@@ -17,7 +17,7 @@ SMALL = (
 )  # fmt: skip
 
 
-def test_train_prints_the_plan_evaluations_and_where_the_run_lies(gptscratch: Command, corpus: Path) -> None:
+def test_train_prints_the_plan_evaluations_and_where_the_run_is(gptscratch: Command, corpus: Path) -> None:
     ended = gptscratch("train", corpus, *SMALL, "--steps", 20)
     assert ended.code == 0
     for shown in ("corpus", "tokenizer", "model", "val loss"):
@@ -49,7 +49,7 @@ def test_dry_run_prints_the_plan_and_makes_no_run(gptscratch: Command, corpus: P
 
 def test_the_plan_says_how_a_step_is_made_and_where(gptscratch: Command, corpus: Path) -> None:
     shown = gptscratch("train", corpus, *SMALL, "--steps", 1, "--micro-batch-size", 4, "--dry-run").out
-    assert "1 layer, 32 wide, 2 heads" in shown
+    assert "1 layer, d_model 32, 2 heads" in shown
     assert "1 step of 128 tokens (8 x 16, 4 x 16 at once)" in shown
     assert "on cpu in float32" in shown
 
@@ -73,7 +73,7 @@ def test_dry_run_as_json_holds_the_whole_configuration(gptscratch: Command, corp
     assert plan["steps"] * 8 * 16 == plan["tokens"]
 
 
-def test_resume_alone_goes_on_with_the_newest_run(gptscratch: Command, corpus: Path) -> None:
+def test_resume_alone_continues_the_newest_run(gptscratch: Command, corpus: Path) -> None:
     gptscratch("train", corpus, *SMALL, "--steps", 10, "--name", "a")
     ended = gptscratch("train", "--resume", "--steps", 16, "--json")
     assert json.loads(ended.out)["step"] == 16
@@ -129,8 +129,8 @@ def wrong(tmp_path: Path) -> Path:
         (["CORPUS", "--set", "n_layer"], "a name and a value"),
         (["CORPUS", "--config", "missing.json"], "does not exist"),
         (["CORPUS", "--dropout", "1.5"], "dropout"),
-        (["CORPUS", "--init-from", "nobody"], "nobody"),
-        (["--resume", "nobody"], "nobody"),
+        (["CORPUS", "--init-from", "unknown"], "unknown"),
+        (["--resume", "unknown"], "unknown"),
         (["CORPUS", "--resume", "x"], "--resume"),
         (["CORPUS", "--name", "../x"], "cannot be the name"),
     ],
@@ -238,9 +238,9 @@ def table(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("flag", "mode", "shown"),
     [
-        (None, "packed", "end to end, with an end-of-text token between them"),
-        ("masked", "masked", "none sees another"),
-        ("padded", "padded", "one a row, "),
+        (None, "packed", "one after the other, with an end-of-text token between them"),
+        ("masked", "masked", "none attends to another"),
+        ("padded", "padded", "one per sequence, "),
     ],
 )
 def test_how_documents_are_rowed_is_in_the_plan_the_run_and_info(

@@ -1,4 +1,4 @@
-"""Every knob: its check, its message, and JSON both ways."""
+"""Every setting: its check, its message, and JSON both ways."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_value_out_of_range_is_refused_by_name(cls: type, values: dict[str, An
 
 
 @pytest.mark.parametrize("cls", [*SECTIONS.values(), SampleConfig, RunConfig])
-def test_the_defaults_stand_and_cannot_be_changed(cls: type) -> None:
+def test_the_defaults_are_valid_and_cannot_be_changed(cls: type) -> None:
     config = cls()
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(config, dataclasses.fields(cls)[0].name, 1)
@@ -154,7 +154,7 @@ def test_texts_from_a_flag_become_what_the_field_is() -> None:
         ({"n_layers": 3}, "There is no setting 'n_layers'. Did you mean n_layer?"),
         ({"layers": 3}, "Did you mean n_layer?"),
         ({"model.steps": 3}, "no setting 'model.steps'"),
-        ({"house.n_layer": 3}, "no setting 'house.n_layer'"),
+        ({"place.n_layer": 3}, "no setting 'place.n_layer'"),
         ({"vocab_size": 3}, "vocab_size is ambiguous.*model.vocab_size or data.vocab_size"),
         ({"n_layer": "many"}, "n_layer is 'many': it must be a whole number"),
         ({"n_layer": 2.0}, "a whole number"),
