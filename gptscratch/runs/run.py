@@ -28,7 +28,6 @@ from gptscratch.tokenizer import Tokenizer
 FORMAT = 2  # of config.json and state.json; 1 had other names of settings and another order of batches
 _KEPT = ("train.optimizer", "train.documents")  # settings of training that a resume cannot change
 _LARGEST = 1 << 24  # bytes of a config.json or state.json
-_AT_LEAST_1 = ("batch_size", "micro_batch_size", "log_interval", "eval_interval", "save_interval")
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,8 @@ class RunRecord:
         record = cls(config=RunConfig.from_dict(rest), format=number, **own)
         end = record.end_of_text
         require(end is None or end < record.config.model.vocab_size, f"end_of_text is {end}.")
-        require_complete(record.config)
+        lengths = [getattr(record.config.train, name.removeprefix("train.")) for name in LENGTHS]
+        require(any(lengths), "the training length is missing.")
         return record
 
 
@@ -72,14 +72,6 @@ _OWN: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
         "split": lambda value: value is None or isinstance(value, dict),
     }
 )
-
-
-def require_complete(config: RunConfig) -> None:
-    """Raises ConfigError where a setting that training needs is still to be chosen."""
-    for name in _AT_LEAST_1:
-        require(getattr(config.train, name) >= 1, f"{name} is 0: it must be at least 1.")
-    lengths = [getattr(config.train, name.removeprefix("train.")) for name in LENGTHS]
-    require(any(lengths), "the training length is missing.")
 
 
 @contextlib.contextmanager
@@ -174,9 +166,7 @@ def resume_config(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
     fixed = [key for key in changes if not key.startswith("train.") or key in _KEPT]
     require(not fixed, f"A resumed run keeps its {', '.join(fixed)}.", "Start a new run to change it.")
     lengths = dict.fromkeys(LENGTHS) if LENGTHS & changes.keys() else {}
-    changed = config.with_settings(lengths | changes)
-    require_complete(changed)
-    return changed
+    return config.with_settings(lengths | changes)
 
 
 def read_versioned(file: Path) -> dict[str, Any]:
