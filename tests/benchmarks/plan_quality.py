@@ -71,12 +71,13 @@ def run_point(corpus: Path, minutes: float, settings: dict[str, Any], score_toke
     result = trainer.train(corpus, out=folder / "run", minutes=minutes, sample_interval=0, **settings)
     seconds, wall = time.process_time() - began, time.monotonic() - wall
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    scored = Evaluator(load(folder / "run").model, prepared.tokens)(score_tokens)
+    evaluator = Evaluator(load(folder / "run").model, prepared.tokens, prepared.tokenizer)
+    scored = evaluator(result.best_step, score_tokens)
     shutil.rmtree(folder)
     model, train = plan.config.model, plan.config.train
     return {
-        "bits_per_byte": scored.bits_per_byte,
-        "val_tokens": scored.tokens,
+        "bits_per_byte": scored.val_bits_per_byte,
+        "val_tokens": scored.val_tokens,
         "parameters": plan.parameters,
         "steps": result.step,
         "best_step": result.best_step,

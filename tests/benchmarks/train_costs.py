@@ -74,7 +74,7 @@ def share(corpus: Path, minutes: float) -> None:
 
     loop.CALLBACKS = tuple(_due(hook, timed(hook.__name__, hook)) for hook in CALLBACKS)  # type: ignore[misc]
     loop.step_that_fits = timed("step", loop.step_that_fits)
-    trainer._score_best = timed("final score", trainer._score_best)
+    trainer._evaluate_best = timed("final score", trainer._evaluate_best)
     settings = {**plan.config.to_dict(), "name": ""}
     flat = {f"{part}.{key}": value for part in ("model", "train") for key, value in settings[part].items()}
     length = {"train.minutes": 0.0, "train.steps": STEPS}
