@@ -14,8 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from gptscratch import paths
 from gptscratch.cli.console import err, facts, notice
-from gptscratch.cli.render import plan_lines, shown_run
+from gptscratch.cli.render import plan_lines
 from gptscratch.cli.units import count, duration, size
 from gptscratch.training.events import (
     Evaluated,
@@ -132,7 +133,7 @@ class TrainView(_View):
         if self.started is None:
             super().report_interrupt()
         elif step := self.saved or self.started.step:
-            name = shown_run(self.started.run)
+            name = paths.typed(self.started.run)
             notice(f"Stopped at once. Everything after step {step:,} is lost.")
             notice(f"Continue from there: gptscratch train --resume {name}")
         else:

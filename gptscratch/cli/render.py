@@ -6,9 +6,9 @@ import dataclasses
 import json as json_
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gptscratch import paths
 from gptscratch.cli.console import err, error, facts, notice, out
 from gptscratch.cli.units import count, duration, size, some
 
@@ -97,7 +97,7 @@ def plan(plan: Plan, manifest: Manifest, *, json: bool) -> None:
 
 
 def result(result: TrainResult, *, json: bool, quiet: bool) -> None:
-    best, name = result.evaluation, shown_run(result.run)
+    best, name = result.evaluation, paths.typed(result.run)
     if json:
         values = dataclasses.asdict(result) | {"run": result.run.name, "folder": str(result.run.resolve())}
         scores = values.pop("evaluation") or {}
@@ -124,10 +124,3 @@ def result(result: TrainResult, *, json: bool, quiet: bool) -> None:
     else:
         lines.append(("next", f"gptscratch sample {name}"))
     facts(out, lines)
-
-
-def shown_run(run: Path) -> str:
-    """What to type to name the run."""
-    from gptscratch import paths
-
-    return run.name if run.resolve().parent == paths.runs_dir().resolve() else str(run)

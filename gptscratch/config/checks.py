@@ -10,10 +10,6 @@ def require(condition: bool, message: str, hint: str = "") -> None:
         raise ConfigError(message, hint)
 
 
-def require_seed(seed: int) -> None:
-    require(0 <= seed < 2**63, f"seed is {seed}: it must be from 0 to 2^63 - 1.")
-
-
 def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     require(
         value in choices,

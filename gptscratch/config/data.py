@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gptscratch.config.checks import require, require_choice
-from gptscratch.config.setting import ADVANCED, CHOSEN, DATA, TOKENIZER, check_settings, setting
+from gptscratch.config.setting import ADVANCED, DATA, TOKENIZER, check_settings, planned, setting
 
 CLEAN = ("html", "lowercase", "punctuation", "nfc", "nfkc", "whitespace", "dedup", "neardup", "min-length")
 
@@ -52,15 +52,11 @@ class DataConfig:
         f"Clean each document with this step; repeat it for more, in order. One of {', '.join(CLEAN)}:N.",
         metavar="STEP",
     )
-    tokenizer: str | None = setting(
-        None,
-        TOKENIZER,
-        "char, byte, word, bpe, or a tokenizer.json or run to reuse.",
-        metavar="KIND",
-        default_is=CHOSEN,
+    tokenizer: str | None = planned(
+        None, TOKENIZER, "char, byte, word, bpe, or a tokenizer.json or run to reuse.", metavar="KIND"
     )
-    vocab_size: int | None = setting(
-        None, TOKENIZER, "Target size of the vocabulary.", at_least=1, at_most=1 << 24, default_is=CHOSEN
+    vocab_size: int | None = planned(
+        None, TOKENIZER, "Target size of the vocabulary.", at_least=1, at_most=1 << 24
     )
     lowercase: bool = setting(False, TOKENIZER, "Convert the text to lower case.")
     min_frequency: int | None = setting(

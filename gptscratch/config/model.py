@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptscratch.config.checks import require
-from gptscratch.config.setting import ADVANCED, CHOSEN, MODEL, check_settings, setting
+from gptscratch.config.setting import ADVANCED, MODEL, check_settings, planned, setting
 
 POSITIONS = ("rope", "learned", "sinusoidal", "alibi", "none")
 NORMS = ("rmsnorm", "layernorm")
 ACTIVATIONS = ("swiglu", "gelu", "gelu-tanh", "relu", "relu2")
-_LARGEST = 1 << 31  # of any size, so that sums of them are computed at once
+_SIZE = {"at_least": 1, "below": 1 << 31}  # so that sums of sizes are computed at once
 NARROWING = 4  # each further part of an adaptive softmax has d_model / 4, / 16 ... channels
 
 
@@ -20,61 +20,31 @@ NARROWING = 4  # each further part of an adaptive softmax has d_model / 4, / 16 
 class ModelConfig:
     """The shape of a GPT. The defaults are the modern family; ``PRESETS["gpt2"]`` is the other."""
 
-    vocab_size: int = setting(
-        256,
-        None,
-        "Number of tokens; a run takes its tokenizer's.",
-        at_least=1,
-        below=_LARGEST,
+    vocab_size: int = setting(256, None, "Number of tokens; a run takes its tokenizer's.", **_SIZE)
+    context_length: int = planned(
+        256, MODEL, "Maximum number of tokens that the model can attend to.", **_SIZE
     )
-    context_length: int = setting(
-        256,
-        MODEL,
-        "Maximum number of tokens that the model can attend to.",
-        at_least=1,
-        below=_LARGEST,
-        default_is=CHOSEN,
+    n_layer: int = planned(
+        4, MODEL, "Number of transformer blocks.", flag="--layers", at_least=1, at_most=10_000
     )
-    n_layer: int = setting(
-        4,
-        MODEL,
-        "Number of transformer blocks.",
-        flag="--layers",
-        at_least=1,
-        at_most=10_000,
-        default_is=CHOSEN,
-    )
-    n_head: int = setting(
-        4, MODEL, "Attention heads.", flag="--heads", at_least=1, below=_LARGEST, default_is=CHOSEN
-    )
+    n_head: int = planned(4, MODEL, "Attention heads.", flag="--heads", **_SIZE)
     n_kv_head: int = setting(
         None,
         ADVANCED,
         "Key-value heads; fewer than --heads gives grouped-query attention.",
         flag="--kv-heads",
-        at_least=1,
-        below=_LARGEST,
         default_is="--heads",
+        **_SIZE,
     )
-    d_model: int = setting(
-        128,
-        MODEL,
-        "Width of the residual stream (embedding size).",
-        at_least=1,
-        below=_LARGEST,
-        default_is=CHOSEN,
-    )
+    d_model: int = planned(128, MODEL, "Width of the residual stream (embedding size).", **_SIZE)
     d_ff: int = setting(
         None,
         ADVANCED,
         "Width of the MLP's hidden layer.",
-        at_least=1,
-        below=_LARGEST,
         default_is="8/3 of --d-model for swiglu, else 4 times",
+        **_SIZE,
     )
-    head_dim: int = setting(
-        None, None, "Width of one head.", at_least=1, below=_LARGEST, default_is="d_model / n_head"
-    )
+    head_dim: int = setting(None, None, "Width of one head.", default_is="d_model / n_head", **_SIZE)
     position: str = setting("rope", MODEL, "Position encoding.", choices=POSITIONS)
     norm: str = setting("rmsnorm", MODEL, "Normalization layer.", choices=NORMS)
     activation: str = setting("swiglu", MODEL, "Activation function of the MLP.", choices=ACTIVATIONS)
@@ -91,13 +61,12 @@ class ModelConfig:
         metavar="ID",
         at_least=1,
     )
-    dropout: float = setting(
+    dropout: float = planned(
         0.0,
         MODEL,
-        "Dropout probability, on the embedding, each residual branch and the attention weights.",
+        "Dropout probability (embedding, residual branches, attention weights).",
         at_least=0,
         below=1,
-        default_is=CHOSEN,
     )
     norm_eps: float = setting(1e-6, None, "Epsilon of the normalization layers.", above=0)
     rope_theta: float = setting(10_000.0, None, "Base of the rotary wavelengths.", above=0)

@@ -173,6 +173,11 @@ def setting(default: Any, panel: str | None, help: str, **more: Any) -> Any:
     )
 
 
+def planned(default: Any, panel: str | None, help: str, **more: Any) -> Any:
+    """A field that the plan chooses where it was not given; the default is what holds without a plan."""
+    return setting(default, panel, help, default_is=CHOSEN, **more)
+
+
 @cache
 def settings_of(cls: Any) -> Mapping[str, Setting]:
     """The settings of a config class by name, each with what its field says."""

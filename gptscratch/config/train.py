@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from gptscratch.config.checks import require
 from gptscratch.config.setting import (
     ADVANCED,
-    CHOSEN,
     DATA,
     HARDWARE,
     LENGTH,
     OPTIMIZATION,
     RUN,
     check_settings,
+    planned,
     setting,
 )
 
@@ -36,14 +36,12 @@ class TrainConfig:
     minutes: float | None = setting(
         None, LENGTH, "Time limit for the whole command, in minutes.", above=0, default_is="5"
     )
-    max_steps: int | None = setting(
-        None, None, "With --minutes: the most optimizer steps in that time.", at_least=1, default_is=CHOSEN
+    max_steps: int | None = planned(
+        None, None, "With --minutes: the most optimizer steps in that time.", at_least=1
     )
-    batch_size: int = setting(
-        16, OPTIMIZATION, "Sequences per optimizer step.", at_least=1, default_is=CHOSEN
-    )
-    micro_batch_size: int = setting(
-        16, ADVANCED, "Sequences per forward pass (gradient accumulation).", at_least=1, default_is=CHOSEN
+    batch_size: int = planned(16, OPTIMIZATION, "Sequences per optimizer step.", at_least=1)
+    micro_batch_size: int = planned(
+        16, ADVANCED, "Sequences per forward pass (gradient accumulation).", at_least=1
     )
     documents: str = setting(
         "packed",
@@ -54,23 +52,13 @@ class TrainConfig:
         choices=DOCUMENTS,
     )
     optimizer: str = setting("muon", OPTIMIZATION, "Optimizer.", choices=OPTIMIZERS)
-    learning_rate: float = setting(
-        0.03,
-        OPTIMIZATION,
-        "Peak learning rate; with muon, of the matrices in the blocks.",
-        at_least=0,
-        default_is=CHOSEN,
+    learning_rate: float = planned(
+        0.03, OPTIMIZATION, "Peak learning rate; with muon, of the matrices in the blocks.", at_least=0
     )
-    adamw_learning_rate: float = setting(
-        0.02,
-        None,
-        "With muon: peak learning rate of all other parameters (embeddings, output layer, norms, biases).",
-        at_least=0,
-        default_is=CHOSEN,
+    adamw_learning_rate: float = planned(
+        0.02, None, "With muon: peak learning rate of all parameters but the blocks' matrices.", at_least=0
     )
-    weight_decay: float = setting(
-        0.1, OPTIMIZATION, "Decoupled weight decay on matrices.", at_least=0, default_is=CHOSEN
-    )
+    weight_decay: float = planned(0.1, OPTIMIZATION, "Decoupled weight decay on matrices.", at_least=0)
     beta1: float = setting(0.9, None, "First beta of AdamW.", at_least=0, below=1)
     beta2: float = setting(0.95, None, "Second beta of AdamW.", at_least=0, below=1)
     momentum: float = setting(0.95, None, "Momentum of Muon.", at_least=0, below=1)
@@ -78,18 +66,9 @@ class TrainConfig:
         1.0, ADVANCED, "Clip the norm of the gradient to X; 0 disables this.", at_least=0
     )
     lr_schedule: str = setting(
-        "wsd",
-        OPTIMIZATION,
-        "Learning-rate schedule (wsd: warmup-stable-decay).",
-        choices=SCHEDULES,
+        "wsd", OPTIMIZATION, "Learning-rate schedule (wsd: warmup-stable-decay).", choices=SCHEDULES
     )
-    warmup_steps: int = setting(
-        0,
-        OPTIMIZATION,
-        "Linear warm-up of the learning rate, in steps.",
-        at_least=0,
-        default_is=CHOSEN,
-    )
+    warmup_steps: int = planned(0, OPTIMIZATION, "Linear warm-up of the learning rate, in steps.", at_least=0)
     decay_fraction: float = setting(
         0.5,
         None,
@@ -104,12 +83,10 @@ class TrainConfig:
         at_least=0,
         at_most=1,
     )
-    log_interval: int = setting(
-        10, None, "Steps between two lines of metrics.jsonl.", at_least=1, default_is=CHOSEN
-    )
-    eval_interval: int = setting(100, RUN, "Evaluate every N steps.", at_least=1, default_is=CHOSEN)
-    save_interval: int = setting(
-        100, RUN, "Save a checkpoint every N steps, and every ten minutes.", at_least=1, default_is=CHOSEN
+    log_interval: int = planned(10, None, "Steps between two lines of metrics.jsonl.", at_least=1)
+    eval_interval: int = planned(100, RUN, "Evaluate every N steps.", at_least=1)
+    save_interval: int = planned(
+        100, RUN, "Save a checkpoint every N steps, and every ten minutes.", at_least=1
     )
     sample_interval: int | None = setting(
         None,
@@ -118,19 +95,14 @@ class TrainConfig:
         at_least=0,
         default_is="with each evaluation",
     )
-    eval_tokens: int = setting(
+    eval_tokens: int = planned(
         10_000,
         None,
         "Tokens of the validation set, evenly spread, for an evaluation during training.",
         at_least=1,
-        default_is=CHOSEN,
     )
-    final_eval_tokens: int = setting(
-        50_000,
-        None,
-        "Tokens of the validation set for the evaluation at the end.",
-        at_least=1,
-        default_is=CHOSEN,
+    final_eval_tokens: int = planned(
+        50_000, None, "Tokens of the validation set for the evaluation at the end.", at_least=1
     )
     keep_checkpoints: int = setting(
         2, ADVANCED, "Number of recent checkpoints to keep, besides the best one.", at_least=1
@@ -146,7 +118,7 @@ class TrainConfig:
     muon_dtype: str = setting(
         "auto", None, "Number format of the products of Muon's updates.", choices=DTYPES
     )
-    compile: bool | None = setting(None, ADVANCED, "Compile the model with torch.compile.", default_is=CHOSEN)
+    compile: bool | None = planned(None, ADVANCED, "Compile the model with torch.compile.")
 
     def __post_init__(self) -> None:
         check_settings(self)
