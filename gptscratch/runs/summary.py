@@ -131,7 +131,7 @@ def describe_run(run: Path) -> RunDescription:
         checkpoints=tuple(step for step, _ in paths.checkpoints(run)),
         plan=plan if all(_number(plan, name) is not None for name in PLANNED) else {},
         config=values,
-        model=describe_model(config.model, micro_batch_size=config.train.micro_batch_size or 1),
+        model=describe_model(config.model, micro_batch_size=config.train.micro_batch_size),
     )
 
 
