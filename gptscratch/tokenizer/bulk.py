@@ -31,9 +31,8 @@ CANNOT_ENCODE = (
     "Does its tokenizer.json name an unknown token for what its vocabulary lacks?",
 )
 
-# Known patterns of pre-tokenizers. GPT-2's (Radford et al. 2019, encoder.py) is written with possessive
-# repetitions, as in tiktoken itself: without them a long run overflows its stack.
-_GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+# Known patterns of pre-tokenizers, GPT-2's from Radford et al. 2019 (encoder.py).
+_GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -102,12 +101,13 @@ def _tiktoken_encoder(tokenizer: Tokenizer, alphabet: str) -> Encode | None:
 
     def encode_one(text: str) -> Ids:
         try:
-            found: Ids = encoding.encode_to_numpy(text, disallowed_special=()).astype(tokenizer.dtype)
-            return found
+            return np.array(encoding.encode_ordinary(text), tokenizer.dtype)
         except BaseException as error:
             if not is_library_error(error):
                 raise
-            return library([text])[0]  # a run so long that the regular expression gave up
+            return library([text])[
+                0
+            ]  # a run of a million characters, for which the regular expression has no room
 
     def encode(texts: Sequence[str]) -> list[Ids]:
         if len(texts) < 2 or threads < 2:
