@@ -120,11 +120,18 @@ class _CausalAttention(torch.autograd.Function):
             weights_grad = torch.bmm(g, v[:, :end].mT)
             if every_keep:
                 weights_grad *= every_keep[i]
-            scores_grad = torch._softmax_backward_data(weights_grad, weights, -1, weights.dtype)
+            scores_grad = _softmax_backward(weights_grad, weights)
             torch.bmm(scores_grad, k[:, :end], out=q_grad[:, start:end])
             k_grad[:, :end] += torch.bmm(scores_grad.mT, q[:, start:end])
         q_grad *= 1 / math.sqrt(q.size(-1))
         return q_grad.view(ctx.shape), k_grad.view(ctx.shape), v_grad.view(ctx.shape), None, None
+
+
+def _softmax_backward(grad: Tensor, weights: Tensor) -> Tensor:
+    """w (g - sum(g w)), in one pass where torch has its private function."""
+    if hasattr(torch, "_softmax_backward_data"):
+        return torch._softmax_backward_data(grad, weights, -1, weights.dtype)
+    return weights * (grad - (grad * weights).sum(-1, keepdim=True))
 
 
 def _hide(scores: Tensor, start: int, heads: tuple[int, int], unseen: Tensor | None) -> None:

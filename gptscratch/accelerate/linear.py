@@ -47,7 +47,7 @@ def has_fast_float32() -> bool:
 
     Timed once for each process on one thread, about 20 ms: it depends on the processor and on its maker.
     """
-    if not torch._C._has_mkldnn:
+    if not has_onednn("_linear_pointwise"):
         return False
     x, weight, grad = (torch.ones(256, 256) for _ in range(3))
     times: tuple[list[float], list[float]] = ([], [])  # of torch's choice, of oneDNN
@@ -60,6 +60,12 @@ def has_fast_float32() -> bool:
             times[0].append(between - started)
             times[1].append(time.perf_counter() - between)
     return min(times[0]) > _PAYS * min(times[1])
+
+
+def has_onednn(operator: str) -> bool:
+    """Whether this torch has oneDNN and a private operator of it; without, torch's own function is used."""
+    is_there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return is_there and hasattr(torch.ops.mkldnn, operator)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -84,7 +84,7 @@ class Int8Linear(nn.Module):
         bias = None if linear.bias is None else linear.bias.detach().float()
         self.packed = torch.ops.quantized.linear_prepack(whole, bias)
         # Without VNNI the sums of two products are of 16 bits: 8 by 8 bits would saturate them.
-        self.narrow = not torch.cpu._is_vnni_supported()
+        self.narrow = not getattr(torch.cpu, "_is_vnni_supported", lambda: False)()
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = torch.ops.quantized.linear_dynamic(x.float(), self.packed, self.narrow)

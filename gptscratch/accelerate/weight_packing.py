@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from gptscratch.accelerate.linear import has_onednn
+from gptscratch.device import has_fast_bfloat16
 from gptscratch.model.attention import Attention
 from gptscratch.model.gpt import GPT
 from gptscratch.model.mlp import GatedMLP
@@ -55,9 +57,9 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def can_pack(dtype: torch.dtype) -> bool:
-    if dtype == torch.bfloat16:
-        return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return dtype == torch.float32 and torch._C._has_mkldnn
+    if not has_onednn("_reorder_linear_weight"):
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and has_fast_bfloat16(torch.device("cpu")))
 
 
 class PackedLinear(nn.Module):

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from gptscratch.accelerate import kernels, training
+from gptscratch.accelerate.linear import has_fast_float32, has_onednn
 from gptscratch.accelerate.training import FasterAttention, FasterDropout, accelerate_training
+from gptscratch.accelerate.weight_packing import can_pack
 from gptscratch.config import ModelConfig
 from gptscratch.model.equations import attention, rms_norm
 from gptscratch.model.gpt import GPT
@@ -193,3 +195,19 @@ def test_only_a_model_on_a_cpu_is_changed() -> None:
     with torch.device("meta"):
         model = accelerate_training(GPT(ModelConfig(n_layer=1)))
     assert not any(isinstance(part, FasterAttention) for part in model.modules())
+
+
+def test_the_gradient_of_softmax_is_the_same_without_torchs_private_function(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weights, grad = torch.randn(2, 3, 5).softmax(-1), torch.randn(2, 3, 5)
+    found = kernels._softmax_backward(grad, weights)
+    monkeypatch.delattr(torch, "_softmax_backward_data")
+    torch.testing.assert_close(kernels._softmax_backward(grad, weights), found)
+
+
+def test_without_onednn_torchs_own_functions_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not has_onednn("_no_such_operator")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not can_pack(torch.float32)
+    assert not has_fast_float32.__wrapped__()
