@@ -1,4 +1,4 @@
-"""A run's folder: where it is made, and config.json, which describes the run.
+"""A run's folder: its name, its lock, and config.json, which describes the run.
 
 config.json is the first file of a new run and the last to go when a run is replaced: the folder of a run is
 a run at every moment, and a folder with nothing but a lock is free.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 import gptscratch
 from gptscratch import paths
@@ -22,10 +24,10 @@ from gptscratch.config.checks import require
 from gptscratch.data.sources import split_weights
 from gptscratch.errors import CheckpointError, ConfigError, RunError, disk_errors
 from gptscratch.files import remove_folder, write_json
-from gptscratch.runs.lock import LOCK, RunBusyError, held, is_unused
 from gptscratch.tokenizer import Tokenizer
 
 FORMAT = 2  # of config.json and state.json; 1 had other names of settings and another order of batches
+LOCK = ".lock"  # in the run's folder; it holds the number of the process that trains the run
 _KEPT = ("train.optimizer", "train.documents")  # settings of training that a resume cannot change
 _LARGEST = 1 << 24  # bytes of a config.json or state.json
 
@@ -43,35 +45,29 @@ class RunRecord:
     format: int = FORMAT
 
     def to_dict(self) -> dict[str, Any]:
-        own = {name: getattr(self, name) for name in _OWN}
-        return {"format": FORMAT, "version": gptscratch.__version__, **self.config.to_dict(), **own}
+        own = {name: value for name, value in vars(self).items() if name != "config"}
+        return {**self.config.to_dict(), **own, "format": FORMAT, "version": gptscratch.__version__}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunRecord:
         """Raises ConfigError where a value is missing or wrong."""
-        rest, own = dict(values), {}
+        rest = dict(values)
         rest.pop("version", None)
-        number = rest.pop("format")
-        for name, is_valid in _OWN.items():
-            own[name] = rest.pop(name, None)
-            require(is_valid(own[name]), f"{name} is {own[name]!r}.")
-        record = cls(config=RunConfig.from_dict(rest), format=number, **own)
-        end = record.end_of_text
-        require(end is None or end < record.config.model.vocab_size, f"end_of_text is {end}.")
-        lengths = [getattr(record.config.train, name.removeprefix("train.")) for name in LENGTHS]
+        own = {field.name: rest.pop(field.name, None) for field in fields(cls) if field.name != "config"}
+        record = cls(config=RunConfig.from_dict(rest), **own)
+        end, train = record.end_of_text, record.config.train
+        valid = {
+            "corpus_hash": isinstance(record.corpus_hash, str),
+            "tokens": isinstance(record.tokens, str),
+            "end_of_text": end is None or (type(end) is int and 0 <= end < record.config.model.vocab_size),
+            "parameters": type(record.parameters) is int and record.parameters >= 0,
+            "split": record.split is None or isinstance(record.split, dict),
+        }
+        for name, is_valid in valid.items():
+            require(is_valid, f"{name} is {own[name]!r}.")
+        lengths = [getattr(train, name.removeprefix("train.")) for name in LENGTHS]
         require(any(lengths), "the training length is missing.")
         return record
-
-
-_OWN: Mapping[str, Callable[[Any], bool]] = MappingProxyType(
-    {
-        "corpus_hash": lambda value: isinstance(value, str),
-        "tokens": lambda value: isinstance(value, str),
-        "end_of_text": lambda value: value is None or (type(value) is int and value >= 0),
-        "parameters": lambda value: type(value) is int and value >= 0,
-        "split": lambda value: value is None or isinstance(value, dict),
-    }
-)
 
 
 @contextlib.contextmanager
@@ -108,6 +104,62 @@ def _folders_named_after(corpus: tuple[str, ...]) -> Iterator[Path]:
     yield paths.run_dir(stem)
     for number in itertools.count(2):
         yield paths.run_dir(f"{stem}-{number}")
+
+
+class RunBusyError(CheckpointError):
+    """Another process trains this run."""
+
+
+@contextlib.contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Make the folder if needed and hold its lock; a folder that was made and is still unused is removed.
+
+    Raises:
+        RunBusyError: another process holds the lock.
+        RunError: the folder cannot be made.
+    """
+    existed = run.is_dir()
+    with disk_errors(f"making the run's folder {run}"):
+        run.mkdir(parents=True, exist_ok=True)
+    file = run / LOCK
+    lock = FileLock(str(file), timeout=0)
+    try:
+        lock.acquire()
+        with contextlib.suppress(OSError):
+            file.write_text(str(os.getpid()), encoding="ascii")
+    except Timeout:
+        raise RunBusyError(
+            f"{run.name} is being trained by {_holder(file)}.",
+            "Wait until it has ended, or stop it; Ctrl-C saves it first.",
+        ) from None
+    except (OSError, NotImplementedError):
+        pass  # the file system has no locks
+    try:
+        yield
+    finally:
+        if is_unused(run):
+            with contextlib.suppress(OSError):
+                file.unlink()
+                if not existed:
+                    run.rmdir()
+        lock.release()
+
+
+def is_unused(run: Path) -> bool:
+    """Whether the folder is missing or holds nothing but a lock and temporary files."""
+    if not run.exists():
+        return True
+    return run.is_dir() and all(
+        file.name == LOCK or (file.name.startswith(".") and file.name.endswith(".tmp"))
+        for file in run.iterdir()
+    )
+
+
+def _holder(file: Path) -> str:
+    try:
+        return f"process {int(file.read_text(encoding='ascii'))}"
+    except (OSError, ValueError):  # Windows keeps other processes from reading a locked file
+        return "another process"
 
 
 def require_free(run: Path, *, replace: bool = False) -> None:

@@ -30,10 +30,8 @@ class ModelDescription:
     forward_flops_per_token: int
     training_flops_per_token: int
     micro_batch_size: int
-    training_memory: sizing.TrainingMemory  # with Muon in float32
-    training_memory_bytes: int
-    sampling_memory: sizing.SamplingMemory  # one text in float32
-    sampling_memory_bytes: int
+    training_memory_bytes: int  # with Muon in float32
+    sampling_memory_bytes: int  # one text in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +100,6 @@ def describe_model(config: ModelConfig, *, micro_batch_size: int = 1) -> ModelDe
     """Describe a model from its config alone; ``micro_batch_size`` sequences train at once."""
     config = config.resolved()
     counts = sizing.count_parameters(config)
-    training = sizing.memory_to_train(config, micro_batch_size=micro_batch_size)
-    sampling = sizing.memory_to_sample(config)
     return ModelDescription(
         config=config,
         parameters=counts.total,
@@ -112,10 +108,8 @@ def describe_model(config: ModelConfig, *, micro_batch_size: int = 1) -> ModelDe
         forward_flops_per_token=sizing.forward_flops_per_token(config),
         training_flops_per_token=sizing.training_flops_per_token(config),
         micro_batch_size=micro_batch_size,
-        training_memory=training,
-        training_memory_bytes=training.total,
-        sampling_memory=sampling,
-        sampling_memory_bytes=sampling.total,
+        training_memory_bytes=sizing.memory_to_train(config, micro_batch_size=micro_batch_size).total,
+        sampling_memory_bytes=sizing.memory_to_sample(config).total,
     )
 
 

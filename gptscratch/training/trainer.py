@@ -21,12 +21,12 @@ from gptscratch.files import write_json
 from gptscratch.model.gpt import GPT
 from gptscratch.model.head import init_bias_from_unigrams
 from gptscratch.runs import checkpoint
-from gptscratch.runs.lock import held
 from gptscratch.runs.metrics import rewind_metrics
 from gptscratch.runs.run import (
     RunRecord,
     create_run,
     disk_errors_in,
+    held,
     is_run,
     new_run,
     read_facts,

@@ -18,7 +18,7 @@ from gptscratch.config import ModelConfig, TrainConfig
 from gptscratch.errors import CheckpointError, RunError
 from gptscratch.model.gpt import GPT
 from gptscratch.runs import checkpoint
-from gptscratch.runs.tensors import load_tensors
+from gptscratch.runs.checkpoint import load_tensors
 from gptscratch.training import callbacks, loop
 from gptscratch.training.clock import Clock
 from gptscratch.training.context import compiled_shapes

@@ -17,9 +17,9 @@ import torch
 from gptscratch import paths
 from gptscratch.errors import CheckpointError, ConfigError, RunError, UserError
 from gptscratch.generation.generator import load, sample_text
-from gptscratch.runs import tensors as storage
+from gptscratch.runs import checkpoint as storage
+from gptscratch.runs.checkpoint import load_tensors
 from gptscratch.runs.metrics import read_metrics
-from gptscratch.runs.tensors import load_tensors
 from gptscratch.training.events import (
     Evaluated,
     Event,
