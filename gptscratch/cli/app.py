@@ -76,11 +76,11 @@ def versions() -> Iterator[tuple[str, str]]:
     yield "home", str(paths.home())
     import torch
 
-    from gptscratch.cli.units import some
+    from gptscratch.cli.units import plural
     from gptscratch.device import pick_device, pick_dtype
 
     device = pick_device("auto")
-    threads = some(torch.get_num_threads(), "thread")
+    threads = plural(torch.get_num_threads(), "thread")
     cpu = f"{torch.backends.cpu.get_cpu_capability()}, {threads}"
     what = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     dtype = str(pick_dtype("auto", device)).removeprefix("torch.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptscratch import paths
 from gptscratch.cli.console import err, error, facts, notice, out
-from gptscratch.cli.units import count, duration, size, some
+from gptscratch.cli.units import count, duration, plural, size
 
 __all__ = ["err", "error", "facts", "notice", "out", "plan", "plan_lines", "print_json", "result"]
 
@@ -45,13 +45,15 @@ def plan_lines(plan: Plan, manifest: Manifest) -> list[tuple[str, str]]:
     if manifest.split == "documents":
         text += f" in {count(manifest.train.documents + manifest.val.documents)} documents"
     split = f"{count(manifest.train.tokens)} tokens for training, {count(manifest.val.tokens)} for validation"
-    shape = f"{some(model.n_layer, 'layer')}, d_model {model.d_model}, {some(model.n_head, 'head')}"
+    shape = f"{plural(model.n_layer, 'layer')}, d_model {model.d_model}, {plural(model.n_head, 'head')}"
     if model.n_kv_head and model.n_kv_head != model.n_head:
-        shape += f" on {some(model.n_kv_head, 'key-value head')}"
+        shape += f" on {plural(model.n_kv_head, 'key-value head')}"
     rows = f"{train.batch_size} x {model.context_length}"
     if train.micro_batch_size != train.batch_size:
         rows += f", {train.micro_batch_size} x {model.context_length} at once"
-    steps = f"{'' if train.steps else 'about '}{some(plan.steps, 'step')} of {count(tokens)} tokens ({rows})"
+    steps = (
+        f"{'' if train.steps else 'about '}{plural(plan.steps, 'step')} of {count(tokens)} tokens ({rows})"
+    )
     placed = {
         "packed": "one after the other, with an end-of-text token between them",
         "masked": "one after the other, and none attends to another",
@@ -115,7 +117,7 @@ def result(result: TrainResult, *, json: bool, quiet: bool) -> None:
         if best.val_unknown:
             share = best.val_unknown / (best.val_tokens + best.val_unknown)
             lines.append(("unknown", f"{share:.2%} of the validation tokens, which are not evaluated"))
-    done = f"{some(result.step, 'step')}, {count(result.tokens)} tokens, {duration(result.seconds)}"
+    done = f"{plural(result.step, 'step')}, {count(result.tokens)} tokens, {duration(result.seconds)}"
     lines += [("trained", done), ("run", str(result.run.resolve()))]
     if result.interrupted:
         again = f"gptscratch train --resume {name}"

@@ -13,7 +13,7 @@ from rich.tree import Tree
 
 from gptscratch.cli.render import facts, lossy, notice, out, print_json
 from gptscratch.cli.render_stats import losses
-from gptscratch.cli.units import count, duration, size, some, when
+from gptscratch.cli.units import count, duration, plural, size, timestamp
 from gptscratch.config import SECTIONS, RunConfig
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def token_files(manifest: Manifest, *, json: bool) -> None:
         out,
         [
             ("tokenizer", f"{manifest.tokenizer_kind} with {manifest.vocab_size:,} entries{lossy(manifest)}"),
-            ("documents", f"{values['documents']:,} in {some(manifest.files, 'file')}"),
+            ("documents", f"{values['documents']:,} in {plural(manifest.files, 'file')}"),
             ("characters", f"{values['characters']:,}"),
             ("tokens", f"{values['tokens']:,}: {split}"),
             ("per token", f"{manifest.characters_per_token:.3f} characters"),
@@ -62,7 +62,7 @@ def runs(found: Sequence[RunSummary], *, json: bool) -> None:
             notice(f"{run.name} is damaged: {run.problem}")
             continue
         loss = "-" if run.best_val_loss is None else f"{run.best_val_loss:.4f}"
-        seen, changed = count(run.tokens), when(run.changed)
+        seen, changed = count(run.tokens), timestamp(run.changed)
         table.add_row(escape(run.name), count(run.parameters), loss, seen, size(run.size_bytes), changed)
     if table.row_count:
         out.print(table)
@@ -78,9 +78,9 @@ def run(described: RunDescription, *, json: bool) -> None:
         loss += f", {described.val_bits_per_byte:.4f} bits/byte, accuracy {described.val_accuracy:.1%}"
     if summary.best_step is not None:
         loss += f" (step {summary.best_step:,})"
-    work = f"{some(summary.step, 'step')}, {count(summary.tokens)} tokens, {duration(summary.seconds)}"
+    work = f"{plural(summary.step, 'step')}, {count(summary.tokens)} tokens, {duration(summary.seconds)}"
     lines = [
-        ("run", f"{summary.name}, {when(summary.changed)}"),
+        ("run", f"{summary.name}, {timestamp(summary.changed)}"),
         ("folder", summary.folder),
         ("val loss", loss),
         ("trained", work),

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from gptscratch.cli.console import err, facts, notice, out
 from gptscratch.cli.render import print_json
-from gptscratch.cli.units import some
+from gptscratch.cli.units import plural
 
 if TYPE_CHECKING:
     from gptscratch.generation.generator import Generator
@@ -48,7 +48,7 @@ def characters(tokens: Iterable[GeneratedToken]) -> Iterator[tuple[str, float]]:
 
 def copied(text: str, span: CopiedSpan, *, name: str = "copied") -> None:
     """The longest copied span of a text, marked among the characters around it."""
-    times = some(span.times, "time")
+    times = plural(span.times, "time")
     note(f"{name}: {span.tokens} of {span.of_tokens} tokens in a row are in the training tokens, {times}")
     if not span.text.strip():
         return
@@ -81,12 +81,12 @@ def progress(done: Iterator[int], total: int) -> None:
     """Count the prompts that have their line: a note about earlier ones, a bar, and one line at the end."""
     before = last = next(done)
     if before:
-        notice(f"{some(before, 'prompt')} had a line already.")
+        notice(f"{plural(before, 'prompt')} had a line already.")
     with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("prompts", total=total, completed=before)
         for last in done:
             bar.update(task, completed=last)
-    note(f"{some(last - before, 'line')} written")
+    note(f"{plural(last - before, 'line')} written")
 
 
 def score(values: Mapping[str, Any], *, json: bool) -> None:

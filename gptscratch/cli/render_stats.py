@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gptscratch.cli.render import facts, out, print_json
-from gptscratch.cli.units import size, some
+from gptscratch.cli.units import plural, size
 
 if TYPE_CHECKING:
     from gptscratch.data.statistics import CorpusStatistics
@@ -43,7 +43,7 @@ def text_tokens(text: str, tokenizer: Tokenizer, name: str, *, json: bool) -> No
         table.add_row(escape(repr(token)), str(i), "[yellow]unknown[/]" if unknown else "")
     out.print(table)
     n_unknown = sum(unknown for *_, unknown in tokens)
-    counts = f"{some(len(tokens), 'token')} for {some(len(text), 'character')}"
+    counts = f"{plural(len(tokens), 'token')} for {plural(len(text), 'character')}"
     counts += f", {n_unknown:,} unknown" if n_unknown else ""
     out.print(escape(f"{counts}, by {name}"), style="dim")
 
@@ -52,9 +52,9 @@ def losses(removed: Iterable[Removed], replaced: int, skipped: int) -> list[tupl
     """One line for each thing that is no longer in the text."""
     lines = [("cleaning", f"{step.step}: {_removed(step)}") for step in removed]
     if replaced:
-        lines.append(("replaced", f"{some(replaced, 'character')} U+FFFD for bytes that cannot be decoded"))
+        lines.append(("replaced", f"{plural(replaced, 'character')} U+FFFD for bytes that cannot be decoded"))
     if skipped:
-        lines.append(("skipped", f"{some(skipped, 'file')}: not text, not readable, or deleted"))
+        lines.append(("skipped", f"{plural(skipped, 'file')}: not text, not readable, or deleted"))
     return lines
 
 
@@ -62,8 +62,8 @@ def _removed(step: Removed) -> str:
     if not step.characters and not step.documents and not step.changed:
         return "changed nothing"
     what = "removed" if step.characters >= 0 else "added"
-    dropped = f"{some(step.documents, 'document')} dropped, " if step.documents else ""
-    return f"{dropped}{step.changed:,} changed, {some(abs(step.characters), 'character')} {what}"
+    dropped = f"{plural(step.documents, 'document')} dropped, " if step.documents else ""
+    return f"{dropped}{step.changed:,} changed, {plural(abs(step.characters), 'character')} {what}"
 
 
 def _rows(stats: CorpusStatistics) -> list[tuple[str, list[str]]]:
@@ -73,7 +73,7 @@ def _rows(stats: CorpusStatistics) -> list[tuple[str, list[str]]]:
     entries = f" with {stats.suggested_vocab_size:,} entries" if stats.suggested_vocab_size else ""
     lost = losses(stats.removed, stats.replaced, stats.skipped)
     return [
-        ("text", [f"{size(stats.bytes)}, {stats.characters:,} characters, {some(stats.lines, 'line')}"]),
+        ("text", [f"{size(stats.bytes)}, {stats.characters:,} characters, {plural(stats.lines, 'line')}"]),
         ("files", _filled([f"{stats.files:,}", *(files or stats.encodings)])),
         *((label, [line]) for label, line in lost),
         ("documents", _documents(stats)),
@@ -100,7 +100,7 @@ def _documents(stats: CorpusStatistics) -> list[str]:
 def _duplicates(stats: CorpusStatistics) -> str:
     if not stats.duplicate_documents:
         return "none"
-    return f"{some(stats.duplicate_documents, 'document')}, {stats.duplicate_share:.2%}: --clean dedup"
+    return f"{plural(stats.duplicate_documents, 'document')}, {stats.duplicate_share:.2%}: --clean dedup"
 
 
 def _alphabet(stats: CorpusStatistics) -> list[str]:
@@ -117,7 +117,7 @@ def _odd(stats: CorpusStatistics) -> list[str]:
 
 
 def _held_out(stats: CorpusStatistics) -> list[str]:
-    return [some(stats.val_documents, "document")] if stats.val_documents else []
+    return [plural(stats.val_documents, "document")] if stats.val_documents else []
 
 
 def _leakage(stats: CorpusStatistics) -> list[str]:

@@ -1,4 +1,4 @@
-"""Numbers for the eye."""
+"""Numbers as text."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
-def some(number: int, thing: str) -> str:
+def plural(number: int, noun: str) -> str:
     """``1, "layer"`` -> ``1 layer``, ``2, "layer"`` -> ``2 layers``."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def size(number: float) -> str:
@@ -39,6 +39,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def when(timestamp: float) -> str:
+def timestamp(seconds: float) -> str:
     """A local time; seconds since 1970."""
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(timestamp))
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
