@@ -11,16 +11,14 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from gptscratch.config import NARROWING, ModelConfig
 
 Shape = tuple[int, ...]
 
 MUON_AT_ONCE = 1 << 24  # numbers of one shape that Muon updates at a time, if no single matrix is larger
-PROCESS_BYTES = 370_000_000  # of Python with torch and an evaluation
 
-DTYPE_BYTES: Mapping[str, int] = MappingProxyType({"float32": 4, "bfloat16": 2, "float16": 2})
+DTYPE_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,20 +89,20 @@ def parameter_shapes(config: ModelConfig) -> dict[str, Shape]:
     return first | {name: shape for layer in layers for name, shape in layer.items()} | once
 
 
-def forward_flops_per_token(config: ModelConfig, context_length: int | None = None) -> int:
+def forward_flops_per_token(config: ModelConfig) -> int:
     """FLOPs to compute one token's logits with a full context of T tokens: 2 N + 4 L H K T.
 
     N counts the weights in matrix products, lm_head among them (tied or not); a multiplication and
     an addition are two. The second term is q kᵀ and the weighted sum of v. That causality halves it
     is left out, as is usual when utilisation is reported (Chowdhery et al. 2022, PaLM, appendix B).
     """
-    context = config.context_length if context_length is None else context_length
-    return 2 * _product_weights(config) + 4 * config.n_layer * config.n_head * config.head_dim * context
+    per_position = 4 * config.n_layer * config.n_head * config.head_dim
+    return 2 * _product_weights(config) + per_position * config.context_length
 
 
-def training_flops_per_token(config: ModelConfig, context_length: int | None = None) -> int:
+def training_flops_per_token(config: ModelConfig) -> int:
     """Forward and backward: 6 N + 12 L H K T. The backward pass makes two products for each one."""
-    return 3 * forward_flops_per_token(config, context_length)
+    return 3 * forward_flops_per_token(config)
 
 
 def memory_to_train(
@@ -144,21 +142,13 @@ def update_bytes(config: ModelConfig, *, optimizer: str, dtype: str) -> int:
     return (3 * 4 + 5 * DTYPE_BYTES[dtype]) * at_once
 
 
-def least_memory(config: ModelConfig, *, optimizer: str, dtype: str, device: str) -> int:
-    """Bytes without which not even one sequence at a time can be trained on."""
-    return _peak(config, 1, optimizer, dtype, device)
-
-
 def training_peak(
-    config: ModelConfig, *, micro_batch_size: int, optimizer: str, dtype: str, device: str
+    config: ModelConfig, *, micro_batch_size: int = 1, optimizer: str, dtype: str, device: str
 ) -> int:
-    """Bytes at the peak, with a fifth more for what is held for a moment, and on a CPU the process."""
-    peak = _peak(config, micro_batch_size, optimizer, dtype, device)
-    return int(1.2 * peak) + (PROCESS_BYTES if device == "cpu" else 0)
-
-
-def _peak(config: ModelConfig, rows: int, optimizer: str, dtype: str, device: str) -> int:
-    memory = memory_to_train(config, micro_batch_size=rows, optimizer=optimizer, dtype=dtype, device=device)
+    """Bytes at the peak of a step, without what is held for a moment, and without the process itself."""
+    memory = memory_to_train(
+        config, micro_batch_size=micro_batch_size, optimizer=optimizer, dtype=dtype, device=device
+    )
     update = update_bytes(config, optimizer=optimizer, dtype=dtype)
     return memory.total - memory.activations + max(memory.activations, update)
 

@@ -93,7 +93,7 @@ def _machine(train: TrainConfig) -> str:
 
 def plan(plan: Plan, manifest: Manifest, *, json: bool) -> None:
     if json:
-        print_json(plan.to_dict())
+        print_json(dataclasses.asdict(plan))
         return
     facts(out, plan_lines(plan, manifest))
 

@@ -42,15 +42,12 @@ def notices_about(config: RunConfig, given: Mapping[str, Any], steps: int, facts
         ),
         (train.learning_rate == 0, "The learning rate is 0: the model does not change."),
     )
+    schedule = f"--lr-schedule {train.lr_schedule}"
     without_effect = (
         ("model.rope_theta", model.position != "rope", f"--position {model.position}"),
-        ("train.warmup_steps", train.lr_schedule == "onecycle", "--lr-schedule onecycle, which has its own"),
-        ("train.decay_fraction", train.lr_schedule != "wsd", f"--lr-schedule {train.lr_schedule}"),
-        (
-            "train.final_fraction",
-            train.lr_schedule in ("constant", "onecycle"),
-            f"--lr-schedule {train.lr_schedule}",
-        ),
+        ("train.warmup_steps", train.lr_schedule == "onecycle", f"{schedule}, which has its own"),
+        ("train.decay_fraction", train.lr_schedule != "wsd", schedule),
+        ("train.final_fraction", train.lr_schedule in ("constant", "onecycle"), schedule),
         ("train.adamw_learning_rate", train.optimizer == "adamw", "--optimizer adamw"),
         ("train.momentum", train.optimizer == "adamw", "--optimizer adamw"),
     )

@@ -29,6 +29,7 @@ LEAST_VAL_TOKENS = 16  # where the training text has a hundred times as many
 CPU_ACTIVATIONS = 2 << 30  # bytes, at most, for those of a micro-batch on a CPU
 GPU_ACTIVATIONS = 16 << 30  # the same on a GPU whose memory is not known
 MEMORY_SHARE = 0.75  # of what is free: what is held for a moment is not counted
+PROCESS_BYTES = 370_000_000  # of Python with torch and an evaluation
 GPU_RESERVE = 1 << 30  # bytes of a GPU's memory for logits, kernels and fragments
 
 
@@ -50,9 +51,6 @@ class Plan:
     def tokens_per_step(self) -> int:
         positions = self.config.train.batch_size * self.config.model.context_length
         return round(positions * (1 - self.padding))
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "config": self.config.to_dict()}
 
     def record(self) -> dict[str, Any]:
         """What plan.json keeps: all but the configuration, which config.json holds."""
@@ -82,8 +80,14 @@ class _Planner:
             self.given["train.minutes"] = DEFAULT_MINUTES
         self.data = data
         self.facts = facts
+        self.useful_tokens = heuristics.useful_epochs(facts.train_tokens) * facts.train_tokens
         self.notices: list[str] = []
         self.train = TrainConfig(**self._section("train"))
+        self.memory: dict[str, Any] = {
+            "optimizer": self.train.optimizer,
+            "dtype": facts.dtype,
+            "device": facts.device,
+        }
         self.model = self._choose_model()
 
     def plan(self) -> Plan:
@@ -100,9 +104,11 @@ class _Planner:
         self._choose_intervals(steps)
         context_length = self.model.context_length
         config = RunConfig(model=self.model, data=self.data, train=self.train, name=self.given.get("name"))
-        peak = sizing.training_peak(
-            self.model, micro_batch_size=self.train.micro_batch_size, **self._memory_settings()
+        peak = 1.2 * sizing.training_peak(
+            self.model, micro_batch_size=self.train.micro_batch_size, **self.memory
         )
+        if self.facts.device == "cpu":
+            peak += PROCESS_BYTES
         return Plan(
             config=config,
             parameters=sizing.count_parameters(self.model).total,
@@ -110,7 +116,7 @@ class _Planner:
             tokens=tokens,
             epochs=tokens / max(1, self.facts.train_tokens),
             seconds=seconds,
-            memory_bytes=max(self.facts.peak_bytes, peak),
+            memory_bytes=max(self.facts.peak_bytes, int(peak)),
             padding=1 - self.facts.tokens_per_row(context_length) / context_length,
             notices=(*self.notices, *notices_about(config, self.given, steps, self.facts)),
         )
@@ -124,11 +130,6 @@ class _Planner:
     def _choose(self, **values: Any) -> None:
         open_values = {name: value for name, value in values.items() if f"train.{name}" not in self.given}
         self.train = replace(self.train, **open_values)
-
-    def _memory_settings(self) -> dict[str, Any]:
-        return {
-            "optimizer": self.train.optimizer, "dtype": self.facts.dtype, "device": self.facts.device
-        }  # fmt: skip
 
     # The model
 
@@ -152,7 +153,7 @@ class _Planner:
         blocks = sizing.count_parameters(model).non_embedding
         is_trained = self._run_tokens(model) >= heuristics.tokens_per_parameter(blocks) * blocks
         memory = MEMORY_SHARE * (self.facts.memory_bytes or math.inf)
-        fits = sizing.least_memory(model, **self._memory_settings()) <= memory
+        fits = sizing.training_peak(model, **self.memory) <= memory
         return is_trained and fits and blocks <= 10 * self.facts.train_tokens
 
     def _shortened(self, model: ModelConfig) -> ModelConfig:
@@ -176,7 +177,7 @@ class _Planner:
 
     def _require_fit(self) -> None:
         """Refuse a model that cannot be trained here, before anything of it is allocated."""
-        needed = sizing.least_memory(self.model, **self._memory_settings())
+        needed = sizing.training_peak(self.model, **self.memory)
         if self.facts.memory_bytes and needed > self.facts.memory_bytes:
             raise ConfigError(
                 f"This model needs about {_gigabytes(needed)} to train, and "
@@ -189,14 +190,11 @@ class _Planner:
     def _run_tokens(self, model: ModelConfig) -> float:
         train = self.train
         if train.minutes:
-            return min(self._useful_tokens(), self._tokens_in_time(model))
+            return min(self.useful_tokens, self._tokens_in_time(model))
         if train.tokens or train.epochs:
             return float(train.tokens or (train.epochs or 0) * self.facts.train_tokens)
         batch_size = self.given.get("train.batch_size", 0)
         return float((train.steps or 0) * (batch_size * model.context_length or 16 * model.d_model))
-
-    def _useful_tokens(self) -> float:
-        return heuristics.useful_epochs(self.facts.train_tokens) * self.facts.train_tokens
 
     def _tokens_in_time(self, model: ModelConfig) -> float:
         seconds = max(1.0, 60 * (self.train.minutes or 0) - self.facts.start_up_seconds) * TRAINING_SHARE
@@ -217,7 +215,7 @@ class _Planner:
 
     def _max_steps(self, steps: int) -> int | None:
         """The steps after which the corpus would only be memorized; None where the time ends before."""
-        useful = self._useful_tokens()
+        useful = self.useful_tokens
         if self._tokens_in_time(self.model) <= useful or "train.max_steps" in self.given:
             return None
         self.notices.append(
@@ -233,13 +231,10 @@ class _Planner:
         """Sequences of a step, and in a micro-batch as many of them as the memory holds."""
         per_row = self.facts.tokens_per_row(self.model.context_length)
         wanted = min(self._planned_batch(), self.facts.train_tokens) / per_row
-        micro = self.given.get("train.micro_batch_size")
-        if micro:
-            self._choose(batch_size=micro * max(1, round(wanted / micro)))
-        else:
-            self._choose(batch_size=max(1, round(wanted)))
+        micro = self.given.get("train.micro_batch_size", 1)
+        self._choose(batch_size=micro * max(1, round(wanted / micro)))
         batch = self.train.batch_size
-        if micro and micro > batch:
+        if micro > batch:
             self.notices.append(
                 f"The micro-batch has {batch} sequences instead of {micro}: a step has no more."
             )
@@ -249,24 +244,22 @@ class _Planner:
 
     def _planned_batch(self) -> float:
         """Tokens of a step; where the user gives the number of steps, not more of them for more steps."""
-        width, train = self.model.d_model, self.train
-        steps_on_gpu = train.steps and self.facts.device != "cpu"
-        tokens = 16 * width * train.steps if train.steps else self._run_tokens(self.model)
-        return heuristics.batch_tokens(0 if steps_on_gpu else tokens, width, self.facts.device)
+        width, device, steps = self.model.d_model, self.facts.device, self.train.steps
+        tokens = self._run_tokens(self.model)
+        if steps:
+            tokens = 16 * width * steps if device == "cpu" else 0
+        return heuristics.batch_tokens(tokens, width, device)
 
     def _rows_at_once(self) -> int:
         """Sequences of one forward and backward pass whose activations the memory holds."""
+        device, free = self.facts.device, self.facts.memory_bytes
         one, two = (
-            sizing.memory_to_train(self.model, micro_batch_size=rows, **self._memory_settings())
-            for rows in (1, 2)
+            sizing.memory_to_train(self.model, micro_batch_size=rows, **self.memory) for rows in (1, 2)
         )
         each = two.activations - one.activations
-        on_cpu, free = self.facts.device == "cpu", self.facts.memory_bytes
-        most = math.inf
-        if on_cpu or not free:
-            most = (CPU_ACTIVATIONS if on_cpu else GPU_ACTIVATIONS) // each
+        most = CPU_ACTIVATIONS // each if device == "cpu" else math.inf if free else GPU_ACTIVATIONS // each
         if free:
-            reserve = 0 if on_cpu else GPU_RESERVE
+            reserve = 0 if device == "cpu" else GPU_RESERVE
             most = min(most, (MEMORY_SHARE * free - reserve - one.total) // each + 1)
         return int(max(1, most))
 
