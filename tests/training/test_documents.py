@@ -161,13 +161,13 @@ def test_evaluation_scores_every_token_once_in_each_kind_of_row() -> None:
     for row in plain:
         cut += cut_at_documents(row)
     rows = DocumentRows(TOKENS, CONTEXT, END)
-    for parts, parts, mask_at in (
+    for parts, batches, mask_at in (
         (plain, windows(TOKENS, CONTEXT, 3), None),
         (cut, windows(TOKENS, CONTEXT, 3), END),
         (alone, padded_windows(rows, 40), None),
     ):
         loss, tokens, _ = naive(model, parts)
-        found = evaluate(model, parts, token_bytes=np.ones(31), mask_at=mask_at)
+        found = evaluate(model, batches, token_bytes=np.ones(31), mask_at=mask_at)
         assert found.val_loss == pytest.approx(loss, rel=1e-5)
         assert found.val_tokens == tokens
         assert tokens >= len(TOKENS) - 1
