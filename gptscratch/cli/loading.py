@@ -23,8 +23,8 @@ def load(
 ) -> Generator:
     """A generator made fast; a small model gets a single thread, since waiting for a second one takes longer.
 
-    What was not given is chosen: see ``sampling_device`` and ``sampling_dtype``. With ``exact``, as for a
-    score, it is the fastest device, and float32.
+    What is not given, or auto, is chosen: see ``sampling_device`` and ``sampling_dtype``. With ``exact``, as for
+    a score, it is the fastest device, and float32.
     """
     import torch
 
@@ -37,10 +37,10 @@ def load(
 
     if quantize and device is None:
         device = "cpu"  # the only device that has such kernels
-    if device is None and not exact:
+    device, dtype = device or "auto", dtype or "auto"
+    if device == "auto" and not exact:
         device = sampling_device(read_run(paths.find_checkpoint(run)[0]).config.model)
-    device = device or "auto"
-    if dtype is None:
+    if dtype == "auto":
         dtype = "float32" if exact else sampling_dtype(pick_device(device))
     generator = Generator.load(run, device=device, dtype=dtype)
     weight = generator.model.token_embedding.weight

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from gptscratch.accelerate import process
 from gptscratch.cli import loading
 from gptscratch.cli import options as o
@@ -18,9 +16,9 @@ if TYPE_CHECKING:
     from gptscratch.generation.generator import Generator
 
 EXAMPLES = """Examples:
-  gptscratch sample -p "Once upon a time"                from the newest run
-  gptscratch sample tales -p "Lily" -t 0.7 -k 40 -n 3    three samples
-  gptscratch sample tales --interactive                  one prompt after another
+  gptscratch sample -p "Once upon a time"               the newest run
+  gptscratch sample tales -p "Lily" -t 0.7 -k 40 -n 3   three samples
+  gptscratch sample tales --interactive                 prompt after prompt
   gptscratch sample tales --prompts in.txt --out out.jsonl"""
 
 
@@ -65,9 +63,10 @@ def sample(
     ] = False,
     logprobs: Annotated[
         int | None,
-        typer.Option(
+        o.option(
+            "--logprobs",
             help="Add log-probabilities and the K most likely tokens to the JSON.",
-            rich_help_panel=OUTPUT, metavar="K", min=0, show_default=False,
+            panel=OUTPUT, metavar="K",
         ),
     ] = None,
     json: o.Json = False,
@@ -86,6 +85,8 @@ def sample(
         **settings | {"stop": [loading.unescaped(text) for text in settings.get("stop", ())]}
     )
     _check(prompts=prompts, out=out, interactive=interactive, stdin="-" in (prompt, prompt_file))
+    if logprobs is not None and logprobs < 0:
+        raise ConfigError(f"--logprobs is {logprobs}: it must not be negative.")
     process.passive_openmp_if_busy()
     given = prompt is not None or prompt_file is not None
     text = loading.read_prompt(prompt, prompt_file) if given or not (interactive or prompts) else ""
