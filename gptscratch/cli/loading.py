@@ -23,8 +23,8 @@ def load(
 ) -> Generator:
     """A generator made fast; a small model gets a single thread, since waiting for a second one takes longer.
 
-    What is not given, or auto, is chosen: see ``sampling_device`` and ``sampling_dtype``. With ``exact``, as for
-    a score, it is the fastest device, and float32.
+    What is not given, or auto, is chosen: see ``sampling_device`` and ``sampling_dtype``. With ``exact``, as
+    for a score, it is the fastest device, and float32.
     """
     import torch
 

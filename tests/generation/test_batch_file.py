@@ -43,7 +43,7 @@ def test_a_stopped_run_goes_on_to_the_same_lines(tale: Path, tmp_path: Path) -> 
     assert lines(stopped) == lines(straight)
 
 
-def test_results_of_other_prompts_are_not_gone_on_with(tale: Path, tmp_path: Path) -> None:
+def test_results_of_other_prompts_are_not_continued(tale: Path, tmp_path: Path) -> None:
     gpt, out = load(tale, device="cpu"), tmp_path / "out.jsonl"
     list(complete_file(gpt, ["a"], CONFIG, out))
     for other in (["the"], []):

@@ -80,7 +80,7 @@ def test_greedy_equals_recomputing_everything_also_past_the_context(position: st
         assert list(generate(model, prompt, max_tokens=40, temperature=0)) == naive(model, prompt, 40)
 
 
-def test_a_context_of_one_token_is_enough_to_go_on() -> None:
+def test_a_context_of_one_token_is_enough() -> None:
     model = lively(context_length=1)
     assert list(generate(model, PROMPT, max_tokens=9, temperature=0)) == naive(model, PROMPT, 9)
 
@@ -109,20 +109,20 @@ def test_greedy_equals_transformers_generate(family: str, penalty: float) -> Non
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_prompts_of_different_length_go_on_side_by_side_as_each_alone(position: str) -> None:
+def test_prompts_of_different_length_continue_together_as_each_alone(position: str) -> None:
     model = lively(position)
     prompts = [[1], PROMPT, [4] * 8]
     together = [list(row) for row in zip(*generate_batch(model, prompts, greedy(8)), strict=True)]
     assert together == [naive(model, prompt, 8) for prompt in prompts]
 
 
-def test_prompts_of_different_length_go_on_past_the_context() -> None:
+def test_prompts_of_different_length_continue_past_the_context() -> None:
     rows = list(generate_batch(lively(), [[1], PROMPT, [4] * 16], greedy(50)))
     assert len(rows) == 50
     assert all(0 <= token_id < 31 for row in rows for token_id in row if token_id is not None)
 
 
-def test_a_row_that_has_ended_yields_none_while_the_others_go_on() -> None:
+def test_a_row_that_has_ended_yields_none_while_the_others_continue() -> None:
     model = lively()
     first, second = naive(model, PROMPT, 8), naive(model, [1], 8)
     end = next(i for i in first if i not in second)
@@ -149,7 +149,7 @@ def test_nothing_repeats_where_it_may_not_and_a_row_is_never_left_without_a_toke
     assert len(list(generate(model, PROMPT, max_tokens=60, temperature=0, no_repeat_ngram=1))) == 60
 
 
-def test_penalties_count_what_was_drawn() -> None:
+def test_penalties_count_the_new_tokens() -> None:
     model = lively()
     found = list(generate(model, PROMPT, max_tokens=20, temperature=0, presence_penalty=1e4))
     assert len(set(found)) == 20
@@ -157,11 +157,11 @@ def test_penalties_count_what_was_drawn() -> None:
     assert sorted(found) == sorted(2 * list(range(31)))
 
 
-def test_a_banned_token_is_never_drawn() -> None:
+def test_a_banned_token_is_never_chosen() -> None:
     model = lively()
-    likeliest = naive(model, PROMPT, 12)[0]
-    found = list(generate(model, PROMPT, max_tokens=200, temperature=2.0, seed=0, banned_ids=[likeliest, 5]))
-    assert not {likeliest, 5} & set(found)
+    first = naive(model, PROMPT, 12)[0]
+    found = list(generate(model, PROMPT, max_tokens=200, temperature=2.0, seed=0, banned_ids=[first, 5]))
+    assert not {first, 5} & set(found)
 
 
 def test_the_same_seed_gives_the_same_tokens_and_none_gives_fresh_ones() -> None:
@@ -192,10 +192,10 @@ def test_a_recited_text_comes_out_as_it_is(reciter: Reciter) -> None:
 def test_half_a_character_never_comes_out(reciter: Reciter, max_tokens: int) -> None:
     text = "a🦊bç漢"  # 1, 4, 1, 2 and 3 bytes
     gpt = reciter(text)
-    pieces = list(gpt.stream("a", SampleConfig(max_tokens=max_tokens, temperature=0)))
+    texts = list(gpt.stream("a", SampleConfig(max_tokens=max_tokens, temperature=0)))
     whole = text.encode()[1 : 1 + max_tokens].decode(errors="ignore") + ("a" if max_tokens == 11 else "")
-    assert "".join(pieces) == whole
-    assert all(pieces)
+    assert "".join(texts) == whole
+    assert all(texts)
     assert gpt.samples("a", SampleConfig(max_tokens=max_tokens, temperature=0)) == [whole]
 
 
@@ -211,20 +211,22 @@ def test_half_a_character_never_comes_out(reciter: Reciter, max_tokens: int) -> 
         (("deg", "habcdefgha"), "bcdefg"),
     ],
 )
-def test_a_text_ends_before_the_first_stop_text(reciter: Reciter, stop: tuple[str, ...], wanted: str) -> None:
+def test_a_text_ends_before_the_first_stop_string(
+    reciter: Reciter, stop: tuple[str, ...], wanted: str
+) -> None:
     gpt = reciter("abcdefgh")
     config = SampleConfig(max_tokens=20, temperature=0, stop=stop)
-    pieces = list(gpt.stream("a", config))
-    assert "".join(pieces) == wanted
+    texts = list(gpt.stream("a", config))
+    assert "".join(texts) == wanted
     assert gpt.samples("a", config) == [wanted]
 
 
-def test_what_may_begin_a_stop_text_waits_and_is_shown_if_it_does_not(reciter: Reciter) -> None:
+def test_what_may_begin_a_stop_string_waits_and_is_shown_if_it_does_not(reciter: Reciter) -> None:
     config = SampleConfig(max_tokens=6, temperature=0, stop=("cdX", "fg?"))
     assert list(reciter("abcdefgh").stream("a", config)) == ["b", "cde", "fg"]
 
 
-def test_a_stop_text_may_hold_characters_of_several_tokens(reciter: Reciter) -> None:
+def test_a_stop_string_may_hold_characters_of_several_tokens(reciter: Reciter) -> None:
     assert reciter("a🦊bç漢").generate("a", max_tokens=20, temperature=0, stop=("🦊b",)) == ""
     assert reciter("a🦊bç漢").generate("a", max_tokens=20, temperature=0, stop=("ç漢a",)) == "🦊b"
 
@@ -261,7 +263,7 @@ def test_a_reply_joins_its_prompt_as_inside_one_text(reciter: Reciter, prompt: s
         assert "".join(token.text for token in gpt.tokens(prompt, config, n_best=n_best)) == rest
 
 
-def test_a_reply_to_a_prompt_that_ends_with_an_unknown_word_stands_behind_it(reciter: Reciter) -> None:
+def test_a_reply_to_a_prompt_that_ends_with_an_unknown_word_follows_it(reciter: Reciter) -> None:
     gpt = reciter(WORDS, kind="word")
     assert gpt.generate("this movie xyzzy", max_tokens=2, temperature=0) == " (was"
     assert gpt.generate("written xyzzy", max_tokens=2, temperature=0) == " by one"
@@ -305,7 +307,7 @@ def test_generation_leaves_the_model_in_its_mode_also_when_left_early() -> None:
 
 
 @pytest.mark.parametrize("config", [{"top_k": 0}, {"temperature": -1.0}, {"top_p": 0.0}, {"max_tokens": 0}])
-def test_a_knob_out_of_range_is_refused(config: dict[str, float]) -> None:
+def test_an_option_out_of_range_is_refused(config: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(config))):
         next(generate(lively(), PROMPT, **config))  # type: ignore[arg-type]
 
@@ -340,7 +342,7 @@ def test_several_samples_are_refused_where_one_text_is_given(reciter: Reciter) -
         generate(lively(), PROMPT, stop="x")
 
 
-def test_options_change_a_config_and_a_stop_text_may_be_given_alone(reciter: Reciter) -> None:
+def test_options_change_a_config_and_a_stop_string_may_be_given_alone(reciter: Reciter) -> None:
     gpt, config = reciter("abcdefgh"), SampleConfig(max_tokens=6, temperature=0)
     assert "".join(gpt.stream("a", config, max_tokens=2)) == "bc"
     assert gpt.generate("a", config, stop="ef") == "bcd"

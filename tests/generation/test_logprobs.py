@@ -48,7 +48,7 @@ def test_the_log_probabilities_are_the_models_own_whatever_changes_the_draw(tale
     assert tokens[0].bits == pytest.approx(wanted[0] / math.log(2), abs=1e-4)
 
 
-def test_the_best_are_the_likeliest_in_their_order(tale: Path) -> None:
+def test_the_best_are_the_most_likely_in_their_order(tale: Path) -> None:
     gpt = load(tale, device="cpu")
     (token,) = gpt.tokens("the", SampleConfig(max_tokens=1, seed=0), n_best=3)
     with torch.inference_mode():
@@ -85,7 +85,7 @@ def test_the_texts_joined_are_the_sample_also_where_it_is_cut(
     assert spelled.decode() == text_of(tokens)
 
 
-def test_a_token_that_is_no_character_shows_its_bytes(reciter: Reciter) -> None:
+def test_a_token_that_is_not_a_character_shows_its_bytes(reciter: Reciter) -> None:
     gpt = reciter("a🦊b", then_end=True)
     tokens = list(gpt.tokens("a", SampleConfig(max_tokens=9, temperature=0), n_best=1))
     assert [token.token for token in tokens] == ["\\xf0", "\\x9f", "\\xa6", "\\x8a", "b"]
@@ -93,7 +93,7 @@ def test_a_token_that_is_no_character_shows_its_bytes(reciter: Reciter) -> None:
     assert gpt.tokenizer.token_text(gpt.end_of_text or 0) == "<|endoftext|>"
 
 
-def test_tokens_of_one_character_are_one_piece_with_all_their_bits() -> None:
+def test_tokens_of_one_character_are_one_text_with_all_their_bits() -> None:
     logprobs = {"a": -1.0, "": -2.0, "ç": -0.5}
     tokens = [GeneratedToken(0, text=text, logprob=value) for text, value in logprobs.items()]
     found = dict(render_sample.characters(tokens))
@@ -108,7 +108,7 @@ def test_results_of_a_file_of_prompts_hold_tokens_by_choice(tale: Path, tmp_path
         assert all(len(token["best"]) == 1 for token in line["tokens"])
 
 
-def test_the_command_gives_the_likeliest_in_json(tale: Path) -> None:
+def test_the_command_gives_the_most_likely_in_json(tale: Path) -> None:
     fixed = ("sample", tale.name, "-p", "the", "--seed", "1", "--max-tokens", "5")
     said = json.loads(CliRunner().invoke(app, (*fixed, "-n", "2", "--json", "--logprobs", "2")).stdout)
     assert ["".join(token["text"] for token in row) for row in said["tokens"]] == said["samples"]

@@ -20,7 +20,7 @@ from gptscratch.generation.memorization import SuffixArray, longest_copy, with_t
 from gptscratch.tokenizer import Tokenizer
 
 
-def test_the_span_is_told_by_its_characters_and_its_places(tale: Path) -> None:
+def test_the_span_is_found_with_its_characters_and_positions(tale: Path) -> None:
     gpt = with_training_tokens(load(tale, device="cpu"))
     assert gpt.training is not None
     training = gpt.tokenizer.decode(gpt.training.tokens)
@@ -41,8 +41,8 @@ def test_a_span_longer_than_the_order_heeds_is_counted_whole(tale: Path) -> None
     assert (found.start, found.end, found.place, found.times) == (0, 200, 100, 1)
 
 
-def test_a_reply_is_cut_as_behind_its_prompt(reciter: Callable[..., Generator]) -> None:
-    """Some tokenizers put a space before every text, and another one stands before most replies."""
+def test_a_reply_is_tokenized_as_after_its_prompt(reciter: Callable[..., Generator]) -> None:
+    """Some tokenizers put a space before every text, and also before most replies."""
     vocab = {"▁the": 0, "▁fox": 1, "▁runs": 2, "▁": 3}
     library = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="▁"))
     library.normalizer = tokenizers.normalizers.Sequence(
@@ -56,7 +56,7 @@ def test_a_reply_is_cut_as_behind_its_prompt(reciter: Callable[..., Generator]) 
     assert longest_copy(gpt, " fox runs").of_tokens == 3
 
 
-def test_where_nothing_was_copied_nothing_is_told(tale: Path) -> None:
+def test_where_nothing_was_copied_nothing_is_found(tale: Path) -> None:
     gpt = with_training_tokens(load(tale, device="cpu"))
     for text in ("", "☃"):
         found = longest_copy(gpt, text)
@@ -83,7 +83,7 @@ def test_token_files_that_are_gone_are_made_again_from_the_corpus(
         with_training_tokens(gpt)
 
 
-def test_results_of_a_file_of_prompts_tell_what_was_copied_by_choice(tale: Path, tmp_path: Path) -> None:
+def test_results_of_a_file_of_prompts_have_what_was_copied_on_request(tale: Path, tmp_path: Path) -> None:
     gpt, out = with_training_tokens(load(tale, device="cpu")), tmp_path / "out.jsonl"
     list(complete_file(gpt, ["the fox"], SampleConfig(max_tokens=9, seed=1), out, novelty=True))
     (line,) = map(json.loads, out.read_text(encoding="utf-8").splitlines())

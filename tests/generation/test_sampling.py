@@ -71,7 +71,7 @@ def test_the_draws_have_the_distribution_of_transformers(config: dict[str, Any])
         assert difference.abs().max() <= 1.01 / GRID
 
 
-def test_temperature_zero_takes_the_likeliest_whatever_the_random_number() -> None:
+def test_temperature_zero_takes_the_most_likely_whatever_the_random_number() -> None:
     logits = torch.randn(50, V)
     token_ids = make_sampler(SampleConfig(temperature=0.0))(logits, torch.rand(50))
     assert torch.equal(token_ids, logits.argmax(-1))

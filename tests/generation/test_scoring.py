@@ -71,9 +71,9 @@ def test_what_the_model_never_saw_is_left_out_with_its_bytes(tale: Path) -> None
 def test_surprise_comes_in_whole_characters(reciter: Callable[..., Generator]) -> None:
     gpt = reciter("a🦊bç漢")
     found = score(gpt, "a🦊bç漢a")
-    pieces = list(surprises(gpt, found))
-    assert [piece for piece, _ in pieces] == list("a🦊bç漢a")
-    assert sum(bits for _, bits in pieces) == pytest.approx(sum(found.bits))
+    texts = list(surprises(gpt, found))
+    assert [text for text, _ in texts] == list("a🦊bç漢a")
+    assert sum(bits for _, bits in texts) == pytest.approx(sum(found.bits))
 
 
 def test_the_command_prints_lines_json_or_colors(
@@ -102,7 +102,7 @@ def test_a_run_with_dropout_is_scored_and_sampled_without_it(fit: Callable, quan
     assert ready.generate("the", temperature=0) == load(run, device="cpu").generate("the", temperature=0)
 
 
-def test_a_tokenizer_that_loses_text_is_told(
+def test_a_tokenizer_that_loses_text_is_reported(
     fit: Callable[..., TrainResult], tale: Path, tmp_path: Path
 ) -> None:
     assert score(load(tale, device="cpu"), TEXT).lossless

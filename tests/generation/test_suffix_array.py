@@ -53,11 +53,11 @@ def test_the_index_is_made_once_and_mapped(tmp_path: Path) -> None:
     assert (tmp_path / "train.suffixes").stat().st_mtime_ns == changed
     assert np.array_equal(first.order, again.order)
     assert np.array_equal(first.order, SuffixArray.build(tokens).order)
-    SuffixArray.open(tmp_path, tokens[:400])  # of other tokens: made anew
+    SuffixArray.open(tmp_path, tokens[:400])  # of other tokens: built again
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_the_index_of_token_files_that_were_written_again_is_made_anew(tmp_path: Path) -> None:
+def test_the_index_of_token_files_that_were_written_again_is_built_again(tmp_path: Path) -> None:
     tokens = CHANCE.integers(9, size=500).astype(np.uint16)
     SuffixArray.open(tmp_path, tokens)
     tokens.tofile(tmp_path / "train.bin")

@@ -55,11 +55,11 @@ def theirs_of(model):
     return twin
 
 
-def assert_same(ours, theirs):
+def assert_same(model, theirs):
     token_ids = torch.randint(31, (3, 16))
     with torch.no_grad():
         wanted = theirs(token_ids, labels=token_ids)
-        logits = ours(token_ids)
+        logits = model(token_ids)
     assert logits.abs().max() > 1
     torch.testing.assert_close(logits, wanted.logits, **CLOSE)
     loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), token_ids[:, 1:].flatten())
@@ -97,13 +97,13 @@ def test_there_and_back_is_the_same_model(name):
     model = shaken(GPT(tiny(**SHAPES[name], dropout=0.1)))
     back = from_hf(*to_hf(model))
     assert back.config == model.config
-    for (ours, a), (theirs, b) in zip(model.named_parameters(), back.named_parameters(), strict=True):
-        assert ours == theirs
+    for (name, a), (other, b) in zip(model.named_parameters(), back.named_parameters(), strict=True):
+        assert name == other
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     assert (back.lm_head.weight is back.token_embedding.weight) == model.config.tie_embeddings
 
 
-def test_their_positions_and_padding_are_ours():
+def test_positions_and_padding_are_those_of_transformers():
     model = shaken(GPT(tiny(n_kv_head=2)))
     token_ids, mask = torch.randint(31, (2, 12)), torch.ones(2, 12, dtype=torch.long)
     mask[0, :4] = 0
@@ -196,7 +196,7 @@ def test_an_exported_folder_loads_in_transformers_and_here(name, tmp_path, token
         export_hf(model, tokenizer_json, folder)
 
 
-def test_their_generation_is_ours(tmp_path, tokenizer_json):
+def test_generation_is_that_of_transformers(tmp_path, tokenizer_json):
     model = shaken(GPT(tiny()))
     folder = export_hf(model, tokenizer_json, tmp_path / "mine")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
@@ -208,7 +208,7 @@ def test_their_generation_is_ours(tmp_path, tokenizer_json):
     assert token_ids.tolist() == wanted.tolist()
 
 
-def test_weights_in_several_files_and_a_damaged_file_are_told_apart(tmp_path):
+def test_weights_in_several_files_and_a_damaged_file_are_distinguished(tmp_path):
     from safetensors.torch import save_file
 
     model = shaken(GPT(tiny()))
