@@ -89,7 +89,7 @@ def test_a_context_of_one_token_is_enough() -> None:
 @pytest.mark.parametrize("family", ["modern", "gpt2"])
 def test_greedy_equals_transformers_generate(family: str, penalty: float) -> None:
     transformers = pytest.importorskip("transformers")
-    gpt2 = {"norm": "layernorm", "activation": "gelu-tanh", "qk_norm": False, "bias": True, "n_kv_head": 0}
+    gpt2 = {"norm": "layernorm", "activation": "gelu-tanh", "qk_norm": False, "bias": True, "n_kv_head": 4}
     model = lively("learned", **gpt2) if family == "gpt2" else lively()
     values, state = to_hf(model)
     kind = getattr(transformers, values["architectures"][0])
