@@ -112,8 +112,10 @@ def _tiktoken_encoder(tokenizer: Tokenizer, alphabet: str) -> Encode | None:
     def encode(texts: Sequence[str]) -> list[Ids]:
         if len(texts) < 2 or threads < 2:
             return [encode_one(text) for text in texts]
+        size = -(-len(texts) // threads)
+        parts = [texts[start : start + size] for start in range(0, len(texts), size)]
         with ThreadPoolExecutor(threads) as pool:  # tiktoken works outside Python's lock
-            return list(pool.map(encode_one, texts))
+            return [ids for part in pool.map(lambda part: [*map(encode_one, part)], parts) for ids in part]
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = min(MOST_THREADS, cores)
