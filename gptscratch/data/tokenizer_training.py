@@ -9,7 +9,7 @@ from gptscratch.data.corpus import Corpus, CorpusSummary, Sample
 from gptscratch.data.sources import Progress
 from gptscratch.data.split import split_chunks
 from gptscratch.tokenizer import Tokenizer, build_tokenizer, choose_tokenizer
-from gptscratch.tokenizer.train import bpe_seconds, bpe_vocab_size, sample_limit, without_long_runs
+from gptscratch.tokenizer.train import bpe_seconds, bpe_vocab_size, sample_limit
 
 _LARGE = 4_000_000  # characters, from which on it is announced how long training a BPE takes
 _TIMED = 1_000_000  # characters on which that is measured
@@ -48,9 +48,8 @@ def train_tokenizer(
 
 
 def _bpe_texts(texts: list[str]) -> list[str]:
-    """An evenly spread part of the texts, as large as a BPE should learn from, without endless runs."""
-    step = -(-sum(map(len, texts)) // sample_limit(texts)) or 1
-    return [part for text in texts[::step] for part in without_long_runs(text)]
+    """An evenly spread part of the texts, as large as a BPE should learn from."""
+    return texts[:: -(-sum(map(len, texts)) // sample_limit(texts)) or 1]
 
 
 def _announce(texts: list[str], summary: CorpusSummary, size: int, on_progress: Progress) -> None:

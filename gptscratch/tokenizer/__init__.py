@@ -10,23 +10,7 @@ All of them are objects of the `tokenizers` library, so that what is saved loads
 """
 
 from gptscratch.tokenizer.bulk import bulk_encoder
-from gptscratch.tokenizer.detokenize import DecodeStream
 from gptscratch.tokenizer.tokenizer import Tokenizer
-from gptscratch.tokenizer.train import (
-    KINDS,
-    MIN_FREQUENCY,
-    bpe_vocab_size,
-    build_tokenizer,
-    choose_tokenizer,
-)
+from gptscratch.tokenizer.train import KINDS, build_tokenizer, choose_tokenizer
 
-__all__ = [
-    "KINDS",
-    "MIN_FREQUENCY",
-    "DecodeStream",
-    "Tokenizer",
-    "bpe_vocab_size",
-    "build_tokenizer",
-    "bulk_encoder",
-    "choose_tokenizer",
-]
+__all__ = ["KINDS", "Tokenizer", "build_tokenizer", "bulk_encoder", "choose_tokenizer"]

@@ -49,13 +49,9 @@ def bulk_encoder(tokenizer: Tokenizer, alphabet: str | None = None) -> Encode:
         alphabet: every character that the texts may have. Without it tiktoken is not used, because another
             version of Unicode could put a character into another class.
     """
-    if tokenizer.kind == "char":
-        return _char_encoder(tokenizer)
-    if tokenizer.kind == "byte":
-        return lambda texts: [
-            np.frombuffer(tokenizer.normalized(text).encode(), np.uint8).astype(tokenizer.dtype)
-            for text in texts
-        ]
+    fast = {"char": _char_encoder, "byte": _byte_encoder}.get(tokenizer.kind)
+    if fast is not None:
+        return fast(tokenizer)
     return (alphabet is not None and _tiktoken_encoder(tokenizer, alphabet)) or _library_encoder(tokenizer)
 
 
@@ -68,19 +64,24 @@ def _library_encoder(tokenizer: Tokenizer) -> Encode:
     return encode
 
 
+def _byte_encoder(tokenizer: Tokenizer) -> Encode:
+    def encode(texts: Sequence[str]) -> list[Ids]:
+        encoded = (tokenizer.normalized(text).encode() for text in texts)
+        return [np.frombuffer(data, np.uint8).astype(tokenizer.dtype) for data in encoded]
+
+    return encode
+
+
 def _char_encoder(tokenizer: Tokenizer) -> Encode:
-    """By a table over code points, with one entry more: that of everything above the known ones."""
+    """By a table over code points, whose last entry is that of everything above the known ones."""
     vocab = tokenizer.library.get_vocab(with_added_tokens=False)
     known = {ord(character): i for character, i in vocab.items() if len(character) == 1}
     table = np.full(max(known, default=0) + 2, tokenizer.unk_id or 0, dtype=tokenizer.dtype)
     table[list(known)] = list(known.values())
 
     def encode(texts: Sequence[str]) -> list[Ids]:
-        normal = map(tokenizer.normalized, texts)
-        return [
-            table.take(np.frombuffer(text.encode("utf-32-le"), "<i4"), mode="clip").astype(tokenizer.dtype)
-            for text in normal
-        ]
+        encoded = (tokenizer.normalized(text).encode("utf-32-le") for text in texts)
+        return [table.take(np.frombuffer(data, "<i4"), mode="clip") for data in encoded]
 
     return encode
 

@@ -112,24 +112,36 @@ def build_tokenizer(
         TokenizerError: an unknown kind, or a vocabulary too small for it.
     """
     normalizer = normalizers.Lowercase() if lowercase else None
+    letters = sorted(set(normalizer.normalize_str(alphabet) if normalizer else alphabet))
+    least = {
+        "char": (len(letters) + 2, f"{len(letters)} characters and two special tokens"),
+        "byte": (257, "256 bytes and one special token"),
+        "word": (3, "two special tokens and at least one word"),
+        "bpe": (257, "256 bytes and one special token"),
+    }
+    if kind not in least:
+        raise TokenizerError(f"{kind!r} is not a kind of tokenizer.", f"The kinds: {', '.join(KINDS)}.")
+    needed, why = least[kind]
+    if vocab_size is not None and vocab_size < needed:
+        raise TokenizerError(
+            f"a vocabulary of {vocab_size} is too small for the {kind} tokenizer: "
+            f"it needs {needed:,} ({why}).",
+            f"Take --vocab-size {needed} or more, or leave it out.",
+        )
     if kind == "char":
-        letters = sorted(set(normalizer.normalize_str(alphabet) if normalizer else alphabet))
-        _require_size(kind, vocab_size, len(letters) + 2, f"{len(letters)} characters and two special tokens")
-        return _finished(_char(letters), normalizer)
-    if kind == "byte":
-        _require_size(kind, vocab_size, 257, "256 bytes and one special token")
-        return _finished(_byte_level(models.BPE(byte_values(), []), use_regex=False), normalizer)
-    if kind == "word":
-        _require_size(kind, vocab_size, 3, "two special tokens and at least one word")
-        return _finished(_trained_words(texts, vocab_size, normalizer, min_frequency), normalizer)
-    if kind == "bpe":
-        _require_size(kind, vocab_size, 257, "256 bytes and one special token")
-        tokenizer = _byte_level(models.BPE())
-        if normalizer is not None:
-            tokenizer.normalizer = normalizer
+        tokenizer = _char(letters)
+    elif kind == "byte":
+        tokenizer = _byte_level(models.BPE(byte_values(), []), use_regex=False)
+    elif kind == "word":
+        tokenizer = _word(texts, vocab_size or MAX_WORDS, min_frequency or MIN_FREQUENCY, normalizer)
+    else:
+        tokenizer = _byte_level(models.BPE(), normalizer=normalizer)
         _train_bpe(tokenizer, texts, vocab_size or bpe_vocab_size(0, len(alphabet)))
-        return tokenizer
-    raise TokenizerError(f"{kind!r} is not a kind of tokenizer.", f"The kinds: {', '.join(KINDS)}.")
+        return tokenizer  # with its special token, for the trainer adds that
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, normalized=False, special=True)])
+    return tokenizer
 
 
 @cache
@@ -161,55 +173,45 @@ def _char(letters: Sequence[str]) -> Tokenizer:
     return tokenizer
 
 
-def _word(model: models.Model) -> Tokenizer:
-    tokenizer = Tokenizer(model)
+def _word(
+    texts: Iterable[str], vocab_size: int, min_frequency: int, normalizer: normalizers.Normalizer | None
+) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), "removed", invert=True)
-    rules: list[decoders.Decoder] = [decoders.Replace(Regex(rule), "") for rule in _NO_SPACE]
-    tokenizer.decoder = decoders.Sequence(
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=[END_OF_TEXT, UNKNOWN],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    # The trainer makes <unk> a special token; as a plain entry it shows where a word is missing.
+    plain = Tokenizer(models.WordLevel(tokenizer.get_vocab(with_added_tokens=False), unk_token=UNKNOWN))
+    plain.pre_tokenizer = tokenizer.pre_tokenizer
+    plain.decoder = decoders.Sequence(
         [
             decoders.WordPiece(prefix="##", cleanup=False),
             decoders.Fuse(),
             decoders.Replace(Regex(r" ?\n ?"), "\n"),
             decoders.Replace(Regex(r'"[^"\n]*\K "'), '"'),  # a closing quote; an opening one keeps its space
             decoders.Replace(Regex(r'(?<![^\s(\[{])"\K '), ""),
-            *rules,
+            *(decoders.Replace(Regex(rule), "") for rule in _NO_SPACE),
             decoders.Replace("  -", " -"),
         ]
     )
-    return tokenizer
+    return plain
 
 
-def _trained_words(
-    texts: Iterable[str],
-    vocab_size: int | None,
-    normalizer: normalizers.Normalizer | None,
-    min_frequency: int | None,
+def _byte_level(
+    model: models.BPE, *, use_regex: bool = True, normalizer: normalizers.Normalizer | None = None
 ) -> Tokenizer:
-    tokenizer = _word(models.WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
+    tokenizer = Tokenizer(model)
     if normalizer is not None:
         tokenizer.normalizer = normalizer
-    trainer = trainers.WordLevelTrainer(
-        vocab_size=vocab_size or MAX_WORDS,
-        min_frequency=min_frequency or MIN_FREQUENCY,
-        special_tokens=[END_OF_TEXT, UNKNOWN],
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    # The trainer makes <unk> a special token; as a plain entry it shows where a word is missing.
-    return _word(models.WordLevel(tokenizer.get_vocab(with_added_tokens=False), unk_token=UNKNOWN))
-
-
-def _byte_level(model: models.BPE, *, use_regex: bool = True) -> Tokenizer:
-    tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
     tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer
-
-
-def _finished(tokenizer: Tokenizer, normalizer: normalizers.Normalizer | None) -> Tokenizer:
-    if normalizer is not None:
-        tokenizer.normalizer = normalizer
-    tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, normalized=False, special=True)])
     return tokenizer
 
 
@@ -222,11 +224,3 @@ def _train_bpe(tokenizer: Tokenizer, texts: Iterable[str], vocab_size: int) -> N
         show_progress=False,
     )
     tokenizer.train_from_iterator((part for text in texts for part in without_long_runs(text)), trainer)
-
-
-def _require_size(kind: str, given: int | None, needed: int, why: str) -> None:
-    if given is not None and 0 < given < needed:
-        raise TokenizerError(
-            f"a vocabulary of {given} is too small for the {kind} tokenizer: it needs {needed:,} ({why}).",
-            f"Take --vocab-size {needed} or more, or leave it out.",
-        )

@@ -23,7 +23,7 @@ TEXT = (
 
 
 def made(kind: str, text: str = TEXT, **options: object) -> Tokenizer:
-    size = 400 if kind == "bpe" else 0
+    size = 400 if kind == "bpe" else None
     options = {"vocab_size": size, "alphabet": text, **options}
     return Tokenizer(build_tokenizer(kind, [text], **options))  # type: ignore[arg-type]
 

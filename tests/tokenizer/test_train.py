@@ -7,11 +7,12 @@ import time
 
 import pytest
 
-from gptscratch.tokenizer import bpe_vocab_size, build_tokenizer, choose_tokenizer
+from gptscratch.tokenizer import build_tokenizer, choose_tokenizer
 from gptscratch.tokenizer.train import (
     SAMPLE,
     SPACELESS_SAMPLE,
     bpe_seconds,
+    bpe_vocab_size,
     sample_limit,
     without_long_runs,
 )
