@@ -87,7 +87,7 @@ class TrainView(_View):
         self.saved = 0  # the step of the newest checkpoint
         self.sample = ""
         self.train_loss = ""
-        self.evaluated = -1  # the step of the newest evaluation; again, it is the final one
+        self.evaluated = -1  # the step of the newest evaluation; the final one is not newer
         super().__init__(quiet=quiet)
 
     def __call__(self, event: Event) -> None:
@@ -106,7 +106,7 @@ class TrainView(_View):
             self.newest = Moment(event)
             self.train_loss = f"{event.train_loss:.4f}"
         elif isinstance(event, Evaluated):
-            step = "final" if event.step == self.evaluated else f"{event.step:,}"
+            step = "final" if event.step <= self.evaluated else f"{event.step:,}"
             self.evaluated = event.step
             err.print(
                 f"{step:>9} {self.train_loss:>11} {event.val_loss:>9.4f} "

@@ -130,13 +130,13 @@ class ModelConfig:
         """A copy with other values. Sizes that follow from others are computed again."""
         return ModelConfig(**{**self.chosen(), **fields})
 
-    def resolved(self) -> ModelConfig:
-        """Raises ConfigError where the vocabulary, known by now, does not hold ``adaptive_cutoffs``."""
-        require(
-            max(self.adaptive_cutoffs, default=0) < self.vocab_size,
-            f"adaptive_cutoffs is {list(self.adaptive_cutoffs)}: the vocabulary ends at {self.vocab_size}.",
-        )
-        return self
+
+def require_cutoffs(cutoffs: tuple[int, ...], vocab_size: int) -> None:
+    """Raises ConfigError where the vocabulary does not hold ``adaptive_cutoffs``."""
+    require(
+        max(cutoffs, default=0) < vocab_size,
+        f"adaptive_cutoffs is {list(cutoffs)}: the vocabulary ends at {vocab_size}.",
+    )
 
 
 def _nearest_multiple(value: int, factor: int) -> int:

@@ -86,26 +86,11 @@ OLD_NAMES: Mapping[str, str] = MappingProxyType(
 )  # of settings in files that earlier versions wrote
 
 
-# What earlier versions wrote for "not given".
-_ZERO_WAS_OPEN = frozenset({
-    "model.n_kv_head", "model.d_ff", "model.head_dim", "train.steps", "train.epochs", "train.tokens",
-    "train.minutes", "train.max_steps", "train.patience", "data.vocab_size", "data.min_frequency",
-})  # fmt: skip
-
-
-_EMPTY_WAS_OPEN = frozenset({
-    "name", "data.glob", "data.column", "data.separator", "data.tokenizer", "data.val_file"
-})  # fmt: skip
-_MINUS_ONE_WAS_OPEN = frozenset({"train.sample_interval", "data.val_fraction"})
-
-
-def _was_open(name: str, value: Any) -> bool:
-    if value == "":
-        return name in _EMPTY_WAS_OPEN
-    number = type(value) in (int, float)
-    return number and (
-        (value == 0 and name in _ZERO_WAS_OPEN) or (value == -1 and name in _MINUS_ONE_WAS_OPEN)
-    )
+def _was_open(setting: Setting | None, value: Any) -> bool:
+    """Whether this is the 0, -1 or empty text that earlier versions wrote for "not given"."""
+    if setting is None or setting.default is not None or value not in (0, -1, "") or isinstance(value, bool):
+        return False
+    return value == "" or bool(setting.problem(value))
 
 
 def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,11 +99,13 @@ def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in values.items():
         if key in SECTIONS:
             require(isinstance(value, Mapping), f'"{key}" of a config must be an object.')
-            full = {f"{key}.{name}": part for name, part in value.items()}
-            flat.update({OLD_NAMES.get(n, n): part for n, part in full.items() if not _was_open(n, part)})
-        elif not _was_open(key, value):
+            flat.update({f"{key}.{name}": part for name, part in value.items()})
+        else:
             flat[key] = value
-    return flat
+    named = {OLD_NAMES.get(key, key): value for key, value in flat.items()}
+    known = {f"{s}.{n}": each for s, cls in SECTIONS.items() for n, each in settings_of(cls).items()}
+    known["name"] = settings_of(RunConfig)["name"]
+    return {key: value for key, value in named.items() if not _was_open(known.get(key), value)}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -136,12 +136,13 @@ class Setting:
         if value is None:
             return
         for part in value if self.many else (value,):
-            problem = self._problem(part)
+            problem = self.problem(part)
             if problem:
                 near = did_you_mean(part, self.choices) if isinstance(part, str) else ""
                 raise ConfigError(f"{label or self.name} is {part!r}: it must {problem}.", near or self.hint)
 
-    def _problem(self, value: Any) -> str:
+    def problem(self, value: Any) -> str:
+        """``"be at least 1"``; empty where the value is in range."""
         if self.choices:
             return "" if value in self.choices else f"be one of {', '.join(self.choices)}"
         if isinstance(value, str | bool):

@@ -86,7 +86,7 @@ class TrainConfig:
     log_interval: int = planned(10, None, "Steps between two lines of metrics.jsonl.", at_least=1)
     eval_interval: int = planned(100, RUN, "Evaluate every N steps.", at_least=1)
     save_interval: int = planned(
-        100, RUN, "Save a checkpoint every N steps, and every ten minutes.", at_least=1
+        100, RUN, "Save a checkpoint every N steps (and every ten minutes).", at_least=1
     )
     sample_interval: int | None = setting(
         None,

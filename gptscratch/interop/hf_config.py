@@ -61,7 +61,7 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     Raises:
         ConfigError: neither has; names the options that the closer one cannot represent.
     """
-    c = config.resolved()
+    c = config
     obstacles = {family: _obstacles(c, family) for family in _WRITABLE}
     family = min(obstacles, key=lambda name: len(obstacles[name]))
     if obstacles[family]:

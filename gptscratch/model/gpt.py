@@ -12,7 +12,7 @@ import math
 
 from torch import Tensor, nn
 
-from gptscratch.config import ModelConfig
+from gptscratch.config import ModelConfig, require_cutoffs
 from gptscratch.model.attention import Attention
 from gptscratch.model.cache import KVCache, LayerCache
 from gptscratch.model.head import build_head
@@ -22,11 +22,12 @@ from gptscratch.model.position import Rotate, build_position
 
 
 class GPT(nn.Module):
-    """The model that a config describes; ``model.config`` has every size filled in."""
+    """The model that a config describes."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.config = config.resolved()
+        require_cutoffs(config.adaptive_cutoffs, config.vocab_size)
+        self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.position_embedding = build_position(config, embedding_std(config))
         self.dropout = nn.Dropout(config.dropout)

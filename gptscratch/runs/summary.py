@@ -98,7 +98,6 @@ def describe_preset(name: str) -> ModelDescription:
 
 def describe_model(config: ModelConfig, *, micro_batch_size: int = 1) -> ModelDescription:
     """Describe a model from its config alone; ``micro_batch_size`` sequences train at once."""
-    config = config.resolved()
     counts = sizing.count_parameters(config)
     return ModelDescription(
         config=config,

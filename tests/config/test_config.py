@@ -114,13 +114,9 @@ def test_a_part_of_a_config_leaves_the_rest_at_its_defaults() -> None:
     assert found == dataclasses.replace(RunConfig(model=ModelConfig(n_layer=7)), name="x")
 
 
-def test_resolving_fills_every_size_and_twice_is_once() -> None:
-    for config in (ModelConfig(), ModelConfig(activation="gelu"), *PRESETS.values()):
-        found = config.resolved()
-        assert 0 not in (found.n_kv_head, found.d_ff, found.head_dim)
-        assert found.resolved() == found
-    assert ModelConfig(d_model=96, n_head=3).resolved().d_ff == 256
-    assert ModelConfig(d_model=96, n_head=3, activation="relu").resolved().d_ff == 384
+def test_the_width_of_the_mlp_follows_from_the_activation_function() -> None:
+    assert ModelConfig(d_model=96, n_head=3).d_ff == 256
+    assert ModelConfig(d_model=96, n_head=3, activation="relu").d_ff == 384
 
 
 def test_names_are_found_in_their_section() -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from gptscratch import sizing
-from gptscratch.config import UNITS, DataConfig, ModelConfig, RunConfig, TrainConfig
+from gptscratch.config import UNITS, DataConfig, ModelConfig, RunConfig, TrainConfig, require_cutoffs
 from gptscratch.errors import ConfigError
 from gptscratch.training.budget import budget_steps
 from gptscratch.training.planning import heuristics
@@ -135,16 +135,17 @@ class _Planner:
 
     def _choose_model(self) -> ModelConfig:
         given = {**self._section("model"), "vocab_size": self.facts.vocab_size}
+        require_cutoffs(given.get("adaptive_cutoffs", ()), self.facts.vocab_size)
         layers, width, heads = (given.get(name) for name in ("n_layer", "d_model", "n_head"))
         if layers or width or heads:
             depth = layers or ModelConfig.n_layer
             d_model = width or 32 * (heads or max(2, depth))
             sizes = {"n_layer": depth, "d_model": d_model, "n_head": heuristics.heads(d_model)}
-            return self._shortened(ModelConfig(**{**sizes, **given}).resolved())
+            return self._shortened(ModelConfig(**{**sizes, **given}))
         candidates = []
         for n_layer, d_model, context_length in heuristics.SHAPES:
             sizes = {"n_layer": n_layer, "d_model": d_model, "n_head": heuristics.heads(d_model)}
-            candidates.append(ModelConfig(**{**sizes, "context_length": context_length, **given}).resolved())
+            candidates.append(ModelConfig(**{**sizes, "context_length": context_length, **given}))
         suitable = [model for model in candidates if self._suits(model)]
         return self._shortened((suitable or candidates[:1])[-1])
 

@@ -228,7 +228,7 @@ def test_the_optimizers_temporaries_count() -> None:
     model = plan(steps=5, n_layer=24, d_model=2048).config.model
     muon, adamw = (sizing.update_bytes(model, optimizer=name, dtype="bfloat16") for name in ("muon", "adamw"))
     assert adamw == 0
-    assert muon == 22 * max(1 << 24, model.d_model * model.resolved().d_ff)
+    assert muon == 22 * max(1 << 24, model.d_model * model.d_ff)
 
 
 def test_flash_attention_keeps_no_weights() -> None:
