@@ -7,22 +7,21 @@ import ctypes
 import importlib.util
 import os
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from gptscratch.errors import ConfigError, RunError
 
 _GROUP = ("max", "current", "stat")
+_OLDER = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
-_PAYS = 1.3  # times as fast as float32: from there on bfloat16 is worth its rounding
 
 
 def pick_device(name: str) -> torch.device:
@@ -64,20 +63,34 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether products in bfloat16 are clearly faster than in float32 there."""
+    """Whether products in bfloat16 are clearly faster than in float32 there.
+
+    On a CPU by what it reports, not by timing: every process that continues a run must decide the same. The
+    ratios are 2.1 with AVX-512 BF16 and 0.2 with AVX2 (tests/benchmarks/fast_paths.py).
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        return _cpu_has_fast_bfloat16()
+        features = cpu_features()
+        return uses_avx512() and bool(features["avx512_bf16"] or features["amx_bf16"])
     return False
 
 
+def uses_avx512() -> bool:
+    """Whether torch uses AVX-512 here: environment variables can disable it."""
+    return "AVX512" in str(torch.backends.cpu.get_cpu_capability())
+
+
 @cache
-def _cpu_has_fast_bfloat16() -> bool:
-    """Timed once for each process, about 5 ms: the instructions that a processor reports do not say which of
-    them torch and its libraries use. Ratios seen: 2.1 with AVX-512 BF16, 0.4 and less without.
-    """
-    return _PAYS * product_seconds(torch.bfloat16) < product_seconds(torch.float32)
+def cpu_features() -> Mapping[str, Any]:
+    """``torch.cpu.get_capabilities()``, with what is asked for here in every version of torch."""
+    features: dict[str, Any] = {"avx512_bf16": False, "amx_bf16": False, "cpu_name": ""}
+    if hasattr(torch.cpu, "get_capabilities"):
+        features.update(torch.cpu.get_capabilities())
+        return features
+    for name, function in _OLDER.items():
+        features[name] = getattr(torch.cpu, function, lambda: False)()
+    return features
 
 
 def slow_dtype_warning(dtype: torch.dtype, device: torch.device) -> str | None:
@@ -193,18 +206,6 @@ def out_of_memory(when: str) -> Iterator[None]:
 def seed_step(seed: int, step: int) -> None:
     """Make the randomness of a step (dropout) a function of the step, so that a resumed run has the same."""
     torch.manual_seed((seed * 1_000_003 + step) * 65_537 % 2**63)
-
-
-def product_seconds(dtype: torch.dtype, size: int = 256) -> float:
-    """The least time that one CPU thread takes for a product of two square matrices."""
-    a, b = (torch.ones(size, size, dtype=dtype) for _ in range(2))
-    times: list[float] = []
-    with one_thread():
-        while len(times) < 2 or (len(times) < 9 and sum(times) < 0.01):
-            started = time.perf_counter()
-            F.linear(a, b)
-            times.append(time.perf_counter() - started)
-    return min(times[1:])
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,13 +17,13 @@ from gptscratch import device
 from gptscratch.config import TrainConfig
 from gptscratch.device import (
     can_compile,
+    cpu_features,
     fast_dtype,
     has_fast_bfloat16,
     on_device,
     one_thread,
     pick_device,
     pick_dtype,
-    product_seconds,
     slow_dtype_warning,
 )
 from gptscratch.errors import ConfigError
@@ -50,16 +51,30 @@ def test_with_avx2_only_float32_is_chosen() -> None:
     assert on_old_processor(code + "print(pick('auto', torch.device('cpu')))") == "torch.float32"
 
 
-def test_bfloat16_is_fast_only_where_its_product_is() -> None:
-    ratio = product_seconds(torch.float32) / product_seconds(torch.bfloat16)
-    assert has_fast_bfloat16(CPU) == (ratio > 1.3)
-    assert pick_dtype("auto", CPU) == (torch.bfloat16 if ratio > 1.3 else torch.float32)
+@pytest.mark.parametrize(
+    ("used", "reported", "is_fast"),
+    [
+        ("AVX512", {"avx512_bf16": True}, True),
+        ("AVX512", {"amx_bf16": True}, True),
+        ("AVX512", {}, False),
+        ("AVX2", {"avx512_bf16": True}, False),
+        ("DEFAULT", {}, False),
+    ],
+)
+def test_bfloat16_is_fast_where_the_processor_has_it_and_torch_uses_it(
+    used: str, reported: dict[str, bool], is_fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: used)
+    nothing = {"avx512_bf16": False, "amx_bf16": False}
+    monkeypatch.setattr(device, "cpu_features", lambda: nothing | reported)
+    assert has_fast_bfloat16(CPU) == is_fast
+    assert pick_dtype("auto", CPU) == (torch.bfloat16 if is_fast else torch.float32)
 
 
-def test_the_product_is_timed_once_for_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    has_fast_bfloat16(CPU)
-    monkeypatch.setattr(device, "product_seconds", lambda *_: pytest.fail("timed again"))
-    has_fast_bfloat16(CPU)
+def test_an_older_torch_reports_bfloat16_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    older = SimpleNamespace(_is_avx512_bf16_supported=lambda: True, _is_amx_tile_supported=lambda: False)
+    monkeypatch.setattr(torch, "cpu", older)
+    assert cpu_features.__wrapped__() == {"avx512_bf16": True, "amx_bf16": False, "cpu_name": ""}
 
 
 def test_one_thread_computes_for_a_while() -> None:

@@ -25,6 +25,7 @@ def prefer_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine where oneDNN is the faster one, in products of any size."""
     monkeypatch.setattr(module, "has_fast_float32", lambda: True)
     monkeypatch.setattr(module, "_LARGE", 1)
+    monkeypatch.setattr(module, "_NARROW", 1)
 
 
 @onednn
@@ -58,19 +59,26 @@ def test_other_types_are_left_to_torch(dtype: torch.dtype) -> None:
 
 @onednn
 def test_small_products_and_slower_machines_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    large, small = torch.ones(512, 64), torch.ones(512, 8)
+    x, weight = torch.ones(512, 256), torch.ones(256, 256)
     for is_fast in (True, False):
         monkeypatch.setattr(module, "has_fast_float32", lambda is_fast=is_fast: is_fast)
-        assert pays(large, torch.ones(64, 64)) == is_fast
-        assert not pays(small, torch.ones(64, 8))
-        assert not pays(large[:15], torch.ones(4096, 64))
+        assert pays(x, weight) == is_fast
+        assert not pays(x[:256], weight)
+        assert not pays(x[:15], torch.ones(65_536, 256))
+        assert not pays(torch.ones(8192, 256), weight[:65])
 
 
-def test_the_two_products_are_timed_once_for_a_process() -> None:
-    module.has_fast_float32()
-    timed = module.has_fast_float32.cache_info().misses
-    module.has_fast_float32()
-    assert module.has_fast_float32.cache_info().misses == timed
+def test_onednn_is_chosen_by_what_the_processor_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, used, wanted in (
+        ("AMD EPYC 9654", True, True),
+        ("AMD Ryzen 7 3700X", False, False),
+        ("Intel(R) Xeon(R) Gold 6338", True, False),
+        ("", True, False),
+    ):
+        monkeypatch.setattr(module, "cpu_features", lambda name=name: {"cpu_name": name})
+        monkeypatch.setattr(module, "uses_avx512", lambda used=used: used)
+        monkeypatch.setattr(module, "has_onednn", lambda _: True)
+        assert module.has_fast_float32.__wrapped__() == wanted
 
 
 @onednn
