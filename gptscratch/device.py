@@ -35,7 +35,7 @@ def pick_device(name: str) -> torch.device:
         name = next(kind for kind, count in there.items() if count)
     kind, _, index = name.partition(":")
     if int(index or 0) >= there.get(kind, 0):
-        raise ConfigError(f"This torch sees no {name} device.", "Leave --device out, or take --device cpu.")
+        raise ConfigError(f"PyTorch found no {name} device.", "Leave --device out, or take --device cpu.")
     return torch.device(name)
 
 

@@ -113,7 +113,7 @@ def test_a_cuda_device_may_be_named_by_its_index(monkeypatch: pytest.MonkeyPatch
     assert TrainConfig(device="cuda:1").device == "cuda:1"
     assert pick_device("cuda:1") == torch.device("cuda", 1)
     assert pick_device("auto") == torch.device("cuda")
-    with pytest.raises(ConfigError, match="sees no cuda:2 device"):
+    with pytest.raises(ConfigError, match="found no cuda:2 device"):
         pick_device("cuda:2")
 
 

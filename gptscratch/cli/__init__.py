@@ -1,1 +1,1 @@
-"""The command line. typer and rich live here and nowhere else; no command imports torch before it runs."""
+"""The command line. typer and rich are used only here; no command imports torch before it runs."""

@@ -46,7 +46,7 @@ class Commands(TyperGroup):
 app = typer.Typer(
     cls=Commands,
     name="gptscratch",
-    help="Your own GPT from your own text: one command from a text file to a model that talks.",
+    help="Train a small GPT on your own text with one command.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -95,7 +95,7 @@ def root(
         typer.Option("-V", "--version", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Your own GPT from your own text: one command from a text file to a model that talks."""
+    """Train a small GPT on your own text with one command."""
 
 
 def main() -> None:

@@ -109,11 +109,11 @@ class ModelConfig:
         )
         require(
             not (cutoffs and self.tie_embeddings),
-            "adaptive_cutoffs and tie_embeddings exclude one another: there is no one matrix to share.",
+            "adaptive_cutoffs and tie_embeddings cannot be combined: there is not one matrix to share.",
         )
         require(
             not (self.output_bias and self.tie_embeddings),
-            "output_bias and tie_embeddings exclude one another.",
+            "output_bias and tie_embeddings cannot be combined.",
         )
 
     def _derived(self) -> dict[str, int]:

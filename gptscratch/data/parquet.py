@@ -34,7 +34,7 @@ def read_parquet(reading: Reading) -> Iterator[TextChunk]:
                         yield from split_text(text, reading.sizes.chunk)
         except MemoryError:
             raise CorpusError(
-                f"{name}: the memory does not hold one of its row groups.",
+                f"{name}: one of its row groups does not fit into memory.",
                 "Write it with smaller row groups, and this column without a dictionary.",
             ) from None
         except (arrow.ArrowException, OSError) as error:

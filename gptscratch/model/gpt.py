@@ -1,7 +1,7 @@
 """A decoder-only GPT: tokens in, logits out. Read this file first.
 
 Embedding, blocks, final norm, lm_head, and how they are initialized. The loss, the optimizer, devices and
-faster kernels live elsewhere; positions and visibility are a ``Layout``, and the KV cache is an argument.
+faster kernels are in other packages; positions and visibility are a ``Layout``; the cache is an argument.
 
 Shapes: B batch, T positions, S positions with those in the cache, D d_model, V vocab.
 """

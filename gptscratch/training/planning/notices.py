@@ -21,8 +21,8 @@ def notices_about(config: RunConfig, given: Mapping[str, Any], steps: int, facts
     cases = (
         (
             facts.train_bytes < _VERY_SMALL_BYTES,
-            f"The corpus is very small ({facts.train_bytes / 1000:.3g} kB to train on): expect its letters "
-            "and common words, not its sentences. Some hundred kB make a difference.",
+            f"The corpus is very small ({facts.train_bytes / 1000:.3g} kB to train on): the model will "
+            "learn letters and common words, but not sentences. A few hundred kB make a difference.",
         ),
         (
             bool(train.minutes) and started > minutes / 3,
