@@ -91,10 +91,10 @@ def test_slow_bfloat16_is_kept_with_a_warning(
     monkeypatch.setattr(device, "has_fast_bfloat16", lambda _: fast)
     assert (slow_dtype_warning(torch.bfloat16, CPU) is None) == fast
     assert slow_dtype_warning(torch.float32, CPU) is None
-    told: list[object] = []
-    fit(dtype="bfloat16", steps=2, name="narrow", on_event=told.append)
-    resume("narrow", steps=3, on_event=told.append)
-    warnings = [event for event in told if isinstance(event, Notice) and "bfloat16" in event.text]
+    events: list[object] = []
+    fit(dtype="bfloat16", steps=2, name="narrow", on_event=events.append)
+    resume("narrow", steps=3, on_event=events.append)
+    warnings = [event for event in events if isinstance(event, Notice) and "bfloat16" in event.text]
     assert len(warnings) == (0 if fast else 2)
 
 

@@ -25,14 +25,6 @@ def load_library_tokenizer(name_or_path: str | Path) -> Tokenizer:
         TokenizerError: nothing is there, or it cannot be read.
     """
     path = _existing(name_or_path)
-    if path.is_dir():
-        if (path / "tokenizer.json").is_file():
-            return _from_file(path / "tokenizer.json")
-        if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
-            return _from_gpt2_files(path)
-        raise TokenizerError(
-            f"{path} holds no tokenizer.", "A folder needs a tokenizer.json, or vocab.json and merges.txt."
-        )
     if path.name in ("vocab.json", "merges.txt"):
         return _from_gpt2_files(path.parent)
     if path.suffix == ".txt":
@@ -40,7 +32,15 @@ def load_library_tokenizer(name_or_path: str | Path) -> Tokenizer:
             f"{path} is not a tokenizer.",
             "Name a tokenizer.json, or the merges.txt of GPT-2 with vocab.json in the same folder.",
         )
-    return _from_file(path)
+    if not path.is_dir():
+        return _from_file(path)
+    if (path / "tokenizer.json").is_file():
+        return _from_file(path / "tokenizer.json")
+    if (path / "merges.txt").is_file():
+        return _from_gpt2_files(path)
+    raise TokenizerError(
+        f"{path} holds no tokenizer.", "A folder needs a tokenizer.json, or vocab.json and merges.txt."
+    )
 
 
 def is_library_error(error: BaseException) -> bool:

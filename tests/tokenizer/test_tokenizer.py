@@ -79,7 +79,7 @@ def test_streamed_random_ids_are_the_decoded_ids(tokenizer: Tokenizer) -> None:
     ids = np.random.default_rng(7).integers(tokenizer.vocab_size, size=2000)
     found, wanted = "".join(map(DecodeStream(tokenizer).feed, ids)), tokenizer.decode(ids)
     assert wanted.startswith(found)
-    assert not wanted[len(found) :].strip("\ufffd")  # bytes that no character ends are held back
+    assert not wanted[len(found) :].strip("\ufffd")  # bytes that no character ends wait
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "unigram", "wordpiece"])
