@@ -128,11 +128,6 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def load_optimizer_state(checkpoint: Path) -> dict[str, Tensor]:
-    """Raises CheckpointError where the file is missing, truncated or not a safetensors file."""
-    return load_tensors(checkpoint / "optimizer.safetensors")
-
-
 def load_model(run: Path, checkpoint: Path, *, device: str, dtype: str) -> GPT:
     """The model of a checkpoint, in evaluation mode.
 

@@ -147,12 +147,8 @@ def held(run: Path) -> Iterator[None]:
 
 def is_unused(run: Path) -> bool:
     """Whether the folder is missing or holds nothing but a lock and temporary files."""
-    if not run.exists():
-        return True
-    return run.is_dir() and all(
-        file.name == LOCK or (file.name.startswith(".") and file.name.endswith(".tmp"))
-        for file in run.iterdir()
-    )
+    files = run.iterdir() if run.is_dir() else []
+    return not run.is_file() and all(file.name == LOCK or file.match(".*.tmp") for file in files)
 
 
 def _holder(file: Path) -> str:

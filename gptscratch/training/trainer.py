@@ -197,7 +197,7 @@ def _resume(
         on_event=on_event,
         sample_text=sample_text,
     )
-    context.optimizer.load(checkpoint.load_optimizer_state(folder))
+    context.optimizer.load(checkpoint.load_tensors(folder / "optimizer.safetensors"))
     was_evaluated = _roll_back(run, record, state)
     # Its own start-up is not counted: a budget in time continues where the run was saved.
     context.clock.started = time.perf_counter() - state.seconds
