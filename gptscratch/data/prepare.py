@@ -96,13 +96,13 @@ def prepare(
         with contextlib.nullcontext() if out else _one_at_a_time(key, progress):
             with contextlib.suppress(UserError):  # missing, or damaged: it is made again
                 if read_manifest(folder).key == key:
-                    return open_prepared(folder)
-            _build(corpus, loaded, folder, key, progress)
-    return dataclasses.replace(open_prepared(folder), reused=False)
+                    return open_prepared(folder, loaded)
+            tokenizer = _build(corpus, loaded, folder, key, progress)
+    return dataclasses.replace(open_prepared(folder, tokenizer), reused=False)
 
 
-def open_prepared(folder: Path) -> Prepared:
-    """An existing folder of token files.
+def open_prepared(folder: Path, tokenizer: Tokenizer | None = None) -> Prepared:
+    """An existing folder of token files; a ``tokenizer`` that they were made with is not loaded again.
 
     Raises:
         CorpusError: it is damaged, or its tokenizer is another one.
@@ -110,7 +110,8 @@ def open_prepared(folder: Path) -> Prepared:
     tokens = open_tokens(folder)
     if not (folder / "tokenizer.json").is_file():
         raise CorpusError(f"{folder} is damaged: it has no tokenizer.json.")
-    tokenizer = Tokenizer.load(folder)
+    if tokenizer is None or tokenizer.hash != tokens.manifest.tokenizer_hash:
+        tokenizer = Tokenizer.load(folder)
     if tokenizer.hash != tokens.manifest.tokenizer_hash:
         raise CorpusError(f"{folder} is damaged: its tokenizer.json is not the one that its tokens are from.")
     return Prepared(folder, tokenizer, tokens, tokens.manifest, True)
@@ -146,7 +147,9 @@ def ineffective(config: DataConfig, manifest: Manifest) -> list[str]:
     return found
 
 
-def _build(corpus: Corpus, loaded: Tokenizer | None, folder: Path, key: str, on_progress: Progress) -> None:
+def _build(
+    corpus: Corpus, loaded: Tokenizer | None, folder: Path, key: str, on_progress: Progress
+) -> Tokenizer:
     summary, sample = survey(corpus, on_progress)
     tokenizer = loaded or train_tokenizer(corpus, summary, sample, on_progress)
     end_of_text = tokenizer.eot_id if summary.documents > 1 else None
@@ -167,6 +170,7 @@ def _build(corpus: Corpus, loaded: Tokenizer | None, folder: Path, key: str, on_
         if folder.is_dir():  # damaged, or of another key
             old = folder.rename(folder.with_name(f".{folder.name}.old.{os.getpid()}.tmp"))
             shutil.rmtree(old, ignore_errors=True)
+    return tokenizer
 
 
 def _second_pass(corpus: Corpus, summary: CorpusSummary, sample: Sample) -> Iterator[tuple[int, TextChunk]]:
