@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gptscratch import paths
-from gptscratch.config import ModelConfig, RunConfig, flattened, qualified
+from gptscratch.config import ModelConfig, RunConfig, qualified
 from gptscratch.data.document_batches import require_documents
 from gptscratch.data.mixture import tokens_per_padded_row
 from gptscratch.data.prepare import Prepared, ineffective, prepare
@@ -134,7 +134,7 @@ def _shape_of(init_from: str | Path, given: Mapping[str, Any]) -> dict[str, Any]
         ConfigError: something else was given.
     """
     run, _ = paths.find_checkpoint(init_from)
-    theirs = flattened({"model": read_run(run).config.to_dict()["model"]})
+    theirs = {f"model.{name}": value for name, value in asdict(read_run(run).config.model).items()}
     for key, value in given.items():
         if key.startswith("model.") and key != "model.dropout" and theirs[key] != value:
             raise ConfigError(f"{key} is {value}, but in {run.name} it is {theirs[key]}.", "Leave it out.")
