@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.panel import Panel
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Progress as ProgressDisplay
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +27,7 @@ from rich.text import Text
 from gptscratch import paths
 from gptscratch.cli.console import err, facts, notice
 from gptscratch.cli.render import plan_lines
-from gptscratch.cli.units import count, duration, size
+from gptscratch.cli.units import count, duration
 from gptscratch.training.events import (
     Evaluated,
     Event,
@@ -45,7 +55,7 @@ class _View:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.work = WorkLine()
+        self.work = WorkBar()
         self.live = Live(
             console=err, get_renderable=self.drawing, refresh_per_second=_PER_SECOND, transient=True
         )
@@ -64,10 +74,10 @@ class _View:
 
     def drawing(self) -> RenderableType:
         """What moves, as it is now; called by a thread of ``Live``."""
-        return self.work.line(err.width) or Text()
+        return self.work.bar.get_renderable()
 
     def report_interrupt(self) -> None:
-        if self.work.newest and self.work.newest.stage == "tokenizing":
+        if self.work.stage == "tokenizing":
             notice("Stopped before the token files were complete: the next run makes them.")
 
 
@@ -98,7 +108,7 @@ class TrainView(_View):
         elif isinstance(event, Working):
             self.work.take(event)
         elif isinstance(event, Planned):
-            self.work = WorkLine()
+            self.work = WorkBar()
             facts(err, plan_lines(event.plan, event.manifest))
         elif isinstance(event, Started):
             self._start(event)
@@ -180,45 +190,32 @@ class Moment:
         )
 
 
-class WorkLine:
-    """How far a stage is, how fast it is, and how long it may still take."""
+class WorkBar:
+    """How far a stage is, in bytes, how fast it is, and how long it may still take."""
 
     def __init__(self) -> None:
-        self.newest: Working | None = None
-        self.began = (0.0, 0)  # when this stage began, and with how much done
+        self.stage = ""
+        self.bar = ProgressDisplay(
+            TextColumn("{task.description}"), BarColumn(bar_width=None), TaskProgressColumn(),
+            DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), console=err, expand=True,
+        )  # fmt: skip
 
     def take(self, event: Working) -> None:
         """A stage without numbers, such as how long training a tokenizer will take, stays on the screen."""
-        if self.newest is None or event.stage != self.newest.stage:
-            self.began = time.monotonic(), event.done
+        if event.stage != self.stage:
+            self.stage = event.stage
+            for task in self.bar.task_ids:
+                self.bar.remove_task(task)
+            self.bar.add_task(escape(event.stage), total=None)
             if not event.total and not event.done:
                 err.print(Text(event.stage, style="dim"))
-        self.newest = event
-
-    def line(self, width: int) -> Table | None:
-        event = self.newest
-        if event is None:
-            return None
-        seconds, done = time.monotonic() - self.began[0], event.done - self.began[1]
-        rate = done / seconds if seconds > 0.5 else 0.0  # bytes per second; 0: not known yet
-        parts = [(1, event.stage)]
-        if event.total:
-            parts.append((2, f"{_share(event):4.0%}"))
-        if event.done:
-            parts.append(
-                (4, f"{size(event.done)} of {size(event.total)}" if event.total else size(event.done))
-            )
-        if rate:
-            parts.append((5, f"{size(rate)}/s"))
-        if rate and event.total:
-            parts.append((3, f"{duration((event.total - event.done) / rate)} left"))
-        return fitted(width, _share(event) if event.total else None, parts)
+        self.bar.update(self.bar.task_ids[0], completed=event.done, total=event.total or None)
 
 
-def fitted(width: int, share: float | None, parts: Sequence[tuple[int, str]]) -> Table:
+def fitted(width: int, share: float, parts: Sequence[tuple[int, str]]) -> Table:
     """One line: a bar and as many of the (priority, text) parts, 1 being the first, as there is room for."""
     room = width - _CTRL_C
-    bar = 0 if share is None else _BAR[0] + 2
+    bar = _BAR[0] + 2
     shown: list[int] = []
     for index in sorted(range(len(parts)), key=lambda i: parts[i][0]):
         text = len(parts[index][1]) + 2
@@ -228,11 +225,7 @@ def fitted(width: int, share: float | None, parts: Sequence[tuple[int, str]]) ->
         shown.append(index)
     line = Table.grid(padding=(0, 2, 0, 0))
     cells: list[RenderableType] = [Text(parts[index][1], no_wrap=True) for index in sorted(shown)]
-    if share is not None and room >= bar:
+    if room >= bar:
         cells.insert(0, ProgressBar(total=1.0, completed=share, width=min(_BAR[1], room - 2)))
     line.add_row(*cells)
     return line
-
-
-def _share(event: Working) -> float:
-    return min(1.0, event.done / event.total) if event.total else 0.0
