@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress import (
     BarColumn,
@@ -74,7 +75,7 @@ class _View:
 
     def drawing(self) -> RenderableType:
         """What moves, as it is now; called by a thread of ``Live``."""
-        return self.work.bar.get_renderable()
+        return Padding(self.work.bar.get_renderable(), (0, _CTRL_C, 0, 0))
 
     def report_interrupt(self) -> None:
         if self.work.stage == "tokenizing":
@@ -207,9 +208,14 @@ class WorkBar:
             for task in self.bar.task_ids:
                 self.bar.remove_task(task)
             self.bar.add_task(escape(event.stage), total=None)
-            if not event.total and not event.done:
+            if not (event.total or event.done):
                 err.print(Text(event.stage, style="dim"))
-        self.bar.update(self.bar.task_ids[0], completed=event.done, total=event.total or None)
+        self.bar.update(
+            self.bar.task_ids[0],
+            completed=event.done,
+            total=event.total or None,
+            visible=bool(event.total or event.done),
+        )
 
 
 def fitted(width: int, share: float, parts: Sequence[tuple[int, str]]) -> Table:
