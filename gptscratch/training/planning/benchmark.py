@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import math
 import time
 from collections.abc import Callable
 
@@ -21,7 +19,6 @@ from gptscratch.training.step import apply_grads, take_step
 
 MEASURING = 0.01  # of the run's time goes into measuring a plan ...
 LEAST, MOST = 0.3, 3.0  # ... or this many seconds
-_STEPS = 4  # that are timed at most; the first one does not count, and one more is always made
 _LEAST_SHARE = 0.1  # of a step is its sequences' work, even if noise leaves nothing next to the update
 
 
@@ -83,12 +80,12 @@ def step_seconds(
     return fixed + (measured - fixed) * batch / rows
 
 
-def timed(step: Callable[[], None], limit: float) -> float:
+def timed(call: Callable[[], object], limit: float, most: int = 4) -> float:
     """The least seconds of a few calls, without the first, in which memory is asked for."""
     times: list[float] = []
-    while len(times) < 2 or (len(times) < _STEPS and sum(times) < limit):
+    while len(times) < 2 or (len(times) < most and sum(times) < limit):
         started = time.perf_counter()
-        step()
+        call()
         times.append(time.perf_counter() - started)
     return min(times[1:])
 
@@ -101,12 +98,6 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     on_cpu = device.type == "cpu"
     size, threads = (512, torch.get_num_threads()) if on_cpu else (4096, 1)
     a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
-    best, end = math.inf, time.perf_counter() + 0.1
     with one_thread() if on_cpu else contextlib.nullcontext():
-        for repeat in itertools.count():
-            started = time.perf_counter()
-            linear(a, b)[0, 0].item()  # waits for the device
-            best = min(best, time.perf_counter() - started)
-            if repeat >= 5 and started > end:
-                break
-    return threads * 2 * size**3 / best
+        seconds = timed(lambda: linear(a, b)[0, 0].item(), limit=0.1, most=1000)  # item waits for the device
+    return threads * 2 * size**3 / seconds
