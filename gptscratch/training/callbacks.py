@@ -37,9 +37,9 @@ def log(context: TrainContext) -> None:
         "progress": context.budget.progress(state),
     }
     if not due:
-        context.on_event(Progress(**facts))
+        context.report(Progress(**facts))
         return
-    context.on_event(Logged(**facts, grad_norm=norm))
+    context.report(Logged(**facts, grad_norm=norm))
     state.loss_sum, state.loss_count = 0.0, 0
     context.work_tokens, context.work_seconds = 0, 0.0
 
@@ -54,7 +54,7 @@ def evaluate(context: TrainContext) -> None:
     context.expect_end()
     if not math.isfinite(evaluation.val_loss):
         raise context.diverged(f"validation loss {evaluation.val_loss}")
-    context.on_event(evaluation)
+    context.report(evaluation)
     if evaluation.val_loss < state.best_val_loss:
         state.best_val_loss, state.best_step = evaluation.val_loss, state.step
         state.evaluations_since_best = 0
@@ -63,7 +63,7 @@ def evaluate(context: TrainContext) -> None:
     state.evaluations_since_best += 1
     if context.is_out_of_patience() and not context.finished:
         context.finished = True
-        context.on_event(
+        context.report(
             Notice(
                 f"The last {config.patience} evaluations were not better than the best one, at step "
                 f"{state.best_step:,}: training ends here (patience)."
@@ -88,7 +88,7 @@ def sample(context: TrainContext) -> None:
         with context.clock.timed("sample"):
             text = context.sample_text()
         context.expect_end()
-        context.on_event(Sampled(step=step, text=text))
+        context.report(Sampled(step=step, text=text))
 
 
 CALLBACKS: tuple[Callback, ...] = (log, evaluate, save, sample)

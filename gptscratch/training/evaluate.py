@@ -29,33 +29,6 @@ Windows = Iterable[tuple[np.ndarray, np.ndarray]]  # (inputs, targets), each (B,
 Sums = NDArray[np.float64]  # loss in nats, correct predictions, tokens, their bytes, tokens left out
 
 
-def evaluate(
-    model: GPT,
-    windows: Windows,
-    *,
-    token_bytes: NDArray[np.floating[Any]],
-    unk_id: int | None = None,
-    mask_at: int | None = None,
-    rows: int | None = None,
-    step: int = 0,
-) -> Evaluated:
-    """Score each target of the windows once; a target of ``IGNORE`` is not counted.
-
-    Args:
-        token_bytes: (V,) bytes of UTF-8 that each token represents.
-        unk_id: the token for what the vocabulary lacks. As a target it is left out: it is easy to predict,
-            and says nothing about the text that it replaces.
-        mask_at: the end-of-text token, where the documents of a row are not to see one another.
-        rows: positions whose logits are held at once; None: as many as suit the device.
-        step: what the result is reported for.
-
-    Raises:
-        CorpusError: every target is unknown.
-    """
-    sums = _sums(model, windows, token_bytes, unk_id=unk_id, mask_at=mask_at, rows=rows)
-    return _means(step, [(1.0, sums)])
-
-
 class Evaluator:
     """Evaluates a model on the validation split, in rows of the kind that it is trained on.
 
@@ -72,7 +45,7 @@ class Evaluator:
         pad_with: int | None = None,
         copy_weights: Callable[[], None] = lambda: None,
     ) -> None:
-        """``mask_at`` as in ``evaluate``; ``pad_with`` as in ``make_batches``.
+        """``mask_at`` as in ``sums_over``; ``pad_with`` as in ``make_batches``.
 
         ``copy_weights`` is called before each evaluation: ``model`` may be a copy in half precision.
         """
@@ -86,15 +59,19 @@ class Evaluator:
         ]
 
     def __call__(self, step: int, limit: int | None = None) -> Evaluated:
-        """Over about ``limit`` tokens, evenly spread and always the same; None: all."""
+        """Over about ``limit`` tokens, evenly spread and always the same; None: all.
+
+        Raises:
+            CorpusError: the vocabulary knows no token of a corpus.
+        """
         self.copy_weights()
         total = sum(weight for weight, _ in self.parts)
         found = []
         for weight, part in self.parts:
-            rows = self._windows(part, None if limit is None else math.ceil(limit * weight / total))
-            sums = _sums(self.model, rows, self.token_bytes, unk_id=self.unk_id, mask_at=self.mask_at)
+            windows = self._windows(part, None if limit is None else math.ceil(limit * weight / total))
+            sums = sums_over(self.model, windows, self.token_bytes, unk_id=self.unk_id, mask_at=self.mask_at)
             found.append((weight / total, sums))
-        return _means(step, found)
+        return means(step, found)
 
     def _windows(self, part: TokenArray | DocumentRows, limit: int | None) -> Windows:
         context = self.model.config.context_length
@@ -104,15 +81,23 @@ class Evaluator:
 
 
 @torch.no_grad()
-def _sums(
+def sums_over(
     model: GPT,
     windows: Windows,
     token_bytes: NDArray[np.floating[Any]],
     *,
-    unk_id: int | None,
-    mask_at: int | None,
+    unk_id: int | None = None,
+    mask_at: int | None = None,
     rows: int | None = None,
 ) -> Sums:
+    """Score each target once, except ``IGNORE`` and unknown tokens, which are easy to predict.
+
+    Args:
+        token_bytes: (V,) bytes of UTF-8 that each token represents.
+        unk_id: the token for what the vocabulary lacks.
+        mask_at: the end-of-text token, where the documents of a row are not to see one another.
+        rows: positions whose logits are held at once; None: as many as suit the device.
+    """
     was_training = model.training
     model.eval()
     device = model.token_embedding.weight.device
@@ -124,10 +109,7 @@ def _sums(
         token_ids, wanted = on_device(inputs, device), on_device(targets, device).flatten()
         layout = None if mask_at is None else document_layout(document_numbers(token_ids, mask_at))
         hidden = model.hidden(token_ids, layout=layout).flatten(0, 1)  # (B T, D)
-        losses, hits = (
-            [],
-            [],
-        )  # of each slice: kept any longer, they would be in memory between larger tensors
+        losses, hits = [], []  # of each slice: kept longer, they would be in memory between larger tensors
         for start in range(0, len(wanted), rows):
             loss, hit = _score(model.lm_head, hidden[start : start + rows], wanted[start : start + rows])
             losses.append(loss)
@@ -148,7 +130,7 @@ def _score(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Te
     return loss, (logits.argmax(-1) == targets).sum()
 
 
-def _means(step: int, parts: Sequence[tuple[float, Sums]]) -> Evaluated:
+def means(step: int, parts: Sequence[tuple[float, Sums]]) -> Evaluated:
     """Means over several corpora by their weights, which sum to 1, as if tokens were sampled by them."""
     if not all(tokens for _, (_, _, tokens, _, _) in parts):
         raise CorpusError(

@@ -6,7 +6,7 @@ The fields of ``Logged`` and ``Evaluated`` are the lines of metrics.jsonl; their
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gptscratch.config import RunConfig
@@ -84,6 +84,10 @@ class Evaluated:
     val_bits_per_byte: float
     val_tokens: int
     val_unknown: int = 0  # tokens left out: what the vocabulary lacks
+
+    def facts(self) -> dict[str, float]:
+        """What best.json records in addition to the step."""
+        return {name: value for name, value in asdict(self).items() if name != "step"}
 
 
 @dataclass(frozen=True)

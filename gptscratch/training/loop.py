@@ -55,9 +55,7 @@ def step_that_fits(context: TrainContext, inputs: np.ndarray, targets: np.ndarra
                     raise
         replica.zero_grad()  # after the except clause, which holds on to the step's tensors
         context.micro_batch_size = (context.micro_batch_size + 1) // 2
-        context.on_event(
-            Notice(f"Out of memory: continuing with micro-batch size {context.micro_batch_size}.")
-        )
+        context.report(Notice(f"Out of memory: continuing with micro-batch size {context.micro_batch_size}."))
     with out_of_memory("while it updates the parameters"):
         grad_clip, lr_scale = context.config.grad_clip, context.lr_scale
         norm = apply_grads(replica, context.optimizer, loss, grad_clip=grad_clip, lr_scale=lr_scale)

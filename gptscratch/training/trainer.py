@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +36,7 @@ from gptscratch.runs.run_tokens import record_of, tokens_of_run
 from gptscratch.training import callbacks
 from gptscratch.training.budget import cooldown as cooled_down
 from gptscratch.training.budget import make_budget
-from gptscratch.training.clock import Clock
-from gptscratch.training.context import (
-    BEST_FACTS,
-    SampleText,
-    TrainContext,
-    best_facts,
-    make_context,
-    new_model,
-    resolved_dtypes,
-)
+from gptscratch.training.context import SampleText, TrainContext, resolved_dtypes
 from gptscratch.training.events import Evaluated, Notice, OnEvent, Started, ignore
 from gptscratch.training.loop import run_loop
 from gptscratch.training.planning.plan_run import plan_run, tokens_per_row
@@ -102,23 +92,13 @@ def train(
     with new_run(RunConfig().with_settings(settings), out, replace=replace_run) as run:
         plan, prepared = plan_run(settings, init_from=init_from, on_event=on_event, started=started)
         config = resolved_dtypes(replace(plan.config, name=run.name))
-        model = new_model(config)
-        _initialize(model, run, config, prepared, init_from)
         record = record_of(config, prepared)
+        context = TrainContext(run, record, prepared, TrainState(), started, on_event, sample_text)
+        _initialize(context.model, run, prepared, init_from)
         if is_run(run) and not replace_run:
             on_event(Notice(f"The run {run.name} had no checkpoint yet. It starts again."))
         create_run(run, record, prepared.tokenizer, plan.record())
-        context = make_context(
-            run,
-            record,
-            prepared=prepared,
-            model=model,
-            state=TrainState(),
-            clock=Clock(started),
-            on_event=on_event,
-            sample_text=sample_text,
-        )
-        result = _train(context, record)
+        result = _train(context)
     if result.interrupted and cooldown:
         return resume(run, cooldown=True, on_event=on_event, sample_text=sample_text)
     return result
@@ -185,23 +165,13 @@ def _resume(
     if warning := slow_dtype_warning(getattr(torch, train.dtype), pick_device(train.device)):
         on_event(Notice(warning))
     checkpoint.require_same_shapes(record.config.model, folder)
-    model = new_model(record.config)
-    checkpoint.load_parameters(model, folder)
-    context = make_context(
-        run,
-        record,
-        prepared=prepared,
-        model=model,
-        state=state,
-        clock=Clock(time.perf_counter()),
-        on_event=on_event,
-        sample_text=sample_text,
-    )
+    context = TrainContext(run, record, prepared, state, time.perf_counter(), on_event, sample_text)
+    checkpoint.load_parameters(context.model, folder)
     context.optimizer.load(checkpoint.load_tensors(folder / "optimizer.safetensors"))
     was_evaluated = _roll_back(run, record, state)
     # Its own start-up is not counted: a budget in time continues where the run was saved.
-    context.clock.started = time.perf_counter() - state.seconds
-    return _train(context, record, was_evaluated=was_evaluated)
+    context.start(time.perf_counter() - state.seconds)
+    return _train(context, was_evaluated=was_evaluated)
 
 
 def _unchanged(run: Path, state: TrainState, on_event: OnEvent) -> TrainResult:
@@ -214,18 +184,17 @@ def _unchanged(run: Path, state: TrainState, on_event: OnEvent) -> TrainResult:
         )
     )
     best = read_facts(run / "best.json")
-    facts: dict[str, Any] = {name: best.get(name) for name in ("step", *BEST_FACTS)}
-    evaluation = None
-    if all(isinstance(value, int | float) for value in facts.values()):
-        evaluation = Evaluated(**facts, val_perplexity=math.exp(min(facts["val_loss"], 700.0)))
+    facts = {field.name: best.get(field.name) for field in fields(Evaluated)}
+    known = all(isinstance(value, int | float) for value in facts.values())
+    evaluation = Evaluated(**facts) if known else None  # type: ignore[arg-type]
     return _result(run, state, state.seconds, evaluation)
 
 
-def _train(context: TrainContext, record: RunRecord, *, was_evaluated: bool = True) -> TrainResult:
+def _train(context: TrainContext, *, was_evaluated: bool = True) -> TrainResult:
     """Run the loop, and score the best checkpoint."""
-    run, state = context.run, context.state
+    run, record, state = context.run, context.record, context.state
     context.finished = context.budget.is_used_up(state) or context.is_out_of_patience()
-    context.on_event(Started(run=run, config=record.config, step=state.step, parameters=record.parameters))
+    context.report(Started(run=run, config=record.config, step=state.step, parameters=record.parameters))
     if context.finished and not was_evaluated:
         callbacks.evaluate(context)
         context.save()
@@ -249,14 +218,12 @@ def _evaluate_best(context: TrainContext) -> Evaluated:
     with out_of_memory("while it evaluates"):
         evaluation = context.evaluate(state.best_step, context.tokens_at_end())
     if evaluation.val_tokens > context.config.eval_tokens:
-        context.on_event(evaluation)  # on more than those along the way
-    checkpoint.finish(run, step=state.step, best_step=state.best_step, best=best_facts(evaluation))
+        context.report(evaluation)  # on more than those along the way
+    checkpoint.finish(run, step=state.step, best_step=state.best_step, best=evaluation.facts())
     return evaluation
 
 
-def _initialize(
-    model: GPT, run: Path, config: RunConfig, prepared: Prepared, init_from: str | Path | None
-) -> None:
+def _initialize(model: GPT, run: Path, prepared: Prepared, init_from: str | Path | None) -> None:
     """Give a new model the parameters that it starts from, where those are not its seed's.
 
     Raises:
@@ -267,8 +234,8 @@ def _initialize(
         if source.resolve() == run.resolve():
             raise ConfigError(f"{run.name} cannot start from itself.", "Take another --name.")
         checkpoint.load_parameters(model, weights)
-    elif config.model.output_bias:
-        counts = token_counts(prepared.tokens.train, config.model.vocab_size)
+    elif model.config.output_bias:
+        counts = token_counts(prepared.tokens.train, model.config.vocab_size)
         init_bias_from_unigrams(model.lm_head, torch.from_numpy(counts))
 
 

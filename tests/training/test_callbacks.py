@@ -22,9 +22,8 @@ from gptscratch.errors import RunError
 from gptscratch.runs.metrics import read_metrics
 from gptscratch.training import callbacks, loop
 from gptscratch.training.budget import TimeBudget
-from gptscratch.training.clock import Clock
 from gptscratch.training.context import TrainContext
-from gptscratch.training.events import Evaluated, Event, Logged, Notice, Progress, Saved, ignore
+from gptscratch.training.events import Evaluated, Event, Logged, Notice, Progress, Saved
 from gptscratch.training.state import TrainState
 from gptscratch.training.step import StepResult
 from gptscratch.training.trainer import TrainResult, resume
@@ -51,24 +50,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
 
 def session_of(clock: FakeTime, *, seconds: float, final_tokens: int = 50_000, **state: Any) -> TrainContext:
     """A context of a run by time whose steps have 1,024 tokens and take as long as the test says."""
-    found = TrainState(**state)
-    return TrainContext(
-        run=Path("nowhere"),
-        config=TrainConfig(minutes=seconds / 60, eval_tokens=5_000, eval_interval=100, log_interval=100),
-        model=None,  # type: ignore[arg-type]
-        replica=None,  # type: ignore[arg-type]
-        optimizer=None,  # type: ignore[arg-type]
-        batches=None,  # type: ignore[arg-type]
-        schedule=lambda step, progress: 1.0,  # noqa: ARG005
-        budget=TimeBudget(seconds),
-        state=found,
-        clock=Clock(clock() - found.seconds),
-        on_event=ignore,
-        evaluate=lambda step, limit: scored(step, 1.0),  # noqa: ARG005
-        sample_text=str,
-        final_tokens=final_tokens,
-        micro_batch_size=1,
+    context = TrainContext.__new__(TrainContext)  # of what it holds, these tests use no model and no data
+    context.config = TrainConfig(
+        minutes=seconds / 60, eval_tokens=5_000, eval_interval=100, log_interval=100, micro_batch_size=1
     )
+    context.state, context.budget = TrainState(**state), TimeBudget(seconds)
+    context.final_tokens = final_tokens
+    context.start(clock() - context.state.seconds)
+    return context
 
 
 def scored(step: int, loss: float) -> Evaluated:
@@ -273,7 +262,7 @@ def test_memory_that_runs_out_in_an_evaluation_is_one_clear_line(
     def full(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("gptscratch.training.evaluate._sums", full)
+    monkeypatch.setattr("gptscratch.training.evaluate.sums_over", full)
     with pytest.raises(RunError, match="Out of memory while it evaluates"):
         fit(name="a")
 

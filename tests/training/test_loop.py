@@ -203,7 +203,7 @@ def test_a_run_survives_a_step_without_a_finite_gradient_and_resumes_exactly(
     events: list[Event] = []
     whole = fit(name="whole", on_event=events.append)
     assert [e.text for e in events if isinstance(e, Notice) and "skipped" in e.text] == [
-        "2 updates were skipped: the gradient was not finite (2 since the run began)."
+        "Updates skipped because the gradient was not finite: 2 (since the run began 2)."
     ]
     assert all(math.isfinite(e.train_loss) for e in events if isinstance(e, Logged))
     with monkeypatch.context() as patch:
