@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from gptscratch.data.token_files import Manifest, SplitCounts, manifest_json
+from gptscratch.generation.generator import sample_text
 from gptscratch.runs.metrics import read_metrics
 from gptscratch.tokenizer import Tokenizer, build_tokenizer
 from gptscratch.training import loop, trainer
@@ -77,11 +78,13 @@ def share(corpus: Path, minutes: float) -> None:
     trainer._evaluate_best = timed("final score", trainer._evaluate_best)
     settings = {**plan.config.to_dict(), "name": ""}
     flat = {f"{part}.{key}": value for part in ("model", "train") for key, value in settings[part].items()}
-    length = {"train.minutes": 0.0, "train.steps": STEPS}
+    length = {"train.minutes": None, "train.steps": STEPS}
     every = {"train.log_interval": 2, "train.eval_interval": 2, "train.save_interval": 2}
     flat.pop("model.vocab_size")
     with tempfile.TemporaryDirectory() as folder:
-        trainer.train(corpus, out=Path(folder) / "run", **{**flat, **length, **every})
+        trainer.train(
+            corpus, out=Path(folder) / "run", sample_text=sample_text, **{**flat, **length, **every}
+        )
 
     calls = Counter(step=plan.steps)
     for name, interval in (("log", train.log_interval), ("save", train.eval_interval)):
