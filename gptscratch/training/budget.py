@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from gptscratch.config import UNITS, RunConfig, TrainConfig, qualified
 from gptscratch.errors import ConfigError
@@ -16,22 +16,16 @@ _COOLDOWN_SHARE = 0.1  # of the steps so far, where no length is given
 _MOST_CLOSING = 0.5  # of a time budget, kept for what comes after the last step
 
 
-class Budget(Protocol):
-    def progress(self, state: TrainState) -> float:
-        """0 at the start, 1 at the end."""
-
-    def is_used_up(self, state: TrainState, step_seconds: float = 0.0) -> bool:
-        """Whether ``state`` is the last one, if one more step takes so long."""
-
-
 @dataclass(frozen=True)
 class StepBudget:
     steps: int
 
     def progress(self, state: TrainState) -> float:
+        """0 at the start, 1 at the end."""
         return state.step / self.steps
 
     def is_used_up(self, state: TrainState, step_seconds: float = 0.0) -> bool:  # noqa: ARG002
+        """Whether ``state`` is the last one, if one more step takes so long."""
         return state.step >= self.steps
 
 
@@ -53,6 +47,9 @@ class TimeBudget:
 
     def _seconds_to_train(self, state: TrainState) -> float:
         return self.seconds - min(state.closing_seconds, _MOST_CLOSING * self.seconds)
+
+
+Budget = StepBudget | TimeBudget
 
 
 def make_budget(config: TrainConfig, train_tokens: int, tokens_per_row: float) -> Budget:

@@ -21,7 +21,11 @@ from gptscratch.training.step import StepResult, apply_grads, compute_grads
 def run_loop(context: TrainContext) -> bool:
     """Step until the budget is used up; True if the user interrupted it (and the run is saved)."""
     state = context.state
-    with interrupts() as interrupted, noticing_continuation(context.clock.continued):
+    interrupted = threading.Event()
+    with (
+        on_signals(("SIGINT", "SIGTERM", "SIGHUP"), interrupted, once=True),
+        on_signals(("SIGCONT",), context.clock.continued),  # after Ctrl-Z or SIGSTOP
+    ):
         while not context.finished and not interrupted.is_set():
             started = time.perf_counter()
             inputs, targets = context.batches.batch(state.step)
@@ -63,33 +67,18 @@ def step_that_fits(context: TrainContext, inputs: np.ndarray, targets: np.ndarra
 
 
 @contextmanager
-def interrupts() -> Iterator[threading.Event]:
-    """An event that the first SIGINT, SIGTERM or SIGHUP sets; the second one acts as usual.
+def on_signals(names: Sequence[str], event: threading.Event, *, once: bool = False) -> Iterator[None]:
+    """Let signals set an event; with ``once`` the next one acts as usual.
 
-    SIGHUP comes when the terminal is closed; under nohup it stays ignored.
+    SIGHUP comes when the terminal is closed; under nohup it stays ignored. Windows lacks some of the names.
     """
-    event = threading.Event()
-    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    with _handled(numbers, event, once=True):
-        yield event
-
-
-@contextmanager
-def noticing_continuation(event: threading.Event) -> Iterator[None]:
-    """Set the event when the process continues after it was suspended (Ctrl-Z, SIGSTOP); not on Windows."""
-    numbers = [signal.SIGCONT] if hasattr(signal, "SIGCONT") else []
-    with _handled(numbers, event, once=False):
-        yield
-
-
-@contextmanager
-def _handled(numbers: Sequence[int], event: threading.Event, *, once: bool) -> Iterator[None]:
-    """Let signals set the event; with ``once`` the first of them restores the handlers before."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
         return
-    before = {number: signal.getsignal(number) for number in numbers if not _is_hangup_ignored(number)}
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    if before.get(getattr(signal, "SIGHUP", 0)) is signal.SIG_IGN:
+        del before[signal.SIGHUP]
 
     def restore() -> None:
         for number, handler in before.items():
@@ -106,7 +95,3 @@ def _handled(numbers: Sequence[int], event: threading.Event, *, once: bool) -> I
         yield
     finally:
         restore()
-
-
-def _is_hangup_ignored(number: int) -> bool:
-    return signal.Signals(number).name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN

@@ -170,7 +170,7 @@ def test_suspended_time_does_not_count(clock: FakeTime) -> None:
 @pytest.mark.skipif(not hasattr(signal, "SIGCONT"), reason="processes are not suspended here")
 def test_a_process_that_continues_is_noticed() -> None:
     event = threading.Event()
-    with loop.noticing_continuation(event):
+    with loop.on_signals(("SIGCONT",), event):
         assert not event.is_set()
         os.kill(os.getpid(), signal.SIGCONT)
         assert event.wait(5)
