@@ -20,7 +20,6 @@ from gptscratch.generation.logits_processors import (
     LogitsProcessor,
     NoCopyNgram,
     NoRepeatNgram,
-    SuppressTokens,
     TokenPenalties,
 )
 from gptscratch.generation.memorization import SuffixArray
@@ -49,35 +48,25 @@ def generate(
         token_ids: the prompt, at least one id.
         stop_ids: generation ends before the first of these.
         banned_ids: ids that are never generated.
-        options: fields of ``SampleConfig``, such as ``max_tokens=100, temperature=0.8, seed=1``. ``stop``
-            and ``no_copy_ngram`` need a tokenizer and a run: see ``Generator``.
+        options: fields of ``SampleConfig``, such as ``max_tokens=100, temperature=0.8, seed=1``. ``stop``,
+            ``no_copy_ngram`` and ``num_samples`` need a run: see ``Generator``.
 
     Raises:
         ConfigError: an option is unknown, out of range, or does not apply here.
     """
     config = sample_config(**options)
-    require_one_sample(config, "Call generate once for each; give each call another seed.")
-    if config.stop or config.no_copy_ngram:
+    if config.stop or config.no_copy_ngram or config.num_samples > 1:
         raise ConfigError(
-            "stop and no_copy_ngram need the run's tokenizer and training tokens.",
-            'Use load("my-run").generate(...), or give stop_ids.',
+            "stop, no_copy_ngram and num_samples need a run's tokenizer and training tokens.",
+            'Use load("my-run").sample(...), or give stop_ids.',
         )
     if not len(token_ids):
         raise ValueError("generate needs a prompt of at least one token id.")
-    return _generated(model, token_ids, config, frozenset(stop_ids), banned_ids)
-
-
-def _generated(
-    model: GPT,
-    token_ids: Sequence[int],
-    config: SampleConfig,
-    stop_ids: frozenset[int],
-    banned_ids: Sequence[int],
-) -> Iterator[int]:
     was_training = model.training
     model.eval()
     try:
-        rows = generate_batch(model, [token_ids], config, stop_ids=stop_ids, banned_ids=banned_ids)
+        stop = frozenset(stop_ids)
+        rows = generate_batch(model, [token_ids], config, stop_ids=stop, banned_ids=banned_ids)
         yield from (token_id for (token_id,) in rows if token_id is not None)
     finally:
         model.train(was_training)
@@ -124,8 +113,9 @@ def generate_batch(
     if decoder is None and config.max_tokens >= _PAYS_FROM:
         decoder = decoding_step(model)
     context = Context(model, prompts, config.max_tokens, decoder)
-    random = _RandomNumbers(config.seed, sample_ids or range(len(prompts)), context.device)
-    processors = _processors(model, prompts, config, banned_ids, training)
+    random = _random_numbers(config.seed, sample_ids or range(len(prompts)), context.device)
+    processors = _processors(model, prompts, config, training)
+    banned = torch.tensor(list(banned_ids), dtype=torch.long, device=context.device)
     sampler = make_sampler(config)
     running = [True] * len(prompts)
     for n_new in range(config.max_tokens):
@@ -134,9 +124,10 @@ def generate_batch(
             _require_numbers(logits)
         if on_logits is not None:
             on_logits(logits)
+        logits.index_fill_(1, banned, -torch.inf)
         for process in processors:
             logits = process(logits)
-        chosen = sampler(logits, random.next())  # (B,)
+        chosen = sampler(logits, next(random))  # (B,)
         for process in processors:
             process.append(chosen)
         token_ids: list[int] = chosen.tolist()
@@ -147,22 +138,13 @@ def generate_batch(
         context.append(chosen, token_ids)
 
 
-def require_one_sample(config: SampleConfig, hint: str) -> None:
-    if config.num_samples != 1:
-        raise ConfigError(f"num_samples is {config.num_samples}, and this makes one sample.", hint)
-
-
 def _processors(
     model: GPT,
     prompts: Sequence[Sequence[int]],
     config: SampleConfig,
-    banned_ids: Sequence[int],
     training: SuffixArray | None,
 ) -> list[LogitsProcessor]:
-    device = model.token_embedding.weight.device
     processors: list[LogitsProcessor] = []
-    if banned_ids:
-        processors.append(SuppressTokens(banned_ids, device))
     if config.no_repeat_ngram:
         processors.append(NoRepeatNgram(config.no_repeat_ngram, prompts))
     if config.no_copy_ngram:
@@ -175,7 +157,7 @@ def _processors(
     penalties = (config.repetition_penalty, config.frequency_penalty, config.presence_penalty)
     if penalties != (1.0, 0.0, 0.0):
         newest = [prompt[-model.config.context_length :] for prompt in prompts]
-        processors.append(TokenPenalties(config, newest, model.config.vocab_size, device))
+        processors.append(TokenPenalties(config, newest, model.token_embedding.weight))
     return processors
 
 
@@ -189,20 +171,9 @@ def _require_numbers(logits: Tensor) -> None:
         )
 
 
-class _RandomNumbers:
-    """A generator for each row. Many numbers are copied to the device at once: each copy waits for it."""
-
-    def __init__(self, seed: int | None, sample_ids: Sequence[int], device: torch.device) -> None:
-        self.device = device
-        self.rows = [np.random.default_rng(None if seed is None else [seed, n]) for n in sample_ids]
-        self.numbers = torch.empty(0, len(self.rows))  # (_NUMBERS, B)
-        self.used = 0
-
-    def next(self) -> Tensor:
-        """(B,) numbers in [0, 1)."""
-        if self.used == len(self.numbers):
-            columns = [row.random(_NUMBERS, dtype=np.float32) for row in self.rows]
-            self.numbers = torch.from_numpy(np.stack(columns, axis=1)).to(self.device)
-            self.used = 0
-        self.used += 1
-        return self.numbers[self.used - 1]
+def _random_numbers(seed: int | None, sample_ids: Sequence[int], device: torch.device) -> Iterator[Tensor]:
+    """(B,) numbers in [0, 1) for each token; many are copied to the device at once, since a copy waits."""
+    rows = [np.random.default_rng(None if seed is None else [seed, n]) for n in sample_ids]
+    while True:
+        numbers = [row.random(_NUMBERS, dtype=np.float32) for row in rows]
+        yield from torch.from_numpy(np.stack(numbers, axis=1)).to(device)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from gptscratch import paths
 from gptscratch.accelerate.decode_step import DecodeStep, accelerate_decoding
 from gptscratch.config import SampleConfig, SampleOptions, sample_config
-from gptscratch.errors import CheckpointError
-from gptscratch.generation.generate import generate_batch, require_one_sample
+from gptscratch.errors import CheckpointError, ConfigError
+from gptscratch.generation.generate import generate_batch
 from gptscratch.generation.logprobs import GeneratedToken, LogprobRecorder, TokenTexts
 from gptscratch.generation.memorization import SuffixArray
 from gptscratch.model.gpt import GPT
@@ -99,21 +99,24 @@ class Generator:
         Arguments and errors as of ``generate``.
         """
         config = sample_config(config, **options)
-        require_one_sample(config, "Use samples() for several.")
+        if config.num_samples > 1:
+            raise ConfigError(f"num_samples is {config.num_samples}, and this is one text.", "Use sample().")
         texts = ("".join(token.text for token in new) for (new,) in self._steps([prompt], config))
         return (text for text in texts if text)
 
-    def samples(
-        self, prompt: str = "", config: SampleConfig | None = None, **options: Unpack[SampleOptions]
-    ) -> list[str]:
-        """``num_samples`` continuations of one prompt: ``samples("Once", num_samples=3)``.
+    def sample(
+        self,
+        prompt: str = "",
+        config: SampleConfig | None = None,
+        *,
+        n_best: int | None = None,
+        **options: Unpack[SampleOptions],
+    ) -> Iterator[Completion]:
+        """``num_samples`` continuations of one prompt, as many at once as fit into memory.
 
-        Arguments and errors as of ``generate``.
+        ``n_best`` as in ``complete``, other arguments and errors as of ``generate``.
         """
-        return [sample.text for sample in self.sample(prompt, sample_config(config, **options))]
-
-    def sample(self, prompt: str, config: SampleConfig, *, n_best: int | None = None) -> Iterator[Completion]:
-        """``num_samples`` continuations of one prompt, as many at once as fit into memory."""
+        config = sample_config(config, **options)
         shape, n_samples = self.model.config, config.num_samples
         length = min(shape.context_length, len(self.prompt_ids(prompt)) + config.max_tokens)
         size = self.model.token_embedding.weight.element_size()

@@ -29,19 +29,6 @@ class LogitsProcessor(Protocol):
     def append(self, token_ids: Tensor) -> None: ...
 
 
-class SuppressTokens:
-    """Tokens that are never chosen."""
-
-    def __init__(self, token_ids: Sequence[int], device: torch.device) -> None:
-        self.token_ids = torch.tensor(list(token_ids), dtype=torch.long, device=device)
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        return logits.index_fill_(1, self.token_ids, -torch.inf)
-
-    def append(self, token_ids: Tensor) -> None:
-        pass
-
-
 class NoRepeatNgram:
     """No n tokens in a row come twice, the prompt included (Paulus et al. 2017, arXiv:1705.04304)."""
 
@@ -93,13 +80,13 @@ class TokenPenalties:
     The first is by Keskar et al. 2019 and counts the prompt too; the others are those of OpenAI's API.
     """
 
-    def __init__(self, config: SampleConfig, prompts: Prompts, vocab_size: int, device: torch.device) -> None:
+    def __init__(self, config: SampleConfig, prompts: Prompts, embedding: Tensor) -> None:
+        """``embedding`` (V, D) gives the size of the vocabulary and the device."""
         self.config = config
-        seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool)
+        self.counts = torch.zeros(len(prompts), len(embedding), device=embedding.device)  # of new tokens
+        self.seen = torch.zeros_like(self.counts, dtype=torch.bool)  # (B, V)
         for row, prompt in enumerate(prompts):
-            seen[row, list(prompt)] = True
-        self.seen = seen.to(device)  # (B, V)
-        self.counts = torch.zeros(seen.shape, device=device)  # (B, V), of generated tokens
+            self.seen[row, list(prompt)] = True
 
     def __call__(self, logits: Tensor) -> Tensor:
         penalty, logits = self.config.repetition_penalty, logits.float()

@@ -7,6 +7,7 @@ bisection finds any span. The file takes four bytes per token and is mapped into
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,23 +163,14 @@ class SuffixArray:
 
     def _range(self, span: Sequence[int]) -> tuple[int, int]:
         """Where in the order the suffixes that begin with the span start and end."""
-        low = self._bound(span, after=False, low=0)
-        return low, self._bound(span, after=True, low=low)
+        wanted = list(span)
 
-    def _bound(self, span: Sequence[int], *, after: bool, low: int) -> int:
-        """The first index in the order, from ``low`` on, of a suffix not before the span, or after it."""
-        wanted, high = list(span), len(self.order)
-        step = 1 if after else high  # few suffixes begin with the span: search nearby first
-        while low < high:
-            middle = min((low + high) // 2, low + step)
-            step *= 2
-            position = int(self.order[middle])
-            there = self.tokens[position : position + len(wanted)].tolist()
-            if there < wanted or (after and there == wanted):
-                low = middle + 1
-            else:
-                high = middle
-        return low
+        def prefix(position: int) -> list[int]:
+            found: list[int] = self.tokens[position : position + len(wanted)].tolist()
+            return found
+
+        low = bisect_left(self.order, wanted, key=prefix)
+        return low, bisect_right(self.order, wanted, lo=low, key=prefix)
 
 
 def _is_current(file: Path, n_tokens: int) -> bool:

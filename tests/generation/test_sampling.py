@@ -39,7 +39,7 @@ def frequencies(logits: Tensor, seen: Tensor, **config: Any) -> Tensor:
     grid = (torch.arange(GRID) + 0.5) / GRID
     rows = logits.expand(GRID, V)
     config = SampleConfig(**{"temperature": 1.0, **config})
-    penalties = TokenPenalties(config, [seen.nonzero()[:, 0].tolist()] * GRID, V, logits.device)
+    penalties = TokenPenalties(config, [seen.nonzero()[:, 0].tolist()] * GRID, torch.empty(V, 1))
     token_ids = make_sampler(config)(penalties(rows), grid)
     return torch.bincount(token_ids, minlength=V) / GRID
 
@@ -80,7 +80,7 @@ def test_temperature_zero_takes_the_most_likely_whatever_the_random_number() -> 
 def test_greedy_heeds_the_repetition_penalty() -> None:
     logits = torch.tensor([[2.0, 1.9, -5.0]])
     config = SampleConfig(temperature=0.0, repetition_penalty=1.2)
-    penalized = TokenPenalties(config, [[0]], 3, logits.device)(logits)
+    penalized = TokenPenalties(config, [[0]], torch.empty(3, 1))(logits)
     assert make_sampler(config)(penalized, torch.zeros(1)).item() == 1
 
 
@@ -108,7 +108,7 @@ def test_half_precision_logits_are_filtered_in_full_precision() -> None:
 def test_frequency_and_presence_penalties_follow_their_definition() -> None:
     logits = torch.randn(4, V)
     config = SampleConfig(frequency_penalty=0.7, presence_penalty=0.4)
-    penalties = TokenPenalties(config, [[5]] * 4, V, logits.device)  # of new tokens only
+    penalties = TokenPenalties(config, [[5]] * 4, torch.empty(V, 1))  # of new tokens only
     counts = torch.zeros(4, V)
     for token_ids in torch.randint(4, (9, 4)):
         penalties.append(token_ids)
