@@ -13,7 +13,7 @@ from gptscratch import paths
 from gptscratch.cli import console, loading, render_sample
 from gptscratch.config import SampleConfig
 from gptscratch.config.setting import settings_of
-from gptscratch.errors import ConfigError, UserError, did_you_mean
+from gptscratch.errors import ConfigError, UserError, did_you_mean, disk_errors
 from gptscratch.generation.generator import Generator
 from gptscratch.generation.memorization import longest_copy
 
@@ -90,13 +90,12 @@ class Chat:
         render_sample.note("\n".join(f"{name:<20}{value}" for name, value in lines))
 
     def save(self, name: str) -> None:
-        with _file_errors(name):
+        with disk_errors(f"writing {_required(name)}"):
             Path(name).expanduser().write_text(self.text, encoding="utf-8")
         console.notice(f"{len(self.text):,} characters written to {name}.")
 
     def load(self, name: str) -> None:
-        with _file_errors(name):
-            self.text = Path(name).expanduser().read_text(encoding="utf-8")
+        self.text = loading.read_file(_required(name))
         render_sample.warn_of_unknown(self.generator, self.text)
         console.notice(f"{len(self.text):,} characters read. Press Enter to continue them.")
 
@@ -172,6 +171,12 @@ def _as_typed(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
+def _required(name: str) -> str:
+    if not name:
+        raise ConfigError("The name of a file is missing.", "As in /save story.txt")
+    return name
+
+
 def _answer(chat: Chat) -> None:
     """Read one input, a line or all between two triple quotes, and do what it asks."""
     line = _line("> ")
@@ -209,15 +214,3 @@ def _history() -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             readline.write_history_file(file)
-
-
-@contextlib.contextmanager
-def _file_errors(name: str) -> Iterator[None]:
-    if not name:
-        raise ConfigError("The name of a file is missing.", "As in /save story.txt")
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{name} is not UTF-8 text: {error}.") from None
-    except OSError as error:
-        raise ConfigError(f"{name} cannot be used: {error.strerror}.") from None

@@ -85,7 +85,7 @@ def read_prompt(prompt: str | None, file: str | None) -> str:
     if prompt is not None and prompt != "-":
         return checked(prompt)
     if file is not None and file != "-":
-        return _file(file)
+        return read_file(file)
     asked = prompt or file
     if sys.stdin is None or (sys.stdin.isatty() and not asked):
         return ""
@@ -110,15 +110,15 @@ def unescaped(text: str) -> str:
 
 def read_lines(file: str) -> list[str]:
     """A file's lines, without their ends; - is stdin."""
-    lines = (_stdin() if file == "-" else _file(file)).split("\n")
+    lines = (_stdin() if file == "-" else read_file(file)).split("\n")
     if not lines[-1]:
         lines.pop()
     return [line.removesuffix("\r") for line in lines]
 
 
-def _file(name: str) -> str:
+def read_file(name: str) -> str:
     try:
-        return Path(name).read_text(encoding="utf-8-sig")
+        return Path(name).expanduser().read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{name} does not exist.") from None
     except UnicodeDecodeError as error:

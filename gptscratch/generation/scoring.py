@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
 
 from gptscratch.errors import ConfigError, RunError
 from gptscratch.generation.generator import Generator
@@ -26,7 +26,7 @@ _LOGITS = 1 << 25  # numbers at once
 class Score:
     """How well a model predicts one text."""
 
-    tokens: int  # scored: those that the model knows
+    tokens: int  # those that were in the training text
     bytes: int  # of their text in UTF-8
     unknown: int  # tokens that were not in the training text: left out
     nats_per_token: float
@@ -82,31 +82,18 @@ def token_nats(generator: Generator, token_ids: Sequence[int], stride: int) -> l
     model, nats = generator.model, torch.empty(len(token_ids) - 1)
     ids = torch.tensor(token_ids, device=model.token_embedding.weight.device)
     length = min(model.config.context_length, len(token_ids) - 1)
-    starts = list(_window_starts(len(nats), length, stride))
+    starts = [*range(0, len(nats) - length, stride), len(nats) - length]  # the last window ends the text
     done = 0
     batch = max(1, _LOGITS // (length * model.config.vocab_size))
     for first in range(0, len(starts), batch):
         some = starts[first : first + batch]
         windows = torch.stack([ids[start : start + length + 1] for start in some])  # (B, T + 1)
-        found = _nats(model(windows[:, :-1]), windows[:, 1:]).cpu()  # (B, T)
+        logits = model(windows[:, :-1]).float()  # (B, T, V)
+        found = F.cross_entropy(logits.mT, windows[:, 1:], reduction="none").cpu()  # (B, T)
         for start, row in zip(some, found, strict=True):
             nats[done : start + length] = row[done - start :]  # the others had more context one window before
             done = start + length
     return [float(n) for n in nats]
-
-
-def _nats(logits: Tensor, targets: Tensor) -> Tensor:
-    chosen = logits.gather(-1, targets[..., None]).squeeze(-1).float()  # (B, T)
-    return logits.float().logsumexp(-1) - chosen
-
-
-def _window_starts(count: int, length: int, stride: int) -> Iterator[int]:
-    """Where windows begin, so that each next one adds at most ``stride`` targets; the last ends the text."""
-    start = 0
-    while start + length < count:
-        yield start
-        start += stride
-    yield count - length
 
 
 def surprises(generator: Generator, scored: Score) -> Iterator[tuple[str, float]]:

@@ -116,7 +116,7 @@ def test_greedy_equals_transformers_generate(family: str, penalty: float) -> Non
 @pytest.mark.parametrize("position", POSITIONS)
 def test_prompts_of_different_length_continue_together_as_each_alone(position: str) -> None:
     model = lively(position)
-    prompts = [[1], PROMPT, [4] * 8]
+    prompts = [[1], PROMPT, [4] * 8, [0] * 7 + [1]]  # the last one looks like the first with its padding
     together = [list(row) for row in zip(*generate_batch(model, prompts, greedy(8)), strict=True)]
     assert together == [naive(model, prompt, 8) for prompt in prompts]
 
@@ -387,7 +387,7 @@ def test_past_the_context_a_sliding_cache_keeps_no_more_than_before() -> None:
     for _ in range(100):
         context.read()
         context.append(torch.tensor([3]), [3])
-    assert [len(row) for row in context.window.rows] == [len(PROMPT)]
+    assert [len(row) for row in context.rows] == [len(PROMPT)]
     assert {tuple(positions.shape) for positions in seen[1:]} == {(1, 1)}
     assert [int(positions) for positions in seen[1:3]] == [5, 6]
 
