@@ -122,25 +122,22 @@ class AdamW(Optimizer):
         epsilon: float = 1e-8,
     ) -> None:
         super().__init__(next(iter(parameters.values())).device)
-        self.parameters = dict(parameters)
         self.learning_rate, self.betas, self.epsilon = learning_rate, betas, epsilon
-        self.weight_decay = weight_decay
         for name, parameter in parameters.items():
             self.state[f"{name}.first"] = torch.zeros_like(parameter)
             self.state[f"{name}.second"] = torch.zeros_like(parameter)
             self.state[f"{name}.count"] = torch.zeros((), device=self.device)
+        matrices = {name: p for name, p in parameters.items() if p.ndim >= 2}
+        others = {name: p for name, p in parameters.items() if p.ndim < 2}
+        self.groups = [(matrices, weight_decay), (others, 0.0)]
         # The fused kernel of Apple's GPUs ignores found_inf and reports nothing.
         self.waits_for_finite = self.device.type not in ("cpu", "cuda")
 
     def _step(self, lr_scale: float, finite: Tensor) -> None:
         if self.waits_for_finite and not finite:
             return
-        for is_matrix in (True, False):
-            grads = {
-                name: p.grad
-                for name, p in self.parameters.items()
-                if p.grad is not None and (p.ndim >= 2) is is_matrix
-            }
+        for parameters, weight_decay in self.groups:
+            grads = {name: p.grad for name, p in parameters.items() if p.grad is not None}
             if not grads:
                 continue
             first, second, count = (
@@ -148,7 +145,7 @@ class AdamW(Optimizer):
             )
             torch._foreach_add_(count, finite.float())
             torch._fused_adamw_(
-                [self.parameters[name] for name in grads],
+                [parameters[name] for name in grads],
                 list(grads.values()),
                 first,
                 second,
@@ -157,7 +154,7 @@ class AdamW(Optimizer):
                 lr=self.learning_rate * lr_scale,
                 beta1=self.betas[0],
                 beta2=self.betas[1],
-                weight_decay=self.weight_decay if is_matrix else 0.0,
+                weight_decay=weight_decay,
                 eps=self.epsilon,
                 amsgrad=False,
                 maximize=False,
