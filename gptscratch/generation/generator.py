@@ -18,6 +18,7 @@ from gptscratch.generation.memorization import SuffixArray
 from gptscratch.model.gpt import GPT
 from gptscratch.runs.checkpoint import load_model
 from gptscratch.runs.run import read_run
+from gptscratch.sizing import memory_to_sample
 from gptscratch.tokenizer import Tokenizer
 from gptscratch.tokenizer.detokenize import DecodeStream
 
@@ -117,14 +118,11 @@ class Generator:
         ``n_best`` as in ``complete``, other arguments and errors as of ``generate``.
         """
         config = sample_config(config, **options)
-        shape, n_samples = self.model.config, config.num_samples
-        length = min(shape.context_length, len(self.prompt_ids(prompt)) + config.max_tokens)
-        size = self.model.token_embedding.weight.element_size()
-        cache = 2 * shape.n_layer * shape.n_kv_head * shape.head_dim * length * size
-        row = cache + 16 * shape.vocab_size  # logits and their float32 copies
-        rows = min(max(1, _BATCH_BYTES // row), _BATCH_ROWS)
-        for first in range(0, n_samples, rows):
-            numbers = range(first, min(first + rows, n_samples))
+        shape = self.model.config
+        row_bytes = memory_to_sample(shape).kv_cache + 16 * shape.vocab_size  # logits and float32 copies
+        rows = min(max(1, _BATCH_BYTES // row_bytes), _BATCH_ROWS)
+        for first in range(0, config.num_samples, rows):
+            numbers = range(first, min(first + rows, config.num_samples))
             yield from self.complete([prompt] * len(numbers), config, sample_ids=numbers, n_best=n_best)
 
     def complete(
