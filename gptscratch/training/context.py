@@ -98,7 +98,7 @@ class TrainContext:
         self.reported_at = -math.inf  # when progress was last reported
 
     def report(self, event: Event) -> None:
-        """Tell the caller, and write what is logged to metrics.jsonl."""
+        """Pass an event to the caller, and write logged values to metrics.jsonl."""
         if isinstance(event, Logged | Evaluated):
             values = {name: value for name, value in asdict(event).items() if name != "progress"}
             append_metrics(self.run / "metrics.jsonl", values)

@@ -66,10 +66,10 @@ def main() -> None:
         n_layer=given.layers, d_model=given.d_model, n_head=max(1, given.d_model // 64),
         context_length=given.context_length, vocab_size=given.vocab_size,
     )  # fmt: skip
-    ours = training.trains_on_cpu
+    trains_on_cpu = training.trains_on_cpu
     training.trains_on_cpu = lambda _: False
     before = profiled(config, given.rows, dtype, given.steps)
-    training.trains_on_cpu = ours
+    training.trains_on_cpu = trains_on_cpu
     after = profiled(config, given.rows, dtype, given.steps)
     print("| operation | before, ms | after, ms |")
     print("| --- | ---: | ---: |")
