@@ -17,11 +17,7 @@ from gptscratch.model.layout import padded_layout
 
 
 class Context:
-    """Append the ids that were chosen; ``read`` gives the logits of what follows them.
-
-    When it is full, the cache slides over rotary positions: each new token takes the place of the oldest.
-    With other positions, and with rows of different length, the newer half is read again.
-    """
+    """Append the ids that were chosen; ``read`` gives the logits of what follows them."""
 
     def __init__(
         self, model: GPT, prompts: Sequence[Sequence[int]], max_tokens: int, decoder: DecodeStep | None

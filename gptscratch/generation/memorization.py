@@ -95,25 +95,21 @@ def longest_copy(generator: Generator, text: str, *, after: str = "") -> CopiedS
 class SuffixArray:
     """Finds spans of ids in the training tokens."""
 
-    def __init__(self, tokens: Ids, order: NDArray[np.uint32]) -> None:
-        self.tokens = np.asarray(tokens)  # as plain arrays: a slice of a memmap costs twice as much
-        self.order = np.asarray(order)
-
-    @classmethod
-    def build(cls, tokens: Ids) -> SuffixArray:
-        """Sort the suffixes of the tokens, with about 40 bytes of memory per token.
+    def __init__(self, tokens: Ids, order: NDArray[np.uint32] | None = None) -> None:
+        """``order``: of the suffixes; None: they are sorted, with about 40 bytes of memory per token.
 
         Raises:
             ConfigError: there are more tokens than four bytes can number.
         """
-        return cls(tokens, _sorted_suffixes(tokens))
+        self.tokens = np.asarray(tokens)  # as plain arrays: a slice of a memmap costs twice as much
+        self.order = _sorted_suffixes(tokens) if order is None else np.asarray(order)
 
     @classmethod
     def open(cls, folder: Path, tokens: Ids) -> SuffixArray:
         """The array in a folder of token files, built where it is missing or older than they are.
 
         Raises:
-            ConfigError: as ``build``.
+            ConfigError: there are too many tokens.
             RunError: the disk is full or refuses.
         """
         file = folder / _NAME

@@ -49,7 +49,7 @@ def test_a_reply_is_tokenized_as_after_its_prompt(reciter: Callable[..., Generat
         [tokenizers.normalizers.Prepend("▁"), tokenizers.normalizers.Replace(" ", "▁")]
     )
     library.pre_tokenizer = tokenizers.pre_tokenizers.Split("▁", "merged_with_next")
-    index = SuffixArray.build(np.array([0, 1, 2], np.uint16))
+    index = SuffixArray(np.array([0, 1, 2], np.uint16))
     gpt = dataclasses.replace(reciter("abc"), tokenizer=Tokenizer(library), training=index)
     found = longest_copy(gpt, " fox runs", after="the")
     assert (found.tokens, found.of_tokens, found.text, found.start) == (2, 2, " fox runs", 0)

@@ -28,7 +28,7 @@ def longest_naive(tokens: list[int], ids: list[int]) -> int:
 @pytest.mark.parametrize("length", [0, 1, 2, 30, 120])
 def test_spans_are_found_as_by_plain_search(vocab: int, length: int) -> None:
     tokens = CHANCE.integers(vocab, size=length).astype(np.uint16)
-    index, plain = SuffixArray.build(tokens), tokens.tolist()
+    index, plain = SuffixArray(tokens), tokens.tolist()
     for size in (1, 2, 3, 8):
         span = CHANCE.integers(vocab, size=size).tolist()
         wanted = {plain[i + size] for i in range(length - size) if plain[i : i + size] == span}
@@ -42,7 +42,7 @@ def test_spans_are_found_as_by_plain_search(vocab: int, length: int) -> None:
 def test_a_span_longer_than_the_order_heeds_is_found_whole() -> None:
     repeated = [1, 2] * 60
     tokens = np.array([*repeated, 3, *repeated, 4, 5, 6], np.uint16)
-    assert SuffixArray.build(tokens).longest([*repeated, 4, 5, 7])[1] == 122
+    assert SuffixArray(tokens).longest([*repeated, 4, 5, 7])[1] == 122
 
 
 def test_the_index_is_made_once_and_mapped(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_the_index_is_made_once_and_mapped(tmp_path: Path) -> None:
     again = SuffixArray.open(tmp_path, tokens)
     assert (tmp_path / "train.suffixes").stat().st_mtime_ns == changed
     assert np.array_equal(first.order, again.order)
-    assert np.array_equal(first.order, SuffixArray.build(tokens).order)
+    assert np.array_equal(first.order, SuffixArray(tokens).order)
     SuffixArray.open(tmp_path, tokens[:400])  # of other tokens: built again
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -62,15 +62,13 @@ def test_the_index_of_token_files_that_were_written_again_is_built_again(tmp_pat
     SuffixArray.open(tmp_path, tokens)
     tokens.tofile(tmp_path / "train.bin")
     os.utime(tmp_path / "train.suffixes", (1, 1))
-    assert np.array_equal(
-        SuffixArray.open(tmp_path, tokens[::-1]).order, SuffixArray.build(tokens[::-1]).order
-    )
+    assert np.array_equal(SuffixArray.open(tmp_path, tokens[::-1]).order, SuffixArray(tokens[::-1]).order)
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
 def test_what_would_copy_is_forbidden(n: int) -> None:
     tokens = np.array([1, 2, 3, 4, 1, 2, 3, 5], np.uint16)
-    processor = NoCopyNgram(n, SuffixArray.build(tokens), [[1, 2]])
+    processor = NoCopyNgram(n, SuffixArray(tokens), [[1, 2]])
 
     def forbidden() -> list[int]:
         return processor(torch.zeros(1, 7))[0].isinf().nonzero()[:, 0].tolist()
@@ -90,4 +88,4 @@ def test_pairs_of_ranks_keep_their_order_up_to_four_thousand_million_tokens() ->
 
 def test_more_tokens_than_the_index_can_number_are_refused() -> None:
     with pytest.raises(ConfigError, match="4,294,967,295 at most"):
-        SuffixArray.build(np.broadcast_to(np.uint16(1), 2**32))
+        SuffixArray(np.broadcast_to(np.uint16(1), 2**32))
