@@ -94,7 +94,7 @@ def cpu_features() -> Mapping[str, Any]:
 
 
 def slow_dtype_warning(dtype: torch.dtype, device: torch.device) -> str | None:
-    """What to tell a user who asked for a type in which this device is slower than in float32."""
+    """A note for a user who chose a type in which this device is slower than in float32."""
     if dtype != torch.bfloat16 or device.type != "cpu" or has_fast_bfloat16(device):
         return None
     return "This processor has no fast bfloat16 products: --dtype float32 is several times faster here."
@@ -162,7 +162,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def _free_system_memory() -> int:
-    """What is available on Linux, elsewhere all the memory of the machine; 0 on Windows."""
+    """The available memory on Linux, elsewhere all memory of the machine; 0 on Windows."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
@@ -175,7 +175,7 @@ def _free_system_memory() -> int:
 
 
 def _free_group_memory(folder: Path = Path("/sys/fs/cgroup")) -> int:
-    """What a container's limit leaves (cgroup version 2), file caches not counted; 0: it has none."""
+    """The memory below a container's limit (cgroup version 2), without file caches; 0: no limit."""
     try:
         limit, used, parts = ((folder / f"memory.{name}").read_text(encoding="ascii") for name in _GROUP)
         cached = dict(line.split() for line in parts.splitlines()).get("inactive_file", "0")

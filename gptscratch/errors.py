@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """What is wrong, and what to do about it, in one line each.
+    """An error that the user can fix: one line says what is wrong, one line what to do.
 
     The command line prints ``message`` and ``hint`` and exits with ``exit_code``.
     """

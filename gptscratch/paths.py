@@ -1,4 +1,4 @@
-"""Where files are on disk: the cache root, run folders, and finding a checkpoint by name or path.
+"""Paths: the cache directory, run folders, and finding a checkpoint by name or path.
 
     <home>/runs/<name>/{config.json, tokenizer.json, metrics.jsonl, best.json, last.json}
     <home>/runs/<name>/checkpoints/step-00001000/{model.safetensors, optimizer.safetensors, state.json}
@@ -61,7 +61,7 @@ def usable_name(text: str) -> str:
 
 
 def typed(run: Path) -> str:
-    """What to type to name the run: its name, or its path where it is not in the cache directory."""
+    """The name of the run on the command line, or its path if it is not in the cache directory."""
     return run.name if run.resolve().parent == runs_dir().resolve() else str(run)
 
 

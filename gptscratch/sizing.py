@@ -129,7 +129,7 @@ def memory_to_train(
 
 
 def update_bytes(config: ModelConfig, *, optimizer: str, dtype: str) -> int:
-    """What an update adds to what is held: Muon's copies of the gradients that it works on at a time.
+    """Additional memory of an update: Muon's copies of the gradients that it processes at a time.
 
     These are the float32 stack, its look ahead and the update, and five matrices of the iteration in
     ``dtype``. AdamW is computed in place.
@@ -164,7 +164,7 @@ def memory_to_sample(config: ModelConfig, *, batch_size: int = 1, dtype: str = "
 
 
 def _activation_bytes(c: ModelConfig, micro_batch_size: int, size: int, device: str) -> int:
-    """What one forward pass keeps for the backward pass, without checkpointing, by our own count.
+    """Memory that a forward pass keeps for the backward pass, without checkpointing.
 
     Per token and layer: what each norm keeps and gives; q and k before their norms; q, k, v and
     attention's output; the MLP's wide tensors. In half precision and with dropout also attention's

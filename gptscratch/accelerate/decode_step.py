@@ -152,7 +152,7 @@ def _up(norm: nn.Module, mlp: MLP | GatedMLP) -> RowFunction:
 
 
 class _AtPosition(NamedTuple):
-    """What depends on the position alone.
+    """Values that depend on the position only.
 
     Queries and keys times the scale, and their swapped halves times the sine: that is their rotation, the
     weights of their norms and, for queries, the 1 / sqrt(K) of attention in one.

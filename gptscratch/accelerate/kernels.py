@@ -31,7 +31,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
 
 
 def keep_mask(shape: torch.Size, p: float) -> tuple[Tensor, float]:
-    """What stays under dropout, True with probability 1 - p, and by how much it grows to make up for it.
+    """The dropout mask, True with probability 1 - p, and the factor for the values that are kept.
 
     Four elements share a draw of 64 bits, so p is rounded to a multiple of 2⁻¹⁶.
     """

@@ -48,7 +48,7 @@ def quantize(model: nn.Module, how: str) -> None:
 
 
 def slower_notice(model: nn.Module, how: str, *, reads_text: bool) -> str | None:
-    """What to tell somebody whose model, not yet quantized, is faster without.
+    """A note for the user if quantization makes this model slower.
 
     ``reads_text``: many tokens at once, as for a score; else one after the other.
     """

@@ -70,7 +70,7 @@ def _version(wanted: bool) -> None:
 
 
 def versions() -> Iterator[tuple[str, str]]:
-    """What the report of a problem should say; the version itself comes before torch is imported."""
+    """The version and the machine, for bug reports; the version is printed before torch is imported."""
     yield "gptscratch", gptscratch.__version__
     yield "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     yield "home", str(paths.home())
@@ -135,7 +135,7 @@ def _exit_code(arguments: Sequence[str]) -> int:
 
 
 def _usage_error(error: Any) -> UserError:
-    """What Typer says about the arguments, in our form."""
+    """Errors of Typer about the arguments, in the form of all errors."""
     context = getattr(error, "ctx", None)
     hint = f"{context.command_path if context else 'gptscratch'} --help shows what can be given."
     option = getattr(error, "param", None)

@@ -1,4 +1,4 @@
-"""What moves while something runs, on stderr; plain lines where that is not a terminal."""
+"""Progress display on stderr; plain lines if it is not a terminal."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class _View:
             self.report_interrupt()
 
     def drawing(self) -> RenderableType:
-        """What moves, as it is now; called by a thread of ``Live``."""
+        """The current display; called by a thread of ``Live``."""
         return Padding(self.work.bar.get_renderable(), (0, _CTRL_C, 0, 0))
 
     def report_interrupt(self) -> None:
@@ -164,7 +164,7 @@ class TrainView(_View):
 
 
 class Moment:
-    """What is known of a run at one step, and what follows from it for the time since."""
+    """The state of a run at one step, and its estimated progress since then."""
 
     def __init__(self, event: Logged | Progress) -> None:
         self.event = event

@@ -1,4 +1,4 @@
-"""What the user reads: results on stdout, everything else on stderr."""
+"""Output for the user: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def lossy(manifest: Manifest) -> str:
 
 
 def _machine(train: TrainConfig) -> str:
-    """What "auto" comes to here."""
+    """The value that "auto" has on this machine."""
     from gptscratch.device import pick_device, pick_dtype
 
     device = pick_device(train.device)

@@ -1,4 +1,4 @@
-"""What ``info`` and ``tokenize`` show: runs, models and token files."""
+"""Output of ``info`` and ``tokenize``: runs, models and token files."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def run(described: RunDescription, *, json: bool) -> None:
 
 
 def _settings(config: RunConfig) -> list[tuple[str, str]]:
-    """What was given or chosen."""
+    """The settings that were given or chosen."""
     sections = {section: vars(getattr(config, section)) for section in SECTIONS}
     return [
         (
@@ -105,7 +105,7 @@ def _settings(config: RunConfig) -> list[tuple[str, str]]:
 
 
 def _planned(plan: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the run was expected to come to."""
+    """The plan of the run."""
     if not plan:
         return []
     work = f"{plan['steps']:,} steps, {count(plan['tokens'])} tokens, {plan['epochs']:.3g} epochs"

@@ -1,4 +1,4 @@
-"""What ``tokenize`` shows: statistics of a corpus, the tokens of a text, what reading a corpus removed."""
+"""Output of ``tokenize``: statistics of a corpus, the tokens of a text, and what cleaning removed."""
 
 from __future__ import annotations
 

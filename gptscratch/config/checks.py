@@ -1,4 +1,4 @@
-"""What a setting's value must be: one clear line to the user where it is not."""
+"""Checks of values, with one clear line for the user."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ CLEAN = ("html", "lowercase", "punctuation", "nfc", "nfkc", "whitespace", "dedup
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the text is, what a document is, how it becomes tokens, and what is held out."""
+    """The location of the text, its documents, its tokens, and the validation set."""
 
     corpus: tuple[str, ...] = setting(
         (), None, 'Files, folders, patterns or "-" for stdin; to mix them by weight, each as FILE=WEIGHT.'

@@ -117,7 +117,7 @@ class ModelConfig:
         )
 
     def _derived(self) -> dict[str, int]:
-        """What the sizes are that follow from others."""
+        """The sizes that follow from other sizes."""
         d_ff = -(-8 * self.d_model // 3 // 32) * 32 if self.activation == "swiglu" else 4 * self.d_model
         return {"n_kv_head": self.n_head, "head_dim": self.d_model // self.n_head, "d_ff": d_ff}
 

@@ -38,7 +38,7 @@ _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is known of a setting. Its field gives the last five: the others are written there."""
+    """The description of a setting; the last five values come from its field."""
 
     help: str  # a full phrase
     panel: str = ""  # heading in --help; empty: --set alone
@@ -71,7 +71,7 @@ class Setting:
 
     @property
     def value_name(self) -> str:
-        """What --help shows in place of the value."""
+        """The placeholder for the value in --help."""
         if self.kind is bool:
             return ""
         return self.metavar or ("NAME" if self.choices else _METAVARS[self.kind])

@@ -1,4 +1,4 @@
-"""What readers return and need: chunks of text, counts of a pass over a corpus, sizes, and their errors."""
+"""Arguments and results of readers: chunks of text, counts of a pass over a corpus, sizes, errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Sizes:
 
 @dataclass
 class ReadCounts:
-    """What is counted while a corpus is read; complete at the end."""
+    """Counts of a pass over a corpus; complete at its end."""
 
     skipped: int = 0  # files of folders that are not text, may not be read, or are gone
     replaced: int = 0  # characters U+FFFD in files that were read with errors="replace"
@@ -45,7 +45,7 @@ class ReadCounts:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a reader needs."""
+    """The arguments of a reader."""
 
     source: Source
     config: DataConfig

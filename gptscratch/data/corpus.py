@@ -30,7 +30,7 @@ _RECENT = 2.0  # seconds: a file that is this new may change again without anoth
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSummary:
-    """What the first pass found."""
+    """The result of the first pass."""
 
     files: int
     skipped: int  # files of folders that are not text, may not be read, or are gone

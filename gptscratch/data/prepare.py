@@ -54,7 +54,7 @@ _ABANDONED = 86_400.0  # seconds
 
 @dataclass(frozen=True)
 class Prepared:
-    """What training needs of a corpus."""
+    """A corpus prepared for training."""
 
     folder: Path
     tokenizer: Tokenizer
@@ -129,7 +129,7 @@ def cache_key(corpus: Corpus, loaded: Tokenizer | None) -> str:
 
 
 def ineffective(config: DataConfig, manifest: Manifest) -> list[str]:
-    """What was asked for and is not so in the tokens that were made, one line each."""
+    """Options that had no effect on the token files, one line each."""
     kind = manifest.tokenizer_kind
     asked = {"--vocab-size": config.vocab_size, "--lowercase": config.lowercase,
              "--min-frequency": config.min_frequency}  # fmt: skip
@@ -245,7 +245,7 @@ def _one_at_a_time(key: str, on_progress: Progress) -> Iterator[None]:
 
 
 def _remove_leftovers(folder: Path, key: str) -> None:
-    """What killed processes left of this key, and of any other key more than a day ago."""
+    """Folders that killed processes left: of this key, and of other keys if older than a day."""
     for leftover in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError):
             if leftover.name.startswith(f".{key}.") or time.time() - leftover.stat().st_mtime > _ABANDONED:

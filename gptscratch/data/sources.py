@@ -162,7 +162,7 @@ def _decompressed(file: IO[bytes]) -> IO[bytes]:
 
 
 def _damage() -> tuple[type[Exception], ...]:
-    """What reading a damaged or incomplete file raises."""
+    """The exceptions of reading a damaged or incomplete file."""
     modules = (sys.modules.get(name) for name in ("compression.zstd", "backports.zstd"))
     return (EOFError, zlib.error, OSError, *(module.ZstdError for module in modules if module))
 

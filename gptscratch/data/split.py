@@ -86,7 +86,7 @@ def plan_split(
 
 
 def chosen_fraction(n_bytes: int, n_documents: int) -> float:
-    """What is held out where no share is given: a tenth, but of a large corpus not more than is useful.
+    """The validation share if none is given: a tenth, but not more of a large corpus than is useful.
 
     It is never so small that no document could be held out.
     """

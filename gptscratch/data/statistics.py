@@ -55,7 +55,7 @@ class Overlap:
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusStatistics:
-    """What ``corpus_statistics`` found; shares are between 0 and 1."""
+    """The result of ``corpus_statistics``; shares are between 0 and 1."""
 
     files: int
     skipped: int  # files of folders that are not text, may not be read, or are gone
@@ -157,7 +157,7 @@ def _statistics(summary: CorpusSummary, sample: Sample, counts: _Counts) -> Corp
 
 
 class _Counts:
-    """What one pass over the text counts."""
+    """The counts of one pass over the text."""
 
     def __init__(self, share: float) -> None:
         """``share`` of the distinct runs of words are kept: those with the smallest hashes, so that a run is

@@ -30,7 +30,7 @@ _Record = TypeVar("_Record")
 
 @dataclass(frozen=True, kw_only=True)
 class SplitCounts:
-    """What one side of the split holds."""
+    """Counts of one side of the split."""
 
     documents: int = 0
     characters: int = 0
@@ -41,7 +41,7 @@ class SplitCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class Removed:
-    """What one cleaning step took away."""
+    """Counts of what one cleaning step removed."""
 
     step: str
     documents: int = 0  # dropped

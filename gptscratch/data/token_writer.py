@@ -21,7 +21,7 @@ SplitChunk = tuple[Split, int, TextChunk]  # of a component
 
 @dataclass
 class Written:
-    """What the token files hold."""
+    """The content of the token files."""
 
     counts: dict[str, Counter[str]] = field(default_factory=lambda: {split: Counter() for split in SPLITS})
     component_tokens: Counter[tuple[str, int]] = field(default_factory=Counter)  # by split and component

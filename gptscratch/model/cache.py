@@ -54,7 +54,7 @@ class KVCache:
         return None if self._real is None else self._real[:, : self.length]
 
     def next_slot(self, n_new: int) -> tuple[int, int]:
-        """Where the next ``n_new`` tokens are stored, and how many positions are held with them.
+        """The place of the next ``n_new`` tokens, and the number of positions with them.
 
         Raises:
             ValueError: they don't fit.

@@ -1,4 +1,4 @@
-"""Where tokens are and what each of them attends to: plain rows, padded rows, several documents in a row.
+"""Positions and visibility of tokens: plain rows, padded rows, several documents in a row.
 
 Shapes: B batch, T new tokens, S tokens with those in the cache.
 """

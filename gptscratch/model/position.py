@@ -22,7 +22,7 @@ Rotate = Callable[[Tensor], Tensor]  # (B, T, H, K) -> (B, T, H, K)
 
 
 class Position:
-    """What depends on positions in a model: nothing, unless a subclass overrides it."""
+    """Everything in a model that depends on positions: nothing, unless a subclass overrides it."""
 
     def embed(self, x: Tensor, layout: Layout) -> Tensor:
         """The embeddings (B, T, D) of the tokens, with their positions."""
@@ -35,7 +35,7 @@ class Position:
         return lambda x: x
 
     def bias(self, layout: Layout, dtype: torch.dtype) -> Tensor | None:
-        """What is visible, or numbers added to the scores: (B, H or 1, T, S); None: causal."""
+        """A mask of visible keys, or numbers added to the scores: (B, H or 1, T, S); None: causal."""
         del dtype
         return layout.visible
 

@@ -34,7 +34,7 @@ _LARGEST = 1 << 24  # bytes of a config.json or state.json
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run's config.json holds."""
+    """The content of a run's config.json."""
 
     config: RunConfig
     corpus_hash: str

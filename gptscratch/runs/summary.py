@@ -1,4 +1,4 @@
-"""What ``gptscratch info`` shows, as plain frozen dataclasses; ``dataclasses.asdict`` makes JSON of them."""
+"""The content of ``gptscratch info`` as frozen dataclasses; ``dataclasses.asdict`` makes JSON of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LARGEST = 10**18  # of any number that a run reports
 
 @dataclass(frozen=True, kw_only=True)
 class ModelDescription:
-    """What a model is and what it costs, in bytes and FLOPs, at full context length."""
+    """A model and its cost in bytes and FLOPs, at full context length."""
 
     config: ModelConfig
     parameters: int
@@ -135,7 +135,7 @@ def list_runs() -> list[RunSummary]:
 
 
 def summarize(run: Path) -> RunSummary:
-    """What can be read of a run; its ``problem`` says what cannot."""
+    """The readable facts of a run; ``problem`` names what cannot be read."""
     config: dict[str, Any] = {}
     problem = None
     try:

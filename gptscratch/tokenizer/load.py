@@ -1,4 +1,4 @@
-"""What ``--tokenizer PATH`` can be: a tokenizer.json, GPT-2's two files, or a folder or run with either."""
+"""Loads ``--tokenizer PATH``: a tokenizer.json, GPT-2's two files, or a folder or run with either."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens between the steps of a run: logging, evaluating, saving, sampling, each at its interval."""
+"""The work between the steps of a run: logging, evaluation, checkpoints, samples, each at its interval."""
 
 from __future__ import annotations
 

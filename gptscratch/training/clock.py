@@ -1,4 +1,4 @@
-"""Where the time of a run goes: its steps, and what is done between them."""
+"""The time of a run: its steps, and the work between them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Clock:
         self.hook_seconds[what] = self._awake(seconds, self.hook_seconds.get(what, 0.0))
 
     def closing_seconds(self, eval_tokens: int, final_tokens: int, most_guessed: float) -> float:
-        """What saving, scoring and a sample will take after the last step.
+        """The seconds for saving, scoring and a sample after the last step.
 
         Until an evaluation of ``eval_tokens`` was measured its part is a guess, ``most_guessed`` at most.
         """

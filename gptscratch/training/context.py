@@ -1,4 +1,4 @@
-"""What one call of ``train`` works with: model, data, budget, state, clock."""
+"""The objects of one call of ``train``: model, data, budget, state, clock."""
 
 from __future__ import annotations
 

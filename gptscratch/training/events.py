@@ -1,4 +1,4 @@
-"""What a run reports while it trains: small frozen records, handed to ``on_event``.
+"""Events of a training run: small frozen records, passed to ``on_event``.
 
 The fields of ``Logged`` and ``Evaluated`` are the lines of metrics.jsonl; their names are a contract.
 """
@@ -86,7 +86,7 @@ class Evaluated:
     val_unknown: int = 0  # tokens left out: what the vocabulary lacks
 
     def facts(self) -> dict[str, float]:
-        """What best.json records in addition to the step."""
+        """The content of best.json in addition to the step."""
         return {name: value for name, value in asdict(self).items() if name != "step"}
 
 

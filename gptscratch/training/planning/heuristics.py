@@ -15,7 +15,7 @@ from gptscratch.config import ModelConfig
 
 @dataclass(frozen=True)
 class Facts:
-    """What the plan is made from."""
+    """The facts from which the plan is made."""
 
     train_tokens: int
     train_bytes: int
@@ -75,7 +75,7 @@ def batch_tokens(tokens: float, d_model: int, device: str) -> float:
 
 
 def batch_rate_factor(batch: float, planned: float) -> float:
-    """By how much the learning rates change where the user gives another batch than would be planned.
+    """The factor of the learning rates if the user gives another batch size than the planned one.
 
     The square root of the ratio beyond a factor of four in the batch (Malladi et al. 2022, "On the SDEs and
     Scaling Rules for Adaptive Gradient Algorithms").
@@ -91,7 +91,7 @@ def repeats_too_often(epochs: float, n_characters: int, n_distinct: int) -> bool
 
 
 def heads(d_model: int) -> int:
-    """As many heads as make head_dim 64 (32 in a narrow model), or near to it, and even."""
+    """The number of heads with which head_dim is close to 64 (32 in a narrow model) and even."""
     wanted = 32 if d_model <= 128 else 64
     return min(
         (n for n in range(1, d_model + 1) if d_model % n == 0 and d_model // n % 2 == 0),

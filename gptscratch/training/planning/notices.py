@@ -1,4 +1,4 @@
-"""What the user should know about a plan, in one line each."""
+"""Notes for the user about a plan, one line each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _VERY_SMALL_BYTES = 50_000  # a model sees too little in them for sentences
 
 
 def notices_about(config: RunConfig, given: Mapping[str, Any], steps: int, facts: Facts) -> list[str]:
-    """What follows from the corpus and the time, and what was given without effect."""
+    """Notes about the corpus and the time, and about settings without effect."""
     model, train = config.model, config.train
     total = facts.train_bytes + facts.val_bytes
     minutes, started = 60 * (train.minutes or 0), facts.start_up_seconds

@@ -53,7 +53,7 @@ class Plan:
         return round(positions * (1 - self.padding))
 
     def record(self) -> dict[str, Any]:
-        """What plan.json keeps: all but the configuration, which config.json holds."""
+        """The content of plan.json: everything except the configuration, which is in config.json."""
         return {key: value for key, value in asdict(self).items() if key != "config"}
 
 
@@ -122,7 +122,7 @@ class _Planner:
         )
 
     def _section(self, name: str) -> dict[str, Any]:
-        """What was given of a section, by bare names."""
+        """The given settings of a section, by bare names."""
         return {
             key.partition(".")[2]: value for key, value in self.given.items() if key.startswith(f"{name}.")
         }
