@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 RULES = Path(__file__).with_name("language.txt")
-TODO = Path(__file__).with_name("language_todo.txt")  # files to be rewritten: only remove lines
 CHECKED = ("*.md", "*.toml", ".ci/*", "gptscratch/**/*.py", "tests/**/*.py", "examples/**/*.*", "docs/**/*.*")
 TEXT = {".md", ".py", ".toml", ".sh", ""}
 OUTPUT = re.compile(r"^```text\n.*?^```$", re.MULTILINE | re.DOTALL)
@@ -78,27 +77,20 @@ def checked_files() -> list[Path]:
     return sorted(files - {Path(__file__), ROOT / "tests" / "test_language.py"})
 
 
-def unfinished() -> set[str]:
-    return set(TODO.read_text(encoding="utf-8").split()) if TODO.exists() else set()
-
-
 def main(arguments: list[str]) -> int:
-    """Check the files given, or all; ``--todo`` adds those of the list; ``--update`` shortens the list."""
-    names = {file.relative_to(ROOT).as_posix(): file for file in checked_files()}
-    chosen = {Path(word).resolve() for word in arguments if not word.startswith("--")}
-    left_out = set() if chosen or {"--todo", "--update"} & set(arguments) else unfinished()
+    """Check the files given, or all; the exit code is 1 if there are findings."""
+    chosen = {Path(word).resolve() for word in arguments}
     found = [
         finding
-        for name, file in names.items()
-        if name not in left_out and (not chosen or file in chosen)
-        for finding in sorted(findings(file.read_text(encoding="utf-8"), name), key=lambda f: f.line)
+        for file in checked_files()
+        if not chosen or file in chosen
+        for finding in sorted(
+            findings(file.read_text(encoding="utf-8"), file.relative_to(ROOT).as_posix()),
+            key=lambda finding: finding.line,
+        )
     ]
-    if "--update" in arguments:
-        rest = sorted({finding.file for finding in found} & unfinished())
-        TODO.write_text("".join(f"{name}\n" for name in rest), encoding="utf-8")
-        return 0
     print(*found, sep="\n", end="\n" * bool(found))
-    return bool(found)
+    return int(bool(found))
 
 
 if __name__ == "__main__":
