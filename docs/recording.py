@@ -79,7 +79,7 @@ def record(commands: list[str], home: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--train", default="", help='more options of gptscratch train, e.g. "--minutes 1"')
-    parser.add_argument("--sample", default='--prompt "The " --seed 1 --max-tokens 120')
+    parser.add_argument("--sample", default='--prompt "The " --seed 1 --max-tokens 300')
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("recording.svg"))
     given = parser.parse_args()
     commands = [f"gptscratch train {given.train}".strip(), f"gptscratch sample {given.sample}".strip()]
