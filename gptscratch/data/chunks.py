@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,11 +13,11 @@ from gptscratch.data.token_files import Removed
 from gptscratch.errors import CorpusError
 
 
-class TextChunk(NamedTuple):
-    """A document or a part of one."""
+class Documents(NamedTuple):
+    """Some documents in a row; the first may continue the last one of those before."""
 
-    text: str
-    ends_document: bool
+    texts: list[str]  # at least one
+    complete: bool  # whether the last one ends here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +54,23 @@ class Reading:
     sizes: Sizes
 
 
-def split_text(text: str, size: int) -> Iterator[TextChunk]:
-    """A whole document, or the rest of one."""
-    start = 0
-    while len(text) - start > size:
-        at = start + split_point(text[start : start + size + 1], size)
-        yield TextChunk(text[start:at], False)
-        start = at
-    yield TextChunk(text[start:] if start else text, True)
+def in_batches(documents: Iterable[str], size: int) -> Iterator[Documents]:
+    """Whole documents, together of about ``size`` characters; longer ones are divided."""
+    texts: list[str] = []
+    characters = 0
+    for text in documents:
+        start = 0
+        while len(text) - start > size:
+            at = start + split_point(text[start : start + size + 1], size)
+            yield Documents([*texts, text[start:at]], False)
+            texts, characters, start = [], 0, at
+        texts.append(text[start:])
+        characters += len(text) - start
+        if characters > size:
+            yield Documents(texts, True)
+            texts, characters = [], 0
+    if texts:
+        yield Documents(texts, True)
 
 
 def split_point(text: str, size: int) -> int:

@@ -16,7 +16,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
-from gptscratch.data.chunks import TextChunk
+from gptscratch.data.chunks import Documents
 from gptscratch.data.token_files import Removed
 from gptscratch.errors import MissingExtraError
 
@@ -32,12 +32,12 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<![a-zA-Z][^<>]*>")
 
 
 def clean(
-    chunks: Iterable[tuple[int, TextChunk]], names: Sequence[str], removed: dict[str, Removed], whole: int
-) -> Iterator[tuple[int, TextChunk]]:
+    chunks: Iterable[tuple[int, Documents]], names: Sequence[str], removed: dict[str, Removed], whole: int
+) -> Iterator[tuple[int, Documents]]:
     """The documents after the named steps, in their order; empty ones are left out.
 
     Args:
-        chunks: (component, chunk) of a corpus.
+        chunks: (component, documents) of a corpus.
         removed: filled with what each step took away.
         whole: characters; a longer document is cleaned in parts, and never dropped.
 
@@ -49,18 +49,25 @@ def clean(
     parts: list[str] = []
     size = 0
     begins = True  # the parts begin a document
-    for component, chunk in chunks:
-        parts.append(chunk.text)
-        size += len(chunk.text)
-        if not chunk.ends_document and size <= whole:
-            continue
-        before = "".join(parts)
-        text = _cleaned(before, steps, removed, droppable=begins and chunk.ends_document)
-        if not begins and before[:1].isspace() and not text[:1].isspace():
-            text = before[0] + text  # between two parts of a document no step may join words
-        if text.strip() or not (begins and chunk.ends_document):
-            yield component, TextChunk(text, chunk.ends_document)
-        parts, size, begins = [], 0, chunk.ends_document
+    for component, (texts, complete) in chunks:
+        found: list[str] = []
+        last = True  # the last text found ends its document
+        for number, part in enumerate(texts, 1):
+            ends = complete or number < len(texts)
+            parts.append(part)
+            size += len(part)
+            if not ends and size <= whole:
+                continue
+            before = "".join(parts)
+            text = _cleaned(before, steps, removed, droppable=begins and ends)
+            if not begins and before[:1].isspace() and not text[:1].isspace():
+                text = before[0] + text  # between two parts of a document no step may join words
+            if text.strip() or not (begins and ends):
+                found.append(text)
+                last = ends
+            parts, size, begins = [], 0, ends
+        if found:
+            yield component, Documents(found, last)
 
 
 def _cleaned(text: str, steps: dict[str, Step], removed: dict[str, Removed], *, droppable: bool) -> str:

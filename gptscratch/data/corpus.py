@@ -11,17 +11,17 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import accumulate, repeat
 
 import numpy as np
 
 from gptscratch.config import DataConfig
-from gptscratch.data.chunks import ReadCounts, Reading, Sizes, TextChunk
+from gptscratch.data.chunks import Documents, ReadCounts, Reading, Sizes
 from gptscratch.data.cleaning import clean
 from gptscratch.data.encoding import NotTextError
 from gptscratch.data.readers import read_documents
 from gptscratch.data.sources import Progress, Source, UnreadableError, find_sources, split_weights
-from gptscratch.data.split import DocumentSizes, SplitPlan, hash_of, plan_split, split_chunks
+from gptscratch.data.split import DocumentSizes, SplitPlan, hashes_of, plan_split, split_chunks
 from gptscratch.data.token_files import Removed
 from gptscratch.errors import CorpusError
 
@@ -93,8 +93,8 @@ class Corpus:
 
     def chunks(
         self, counts: ReadCounts, on_progress: Progress | None = None, stage: str = "reading"
-    ) -> Iterator[tuple[int, TextChunk]]:
-        """(component, chunk) of every document in order, cleaned. ``counts`` is complete at the end.
+    ) -> Iterator[tuple[int, Documents]]:
+        """(component, documents) in order, cleaned. ``counts`` is complete at the end.
 
         Raises:
             CorpusError: text that cannot be read.
@@ -106,7 +106,7 @@ class Corpus:
 
     def _read(
         self, counts: ReadCounts, on_progress: Progress | None, stage: str
-    ) -> Iterator[tuple[int, TextChunk]]:
+    ) -> Iterator[tuple[int, Documents]]:
         done = 0
         for number, source in enumerate(self.sources):
             component, before = bisect_right(self._ends, number), done
@@ -116,8 +116,8 @@ class Corpus:
                     on_progress(stage, min(before + position, self.total_bytes), self.total_bytes)
 
             try:
-                for chunk in read_documents(Reading(source, self.config, counts, on_bytes, self.sizes)):
-                    yield component, chunk
+                for documents in read_documents(Reading(source, self.config, counts, on_bytes, self.sizes)):
+                    yield component, documents
             except (NotTextError, UnreadableError):
                 if source.named:
                     raise
@@ -125,48 +125,43 @@ class Corpus:
             done += source.size_and_time()[0]
 
 
-class Sampled(NamedTuple):
-    """A chunk of the sample, with what decides its side of the split."""
-
-    component: int
-    position: int  # of its first character in the component
-    document_hash: int
-    chunk: TextChunk
-
-
 class Sample:
-    """Every n-th chunk of a corpus, of at most ``limit`` characters; n doubles when the sample is full."""
+    """Every n-th text of a corpus, of at most ``limit`` characters; n doubles when the sample is full.
+
+    Attributes:
+        chunks: the whole corpus, or None where it is larger than the sample.
+    """
 
     def __init__(self, limit: int) -> None:
+        self.chunks: list[tuple[int, Documents]] | None = []
         self._limit = limit
         self._stride = 1
         self._seen = self._size = 0
-        self._kept: list[Sampled] = []
+        self._kept: list[tuple[int, int, int, str]] = []  # component, place of the end, document hash, text
 
-    def add(self, chunk: Sampled) -> None:
-        if self._seen % self._stride == 0:
-            self._kept.append(chunk)
-            self._size += len(chunk.chunk.text)
-        self._seen += 1
+    def add(self, component: int, documents: Documents, ends: list[int], hashes: list[int]) -> None:
+        """``ends``: where the texts end in the component; ``hashes``: of the texts' documents."""
+        if self.chunks is not None:
+            self.chunks.append((component, documents))
+        first = -self._seen % self._stride
+        self._seen += len(documents.texts)
+        new = list(zip(repeat(component), ends, hashes, documents.texts, strict=False))[first :: self._stride]
+        self._kept += new
+        self._size += sum(len(kept[3]) for kept in new)
         while self._size > self._limit and len(self._kept) > 1:
             self._stride *= 2
-            self._kept = self._kept[::2]
-            self._size = sum(len(kept.chunk.text) for kept in self._kept)
-
-    @property
-    def chunks(self) -> list[tuple[int, TextChunk]] | None:
-        """The whole corpus, or None where it is larger than the sample."""
-        return [(kept.component, kept.chunk) for kept in self._kept] if self._stride == 1 else None
+            self._kept, self.chunks = self._kept[::2], None
+            self._size = sum(len(kept[3]) for kept in self._kept)
 
     def texts(self, split: SplitPlan) -> dict[str, list[str]]:
-        """The "train" and "val" text in the sample. A chunk of both is divided, in a part of a corpus val."""
+        """The "train" and "val" text in the sample. A text of both is divided, in a part of a corpus val."""
         found: dict[str, list[str]] = {"train": [], "val": []}
         if self.chunks is not None:
-            for side, _, chunk in split_chunks(self.chunks, split):
-                found[side].append(chunk.text)
+            for side, _, documents in split_chunks(self.chunks, split):
+                found[side] += documents.texts
             return found
-        for component, position, document_hash, (text, _) in self._kept:
-            found[split.side(component, position + len(text) - 1, document_hash)].append(text)
+        for component, end, document_hash, text in self._kept:
+            found[split.side(component, end - 1, document_hash)].append(text)
         return found
 
 
@@ -180,21 +175,19 @@ def survey(corpus: Corpus, on_progress: Progress | None = None) -> tuple[CorpusS
     counts, sample, documents = ReadCounts(), Sample(corpus.sizes.sample), DocumentSizes()
     text_hash, alphabet = TextHash(), _Alphabet()
     lengths = [0] * (len(corpus.weights or (1,)) + bool(corpus.config.val_file))
-    n_bytes = document_hash = document_size = 0
-    begins = True  # the next chunk begins a document
+    n_bytes = open_hash = 0
+    begins = True  # the next text begins a document
     for component, chunk in corpus.chunks(counts, on_progress):
-        if begins:
-            document_hash = hash_of(chunk)
+        sizes = list(map(len, chunk.texts))
+        hashes = hashes_of(chunk.texts if begins else chunk.texts[1:])
+        documents.add(hashes, sizes)
         data = text_hash.add(chunk)
+        n_bytes += len(data) - len(sizes) + (not chunk.complete)
         alphabet.add(data)
-        sample.add(Sampled(component, lengths[component], document_hash, chunk))
-        lengths[component] += len(chunk.text)
-        document_size += len(chunk.text)
-        n_bytes += len(data)
-        if chunk.ends_document:
-            documents.add(document_hash, document_size)
-            document_size = 0
-        begins = chunk.ends_document
+        ends = list(accumulate(sizes, initial=lengths[component]))[1:]
+        of_texts = hashes.tolist() if begins else [open_hash, *hashes.tolist()]
+        sample.add(component, chunk, ends, of_texts)
+        lengths[component], open_hash, begins = ends[-1], of_texts[-1], chunk.complete
     _require_text(corpus, counts, lengths)
     summary = CorpusSummary(
         files=len(corpus.sources) - counts.skipped,
@@ -218,12 +211,11 @@ class TextHash:
     def __init__(self) -> None:
         self._digest = hashlib.blake2b(digest_size=16)
 
-    def add(self, chunk: TextChunk) -> bytes:
-        """The chunk in UTF-8."""
-        data = chunk.text.encode()
+    def add(self, documents: Documents) -> bytes:
+        """The texts in UTF-8; 0xff, which occurs in no such text, follows each complete document."""
+        joined = "\udcff".join([*documents.texts, ""] if documents.complete else documents.texts)
+        data = joined.encode(errors="surrogateescape")
         self._digest.update(data)
-        if chunk.ends_document:
-            self._digest.update(b"\xff")  # occurs in no UTF-8 text
         return data
 
     def hexdigest(self) -> str:
@@ -231,29 +223,20 @@ class TextHash:
 
 
 class _Alphabet:
-    """The distinct characters of a stream of text in UTF-8."""
+    """The distinct characters of a stream of text in UTF-8, in which 0xff is left out."""
 
     def __init__(self) -> None:
         self._known = np.zeros(0x110000, dtype=bool)
-        self._ascii = b""  # those that occurred: they are deleted, and only the rest is decoded
-        self._waiting: list[bytes] = []  # joined, since a corpus may be millions of short texts
-        self._size = 0
+        self._seen = b"\xff"  # with the ASCII that occurred: deleted, so that only the rest is decoded
 
     def add(self, data: bytes) -> None:
-        self._waiting.append(data)
-        self._size += len(data)
-        if self._size > 1 << 18:
-            self._flush()
+        rest = data.translate(None, self._seen)
+        if rest:
+            self._known[np.frombuffer(rest.decode().encode("utf-32-le"), np.uint32)] = True
+            self._seen = bytes([*np.flatnonzero(self._known[:128]), 0xFF])
 
     def sorted(self) -> str:
-        self._flush()
         return "".join(map(chr, np.flatnonzero(self._known)))
-
-    def _flush(self) -> None:
-        rest = b"".join(self._waiting).translate(None, self._ascii)
-        self._waiting, self._size = [], 0
-        self._known[np.frombuffer(rest.decode().encode("utf-32-le"), np.uint32)] = True
-        self._ascii = bytes(np.flatnonzero(self._known[:128]).tolist())
 
 
 def _raw_blocks(source: Source) -> Iterator[bytes]:

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-from gptscratch.data.chunks import Reading, TextChunk, no_column, split_text, too_long, unix_newlines
+from gptscratch.data.chunks import Reading, no_column, too_long, unix_newlines
 from gptscratch.errors import CorpusError, MissingExtraError
 
 _BYTES, _ROWS = 1 << 24, 64  # taken at once at most
 
 
-def read_parquet(reading: Reading) -> Iterator[TextChunk]:
+def parquet_documents(reading: Reading) -> Iterator[str]:
     try:
         parquet, arrow = import_module("pyarrow.parquet"), import_module("pyarrow")
     except ImportError:
@@ -31,7 +31,7 @@ def read_parquet(reading: Reading) -> Iterator[TextChunk]:
                     number += 1
                     text = _text(data or b"", f"{name}, row {number:,}", column, reading)
                     if text.strip():
-                        yield from split_text(text, reading.sizes.chunk)
+                        yield text
         except MemoryError:
             raise CorpusError(
                 f"{name}: one of its row groups does not fit into memory.",

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from gptscratch import paths
 from gptscratch.config import DataConfig
-from gptscratch.data.chunks import ReadCounts, Sizes, TextChunk
+from gptscratch.data.chunks import Documents, ReadCounts, Sizes
 from gptscratch.data.corpus import Corpus, CorpusSummary, Sample, TextHash, survey
 from gptscratch.data.sources import Progress
 from gptscratch.data.split import split_chunks
@@ -173,7 +173,7 @@ def _build(
     return tokenizer
 
 
-def _second_pass(corpus: Corpus, summary: CorpusSummary, sample: Sample) -> Iterator[tuple[int, TextChunk]]:
+def _second_pass(corpus: Corpus, summary: CorpusSummary, sample: Sample) -> Iterator[tuple[int, Documents]]:
     """Raises CorpusError where the text is not that of the first pass."""
     if sample.chunks is not None:
         yield from sample.chunks

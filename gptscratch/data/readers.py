@@ -14,33 +14,34 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from gptscratch.data.chunks import (
+    Documents,
     Reading,
-    TextChunk,
+    in_batches,
     no_column,
     split_point,
-    split_text,
     too_long,
     unix_newlines,
 )
 from gptscratch.data.encoding import encoding_of, undecodable
-from gptscratch.data.parquet import read_parquet
+from gptscratch.data.parquet import parquet_documents
 from gptscratch.errors import CorpusError
 
 END_OF_TEXT = "<|endoftext|>"
 _HALVES = ("utf-7", "unicode-escape", "raw-unicode-escape")  # may decode to half of a surrogate pair
 
 
-def read_documents(reading: Reading) -> Iterator[TextChunk]:
-    """The documents of one file in chunks; documents of white space alone are left out.
+def read_documents(reading: Reading) -> Iterator[Documents]:
+    """The documents of one file; those of white space alone are left out.
 
     Raises:
         CorpusError: bytes that are not text, a missing column, a damaged row.
         MissingExtraError: the format or the compression needs a package that is not installed.
     """
-    return READERS[reading.source.format](reading)
+    reader = READERS.get(reading.source.format)
+    return in_batches(reader(reading), reading.sizes.chunk) if reader else _read_text(reading)
 
 
-def _read_text(reading: Reading) -> Iterator[TextChunk]:
+def _read_text(reading: Reading) -> Iterator[Documents]:
     """Documents end at each separator; one line end on either side belongs to it."""
     separator = (reading.config.separator or "").replace("\\n", "\n").replace("\\t", "\t") or END_OF_TEXT
     trims = bool(separator.strip())
@@ -50,25 +51,30 @@ def _read_text(reading: Reading) -> Iterator[TextChunk]:
         rest += block
         # Each "in" is one scan by the C library; a search for the whole separator takes ten times as long.
         *done, rest = rest.split(separator) if all(letter in rest for letter in separator) else (rest,)
-        for text in done:
-            text = text.removeprefix("\n") if fresh and not begun else text
-            text = text.removesuffix("\n") if trims else text
-            if begun or text.strip():
-                yield from split_text(text, reading.sizes.chunk)
+        if done:
+            first, *others = done
+            first = first.removeprefix("\n") if fresh and not begun else first
+            if trims:
+                first, others = (
+                    first.removesuffix("\n"),
+                    [o.removeprefix("\n").removesuffix("\n") for o in others],
+                )
+            texts = [text for text in others if text and not text.isspace()]
+            yield from in_batches([first, *texts] if begun or first.strip() else texts, reading.sizes.chunk)
             begun, fresh = False, trims
         while len(rest) > reading.sizes.chunk + hold:
             rest = rest.removeprefix("\n") if fresh and not begun else rest
             at = split_point(rest, reading.sizes.chunk)
             if begun or rest[:at].strip():
-                yield TextChunk(rest[:at], False)
+                yield Documents([rest[:at]], False)
                 begun = True
             rest = rest[at:]
     rest = rest.removeprefix("\n") if fresh and not begun else rest
     if begun or rest.strip():
-        yield from split_text(rest, reading.sizes.chunk)
+        yield from in_batches([rest], reading.sizes.chunk)
 
 
-def _read_jsonl(reading: Reading) -> Iterator[TextChunk]:
+def _jsonl_documents(reading: Reading) -> Iterator[str]:
     name, column = reading.source.name, reading.config.text_column or "text"
     for number, line in enumerate(_lines(reading), 1):
         if not line.strip():
@@ -89,10 +95,10 @@ def _read_jsonl(reading: Reading) -> Iterator[TextChunk]:
             raise CorpusError(f"{where}: {column!r} is not text but {text!r:.40}.")
         if text and text.strip():
             text = _whole_characters(text) if "\\u" in line else text
-            yield from split_text(unix_newlines(text), reading.sizes.chunk)
+            yield unix_newlines(text)
 
 
-def _read_table(reading: Reading) -> Iterator[TextChunk]:
+def _table_documents(reading: Reading) -> Iterator[str]:
     name = reading.source.name
     lines = _lines(reading)
     first = next(lines, "")
@@ -107,7 +113,7 @@ def _read_table(reading: Reading) -> Iterator[TextChunk]:
         at = header.index(wanted) if header else 0
         for row in rows:
             if len(row) > at and row[at].strip():
-                yield from split_text(row[at], reading.sizes.chunk)
+                yield row[at]
     except csv.Error as error:
         where = f"{name}, line {rows.line_num:,}"
         if "field larger than" in str(error):
@@ -117,14 +123,13 @@ def _read_table(reading: Reading) -> Iterator[TextChunk]:
         csv.field_size_limit(limit)
 
 
-Reader = Callable[[Reading], Iterator[TextChunk]]
+Reader = Callable[[Reading], Iterator[str]]
 READERS: Mapping[str, Reader] = MappingProxyType(
     {
-        "text": _read_text,
-        "jsonl": _read_jsonl,
-        "csv": _read_table,
-        "tsv": _read_table,
-        "parquet": read_parquet,
+        "jsonl": _jsonl_documents,
+        "csv": _table_documents,
+        "tsv": _table_documents,
+        "parquet": parquet_documents,
     }
 )
 

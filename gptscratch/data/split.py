@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gptscratch.data.chunks import TextChunk
-from gptscratch.data.token_files import Split
+from gptscratch.data.chunks import Documents
+from gptscratch.data.token_files import SPLITS, Split
 
 VAL_FRACTION = 0.1
 MOST_VAL_BYTES = 20_000_000
@@ -32,6 +35,7 @@ class SplitPlan:
     kind: Literal["documents", "tail", "file"]
     threshold: int = 0
     train_ends: tuple[int, ...] = ()  # by component
+    hashes: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64), compare=False)  # known
 
     def side(self, component: int, position: int, document_hash: int) -> Split:
         """The side of a chunk that begins at ``position`` in its component."""
@@ -47,17 +51,26 @@ class DocumentSizes:
         self.count = 0  # of all documents
         self._hashes, self._sizes = array("Q"), array("q")
 
-    def add(self, document_hash: int, characters: int) -> None:
-        self.count += 1
-        if len(self._hashes) < _FIRST:
-            self._hashes.append(document_hash)
-            self._sizes.append(characters)
+    def add(self, hashes: NDArray[np.uint64], sizes: list[int]) -> None:
+        """Of some documents; with one size more than hashes, the first belongs to the last document."""
+        if len(sizes) > len(hashes):
+            first, *sizes = sizes
+            if self.count <= _FIRST:
+                self._sizes[-1] += first
+        room = max(0, _FIRST - self.count)
+        self._hashes.frombytes(hashes[:room].tobytes())
+        self._sizes.extend(sizes[:room])
+        self.count += len(hashes)
+
+    @property
+    def hashes(self) -> NDArray[np.uint64]:
+        return np.frombuffer(self._hashes, np.uint64)
 
     def threshold(self, fraction: float) -> int | None:
         """The hash below which documents have about this fraction of the characters: the documents are
         sorted by their hashes, which is a random order. None: there are too few to have some on each side.
         """
-        hashes, inverse = np.unique(np.frombuffer(self._hashes, np.uint64), return_inverse=True)
+        hashes, inverse = np.unique(self.hashes, return_inverse=True)
         if self.count < SPLIT_BY_DOCUMENT or len(hashes) < 2:
             return None
         sizes = np.cumsum(np.bincount(inverse, np.frombuffer(self._sizes, np.int64)))
@@ -80,7 +93,7 @@ def plan_split(
         val_fraction = chosen_fraction(n_bytes, documents.count)
     threshold = documents.threshold(val_fraction)
     if threshold is not None:
-        return SplitPlan("documents", threshold)
+        return SplitPlan("documents", threshold, hashes=documents.hashes)
     ends = (min(max(int(length * (1 - val_fraction)), 1), max(length - 1, 1)) for length in lengths)
     return SplitPlan("tail", train_ends=tuple(ends))
 
@@ -97,30 +110,41 @@ def chosen_fraction(n_bytes: int, n_documents: int) -> float:
 
 
 def split_chunks(
-    chunks: Iterable[tuple[int, TextChunk]], plan: SplitPlan
-) -> Iterator[tuple[Split, int, TextChunk]]:
-    """(split, component, chunk): a chunk that spans both sides becomes two, and the document ends between."""
-    position, previous, document_hash, begins = 0, 0, 0, True
-    for component, chunk in chunks:
+    chunks: Iterable[tuple[int, Documents]], plan: SplitPlan
+) -> Iterator[tuple[Split, int, Documents]]:
+    """(split, component, documents): a document of both sides ends between them."""
+    position, previous, is_val, begins, count = 0, 0, False, True, 0
+    for component, (texts, complete) in chunks:
         position = position if component == previous else 0
         previous = component
-        if begins and plan.kind == "documents":
-            document_hash = hash_of(chunk)
-        begins = chunk.ends_document
-        left = len(chunk.text)  # characters before the validation text begins
-        if plan.kind != "documents":
-            left = plan.train_ends[component] - position
-        side = plan.side(component, position, document_hash)
-        position += len(chunk.text)
-        if 0 < left < len(chunk.text):
-            yield "train", component, TextChunk(chunk.text[:left], True)
-            yield "val", component, TextChunk(chunk.text[left:], chunk.ends_document)
-        else:
-            ends = chunk.ends_document or (plan.kind == "tail" and left == len(chunk.text))
-            yield side, component, TextChunk(chunk.text, ends)
+        if plan.kind == "documents":
+            new = texts if begins else texts[1:]
+            hashes = plan.hashes[count : count + len(new)]
+            count += len(new)
+            held_out = ((hashes if len(hashes) == len(new) else hashes_of(new)) < plan.threshold).tolist()
+            held_out = held_out if begins else [is_val, *held_out]
+            is_val, begins = held_out[-1], complete
+            for side, wanted in zip(SPLITS, (False, True), strict=True):
+                own = [text for text, val in zip(texts, held_out, strict=True) if val == wanted]
+                if own:
+                    yield side, component, Documents(own, complete or is_val != wanted)
+            continue
+        ends = list(accumulate(map(len, texts), initial=position))
+        border, position = plan.train_ends[component], ends[-1]
+        if border < position:
+            at = max(0, bisect_right(ends, border) - 1)  # the text with the first character held out
+            left = max(0, border - ends[at])
+            train, val = texts[:at], texts[at:]
+            if left:
+                train, val[0] = [*train, val[0][:left]], val[0][left:]
+            yield "val", component, Documents(val, complete)
+            texts, complete = train, True
+        if texts:
+            yield "train", component, Documents(texts, complete or border == position)
 
 
-def hash_of(chunk: TextChunk) -> int:
-    """The hash of a document, from its first chunk."""
-    digest = hashlib.blake2b(chunk.text[:_HASHED].encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little")
+def hashes_of(documents: list[str]) -> NDArray[np.uint64]:
+    """The hashes of documents, from their first texts."""
+    blake2b = hashlib.blake2b
+    digests = [blake2b(text[:_HASHED].encode(), digest_size=8).digest() for text in documents]
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64, copy=False)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tokenizers import models
 
 from gptscratch.config import DataConfig
-from gptscratch.data.chunks import ReadCounts, Sizes, TextChunk
+from gptscratch.data.chunks import Documents, ReadCounts, Sizes
 from gptscratch.data.corpus import Corpus, CorpusSummary, Sample, survey
 from gptscratch.data.sources import Progress
 from gptscratch.data.split import split_chunks
@@ -168,48 +168,34 @@ class _Counts:
         self._windows: dict[str, array[int]] = {"train": array("Q"), "val": array("Q")}
         self.lengths = array("q")  # of the documents, in characters
         self.hashes: dict[str, array[int]] = {"train": array("Q"), "val": array("Q")}  # of the documents
-        self._characters = np.zeros(0x110000, np.int64)  # by code point
-        self._waiting: list[str] = []
-        self._size = 0
-        self._digest = hashlib.blake2b(digest_size=8)
+        self.characters = np.zeros(0x110000, np.int64)  # how often each code point occurs
+        self._digests = {str(side): hashlib.blake2b(digest_size=8) for side in SPLITS}
 
-    def counted(self, chunks: Iterable[tuple[int, TextChunk]]) -> Iterator[tuple[int, TextChunk]]:
+    def counted(self, chunks: Iterable[tuple[int, Documents]]) -> Iterator[tuple[int, Documents]]:
         """The same chunks, on their way to the split."""
-        length = 0
+        length = 0  # of the open document
         for component, chunk in chunks:
-            length += len(chunk.text)
-            if chunk.ends_document:
-                self.lengths.append(length)
-                length = 0
-            self._waiting.append(chunk.text)
-            self._size += len(chunk.text)
-            if self._size > 1 << 20:
-                self._count()
+            lengths = array("q", map(len, chunk.texts))
+            lengths[0] += length
+            length = 0 if chunk.complete else lengths.pop()
+            self.lengths += lengths
+            found = np.bincount(np.frombuffer("".join(chunk.texts).encode("utf-32-le"), "<i4"))
+            self.characters[: len(found)] += found
             yield component, chunk
 
-    def add(self, side: str, chunk: TextChunk) -> None:
-        windows = _windows(_words(chunk.text))
-        self._windows[side].frombytes(windows[windows <= self._limit].tobytes())
-        self._digest.update(chunk.text.encode())
-        if chunk.ends_document:
-            self.hashes[side].append(int.from_bytes(self._digest.digest(), "little"))
-            self._digest = hashlib.blake2b(digest_size=8)
+    def add(self, side: str, chunk: Documents) -> None:
+        for number, text in enumerate(chunk.texts, 1):
+            windows = _windows(_words(text))
+            self._windows[side].frombytes(windows[windows <= self._limit].tobytes())
+            self._digests[side].update(text.encode())
+            if chunk.complete or number < len(chunk.texts):
+                self.hashes[side].append(int.from_bytes(self._digests[side].digest(), "little"))
+                self._digests[side] = hashlib.blake2b(digest_size=8)
 
     def shared_windows(self) -> float:
         """The share of the runs of words in the validation text that the training text has too."""
         train, val = (np.frombuffer(self._windows[side], np.uint64) for side in SPLITS)
         return float(np.isin(val, train).mean()) if len(val) else 0.0
-
-    @property
-    def characters(self) -> NDArray[np.int64]:
-        """How often each code point occurs."""
-        self._count()
-        return self._characters
-
-    def _count(self) -> None:
-        found = np.bincount(np.frombuffer("".join(self._waiting).encode("utf-32-le"), "<i4"))
-        self._characters[: len(found)] += found
-        self._waiting, self._size = [], 0
 
 
 def _words(text: str) -> list[str]:

@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from gptscratch.data.chunks import TextChunk
+from gptscratch.data.chunks import Documents
 from gptscratch.data.token_files import SPLITS, Split, SplitCounts, TokenArray
 from gptscratch.errors import CorpusError
 from gptscratch.tokenizer import Tokenizer
 
 Encode = Callable[[list[str]], list[TokenArray]]
-SplitChunk = tuple[Split, int, TextChunk]  # of a component
+SplitChunk = tuple[Split, int, Documents]  # of a component
 
 
 @dataclass
@@ -52,54 +53,54 @@ def write_tokens(
         CorpusError: a split has fewer than two tokens.
     """
     written = Written()
-    dtype = np.dtype(tokenizer.dtype).newbyteorder("<")
-    end = [] if end_of_text is None else [np.array([end_of_text], dtype)]
     with ExitStack() as stack:
         files = {split: stack.enter_context((folder / f"{split}.bin").open("wb")) for split in SPLITS}
         for some in _batches(chunks, batch):
-            encoded = encode([chunk.text for _, _, chunk in some])
             for split in SPLITS:
-                own = [
-                    (part, chunk, ids)
-                    for (side, part, chunk), ids in zip(some, encoded, strict=True)
-                    if side == split
-                ]
-                arrays = [
-                    array for _, chunk, ids in own for array in (ids, *(end if chunk.ends_document else ()))
-                ]
-                if not own:
-                    continue
-                joined = np.concatenate(arrays).astype(dtype, copy=False)
-                joined.tofile(files[split])
-                _count(written, split, own, joined, len(end), tokenizer)
+                own = [(component, documents) for side, component, documents in some if side == split]
+                if own:
+                    _write(files[split], written, split, own, tokenizer, encode, end_of_text)
             on_bytes(sum(counts["bytes"] for counts in written.counts.values()))
     _require_enough(written)
     return written
 
 
-def _count(
+def _write(
+    file: BinaryIO,
     written: Written,
     split: Split,
-    own: list[tuple[int, TextChunk, TokenArray]],
-    joined: TokenArray,
-    n_end: int,
+    own: list[tuple[int, Documents]],
     tokenizer: Tokenizer,
+    encode: Encode,
+    end_of_text: int | None,
 ) -> None:
-    texts = [chunk.text for _, chunk, _ in own]
-    unknown = 0 if tokenizer.unk_id is None else int(np.count_nonzero(joined == tokenizer.unk_id))
+    texts = [text for _, documents in own for text in documents.texts]
+    complete = np.ones(len(texts), bool)
+    last = np.cumsum([len(documents.texts) for _, documents in own])
+    complete[last - 1] = [documents.complete for _, documents in own]
+    encoded = encode(texts)
+    ids = np.concatenate(encoded)
+    ends = np.cumsum([len(array) for array in encoded])
+    unknown = np.flatnonzero(ids == tokenizer.unk_id) if tokenizer.unk_id is not None else ()
+    if end_of_text is not None:
+        ids = np.insert(ids, ends[complete], end_of_text)
+        ends_of_tokens = ends + np.cumsum(complete)
+    else:
+        ends_of_tokens = ends
+    ids.astype(ids.dtype.newbyteorder("<"), copy=False).tofile(file)
+    joined = "".join(texts)
     written.counts[split] += Counter(
-        documents=sum(chunk.ends_document for _, chunk, _ in own),
-        characters=sum(map(len, texts)),
-        bytes=sum(len(text) if text.isascii() else len(text.encode()) for text in texts),
-        tokens=len(joined),
-        unknown=unknown,
+        documents=int(complete.sum()),
+        characters=len(joined),
+        bytes=len(joined) if joined.isascii() else len(joined.encode()),
+        tokens=len(ids),
+        unknown=len(unknown),
     )
-    for component, chunk, ids in own:
-        written.component_tokens[split, component] += len(ids) + n_end * chunk.ends_document
-    if unknown and split == "val":
-        written.val_unknown_bytes += sum(
-            tokenizer.unknown_bytes(chunk.text) for _, chunk, ids in own if (ids == tokenizer.unk_id).any()
-        )
+    for (component, _), tokens in zip(own, np.diff(ends_of_tokens[last - 1], prepend=0), strict=True):
+        written.component_tokens[split, component] += int(tokens)
+    if split == "val":
+        found = np.unique(np.searchsorted(ends, unknown, side="right"))
+        written.val_unknown_bytes += sum(tokenizer.unknown_bytes(texts[i]) for i in found)
 
 
 def _batches(chunks: Iterable[SplitChunk], limit: int) -> Iterator[list[SplitChunk]]:
@@ -107,7 +108,7 @@ def _batches(chunks: Iterable[SplitChunk], limit: int) -> Iterator[list[SplitChu
     size = 0
     for item in chunks:
         batch.append(item)
-        size += len(item[2].text)
+        size += sum(map(len, item[2].texts))
         if size >= limit:
             yield batch
             batch, size = [], 0

@@ -35,7 +35,8 @@ def train_tokenizer(
             _announce(texts, summary, size, on_progress)
     elif kind == "word":
         chunks = sample.chunks or corpus.chunks(ReadCounts(), on_progress, "training tokenizer")
-        texts = (chunk.text for side, _, chunk in split_chunks(chunks, summary.split) if side == "train")
+        parts = split_chunks(chunks, summary.split)
+        texts = (text for side, _, chunk in parts if side == "train" for text in chunk.texts)
     library = build_tokenizer(
         kind,
         texts,

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,8 +67,11 @@ def _library_encoder(tokenizer: Tokenizer) -> Encode:
 
 def _byte_encoder(tokenizer: Tokenizer) -> Encode:
     def encode(texts: Sequence[str]) -> list[Ids]:
-        encoded = (tokenizer.normalized(text).encode() for text in texts)
-        return [np.frombuffer(data, np.uint8).astype(tokenizer.dtype) for data in encoded]
+        texts = tokenizer.normalized(texts)
+        joined = "".join(texts)
+        data = joined.encode()
+        sizes = map(len, texts if len(data) == len(joined) else (text.encode() for text in texts))
+        return _divided(np.frombuffer(data, np.uint8).astype(tokenizer.dtype), sizes)
 
     return encode
 
@@ -80,10 +84,15 @@ def _char_encoder(tokenizer: Tokenizer) -> Encode:
     table[list(known)] = list(known.values())
 
     def encode(texts: Sequence[str]) -> list[Ids]:
-        encoded = (tokenizer.normalized(text).encode("utf-32-le") for text in texts)
-        return [table.take(np.frombuffer(data, "<i4"), mode="clip") for data in encoded]
+        texts = tokenizer.normalized(texts)
+        codes = np.frombuffer("".join(texts).encode("utf-32-le"), "<i4")
+        return _divided(table.take(codes, mode="clip"), map(len, texts))
 
     return encode
+
+
+def _divided(ids: Ids, sizes: Iterable[int]) -> list[Ids]:
+    return [ids[start:end] for start, end in pairwise(accumulate(sizes, initial=0))]
 
 
 def _tiktoken_encoder(tokenizer: Tokenizer, alphabet: str) -> Encode | None:
@@ -163,7 +172,8 @@ def _ranks(spec: dict[str, Any]) -> dict[bytes, int] | None:
     tokenize = models.BPE(vocab, merges).tokenize
     if merged != sorted(merged) or any([p.id for p in tokenize(t)] != [i] for t, i in vocab.items()):
         return None
-    return {bytes(byte_values()[letter] for letter in token): i for token, i in vocab.items()}
+    to_byte = str.maketrans({letter: chr(value) for letter, value in byte_values().items()})
+    return {token.translate(to_byte).encode("latin-1"): i for token, i in vocab.items()}
 
 
 def _probe(alphabet: str) -> str:

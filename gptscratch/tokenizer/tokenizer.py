@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class Tokenizer:
         """Write a tokenizer.json, which the library and transformers read."""
         Path(path).write_text(self.library.to_str(pretty=True), encoding="utf-8", newline="\n")
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """A hash of all that decides about ids and text."""
         return hashlib.blake2b(self.library.to_str().encode(), digest_size=16).hexdigest()
@@ -169,10 +169,10 @@ class Tokenizer:
             return token
         return bytes(values[letter] for letter in token).decode("utf-8", "backslashreplace")
 
-    def normalized(self, text: str) -> str:
-        """The text as the vocabulary sees it, such as in lower case."""
+    def normalized(self, texts: Sequence[str]) -> Sequence[str]:
+        """The texts as the vocabulary sees them, such as in lower case."""
         normalizer = self.library.normalizer
-        return text if normalizer is None else normalizer.normalize_str(text)
+        return texts if normalizer is None else [normalizer.normalize_str(text) for text in texts]
 
     def _unknown_parts(self, text: str) -> list[str]:
         if self.unk_id is None:

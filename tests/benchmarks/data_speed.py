@@ -86,7 +86,7 @@ def whole_jobs(corpus: str, column: str, tokenizers: list[str], rounds: int) -> 
 
 def read(corpus: str, column: str, limit: float) -> Iterator[list[str]]:
     opened = Corpus(DataConfig(corpus=(corpus,), text_column=column))
-    texts = (chunk.text for _, chunk in opened.chunks(ReadCounts()))
+    texts = (text for _, chunk in opened.chunks(ReadCounts()) for text in chunk.texts)
     batch: list[str] = []
     size = total = 0
     for text in texts:

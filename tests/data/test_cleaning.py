@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gptscratch.config import CLEAN, DataConfig
-from gptscratch.data.chunks import ReadCounts, TextChunk
+from gptscratch.data.chunks import Documents, ReadCounts
 from gptscratch.data.cleaning import DROPPING, STEPS, clean
 from gptscratch.data.corpus import Corpus, survey
 from gptscratch.data.token_files import Removed
@@ -17,17 +17,16 @@ from gptscratch.errors import ConfigError, MissingExtraError
 
 def cleaned(texts: list[str], *names: str) -> tuple[list[str], dict[str, Removed]]:
     removed: dict[str, Removed] = {}
-    return [
-        chunk.text for chunk in cleaned_chunks([TextChunk(t, True) for t in texts], names, removed)
-    ], removed
+    found = cleaned_chunks([Documents(texts, True)], names, removed)
+    return [text for chunk in found for text in chunk.texts], removed
 
 
 def cleaned_chunks(
-    chunks: list[TextChunk],
+    chunks: list[Documents],
     names: tuple[str, ...],
     removed: dict[str, Removed] | None = None,
     whole: int = 99_999,
-) -> list[TextChunk]:
+) -> list[Documents]:
     found = clean(((0, chunk) for chunk in chunks), names, {} if removed is None else removed, whole)
     return [chunk for _, chunk in found]
 
@@ -80,21 +79,21 @@ def test_near_duplicates_go_and_the_first_stays() -> None:
 
 
 def test_a_document_that_is_too_large_is_cleaned_in_parts() -> None:
-    chunks = [TextChunk("ABCD", False), TextChunk(" EF", True), TextChunk("x", True)]
+    chunks = [Documents(["ABCD"], False), Documents([" EF"], True), Documents(["x"], True)]
     found = cleaned_chunks(chunks, ("lowercase", "min-length:6"), whole=3)
-    assert found == [TextChunk("abcd", False), TextChunk(" ef", True)]
+    assert found == [Documents(["abcd"], False), Documents([" ef"], True)]
 
 
 def test_words_stay_apart_between_the_parts_of_a_large_document() -> None:
-    chunks = [TextChunk(" one  two", False), TextChunk(" three", False), TextChunk("\n\nfour ", True)]
+    chunks = [Documents([" one  two"], False), Documents([" three"], False), Documents(["\n\nfour "], True)]
     found = cleaned_chunks(chunks, ("whitespace",), whole=3)
-    assert "".join(chunk.text for chunk in found) == "one two three\nfour"
+    assert "".join(text for chunk in found for text in chunk.texts) == "one two three\nfour"
 
 
 def test_a_corpus_is_cleaned_equally_in_every_pass(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("A b<|endoftext|>a B<|endoftext|>c", encoding="utf-8")
     corpus = Corpus(DataConfig(corpus=(str(tmp_path / "a.txt"),), clean=("lowercase", "dedup")))
-    passes = [[chunk.text for _, chunk in corpus.chunks(ReadCounts())] for _ in range(2)]
+    passes = [[text for _, chunk in corpus.chunks(ReadCounts()) for text in chunk.texts] for _ in range(2)]
     assert passes == [["a b", "c"]] * 2
     summary, _ = survey(corpus)
     assert (summary.documents, summary.alphabet, summary.removed[1].documents) == (2, " abc", 1)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from gptscratch.config import DataConfig
-from gptscratch.data.chunks import ReadCounts, Sizes, TextChunk
+from gptscratch.data.chunks import ReadCounts, Sizes
 from gptscratch.data.corpus import Corpus, CorpusSummary, survey
 from gptscratch.data.parquet import rows_at_once
 from gptscratch.data.split import chosen_fraction, split_chunks
@@ -26,18 +26,22 @@ from gptscratch.tokenizer import Tokenizer, build_tokenizer, bulk_encoder
 
 def documents(*corpus: Path | str, sizes: Sizes | None = None, **settings: object) -> list[str]:
     found, parts = [], []
-    for chunk in chunks(*corpus, sizes=sizes, **settings):
-        parts.append(chunk.text)
-        if chunk.ends_document:
+    for text, ends in chunks(*corpus, sizes=sizes, **settings):
+        parts.append(text)
+        if ends:
             found.append("".join(parts))
             parts = []
     assert not parts
     return found
 
 
-def chunks(*corpus: Path | str, sizes: Sizes | None = None, **settings: object) -> list[TextChunk]:
+def chunks(*corpus: Path | str, sizes: Sizes | None = None, **settings: object) -> list[tuple[str, bool]]:
+    """Each text, and whether its document ends with it."""
     with opened(*corpus, sizes=sizes, **settings) as corpus_:
-        return [chunk for _, chunk in corpus_.chunks(ReadCounts())]
+        found: list[tuple[str, bool]] = []
+        for _, (texts, complete) in corpus_.chunks(ReadCounts()):
+            found += [*((text, True) for text in texts[:-1]), (texts[-1], complete)]
+        return found
 
 
 def opened(*corpus: Path | str, sizes: Sizes | None = None, **settings: object) -> Corpus:
@@ -96,14 +100,14 @@ def test_chunks_join_to_the_documents(tmp_path: Path) -> None:
         file = written(tmp_path / "a.txt", "<|endoftext|>".join(texts))
         sizes = Sizes(chunk=16, block=50)
         assert documents(file, sizes=sizes) == documents(file)
-        assert max(len(chunk.text) for chunk in chunks(file, sizes=sizes)) < 100
+        assert max(len(text) for text, _ in chunks(file, sizes=sizes)) < 100
 
 
 def test_chunks_have_the_ids_of_the_whole_text(tmp_path: Path) -> None:
     text = "The  cat's\n\n  mat, 123 456!\n\tfoo -- bar\r\n   end. Привет, мир 👍🏽 x\n" * 20
     tokenizer = Tokenizer(build_tokenizer("bpe", [text], alphabet="", vocab_size=400))
     file = written(tmp_path / "a.txt", text)
-    texts = [chunk.text for chunk in chunks(file, sizes=Sizes(chunk=32))]
+    texts = [text for text, _ in chunks(file, sizes=Sizes(chunk=32))]
     assert len(texts) > 10
     ids = [int(i) for part in bulk_encoder(tokenizer)(texts) for i in part]
     assert ids == tokenizer.encode(text.replace("\r\n", "\n"))
@@ -111,7 +115,7 @@ def test_chunks_have_the_ids_of_the_whole_text(tmp_path: Path) -> None:
 
 def test_text_without_any_space_is_divided_anyway(tmp_path: Path) -> None:
     file = written(tmp_path / "a.txt", "x" * 1000)
-    assert max(len(chunk.text) for chunk in chunks(file, sizes=Sizes(chunk=32))) <= 64
+    assert max(len(text) for text, _ in chunks(file, sizes=Sizes(chunk=32))) <= 64
 
 
 ENCODED = ["utf-8-sig", "utf-16", "utf-32"]
@@ -160,9 +164,9 @@ def test_half_a_surrogate_pair_in_json_is_replaced(tmp_path: Path) -> None:
 def test_stdin_and_pipes_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("von außen".encode())))
     with Corpus(DataConfig(corpus=("-",))) as corpus:
-        assert [[chunk.text for _, chunk in corpus.chunks(ReadCounts())] for _ in range(2)] == [
-            ["von außen"]
-        ] * 2
+        assert [
+            [text for _, chunk in corpus.chunks(ReadCounts()) for text in chunk.texts] for _ in range(2)
+        ] == [["von außen"]] * 2
     os.mkfifo(tmp_path / "pipe")
     thread = threading.Thread(target=(tmp_path / "pipe").write_text, args=("through",))
     thread.start()
@@ -189,7 +193,7 @@ def test_what_a_slow_pipe_gave_is_shown_at_once(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Slow())))
     seen: list[int] = []
     with Corpus(DataConfig(corpus=("-",)), lambda _, done, __: seen.append(done)) as corpus:
-        assert [chunk.text for _, chunk in corpus.chunks(ReadCounts())] == ["abcdef"]
+        assert [text for _, chunk in corpus.chunks(ReadCounts()) for text in chunk.texts] == ["abcdef"]
     assert seen == [2, 4, 6]
 
 
@@ -473,5 +477,5 @@ def test_the_share_is_that_of_the_split(tmp_path: Path) -> None:
         with opened(file, val_fraction=given) as corpus:
             summary, _ = survey(corpus)
             parts = split_chunks(corpus.chunks(ReadCounts()), summary.split)
-            held_out = sum(len(chunk.text) for side, _, chunk in parts if side == "val")
+            held_out = sum(len("".join(chunk.texts)) for side, _, chunk in parts if side == "val")
         assert held_out == pytest.approx(wanted * 16_800, abs=1)
