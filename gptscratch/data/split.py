@@ -52,7 +52,7 @@ class DocumentSizes:
         self._hashes, self._sizes = array("Q"), array("q")
 
     def add(self, hashes: NDArray[np.uint64], sizes: list[int]) -> None:
-        """Of some documents; with one size more than hashes, the first belongs to the last document."""
+        """Add documents in order; with one size more than hashes, the first belongs to the last document."""
         if len(sizes) > len(hashes):
             first, *sizes = sizes
             if self.count <= _FIRST:
