@@ -29,13 +29,14 @@ class SplitPlan:
     """Which text is held out.
 
     "documents": those whose hash is below ``threshold``, so that equal documents are on the same side.
+    ``hashes``: those of the first documents, so that they are not computed again.
     "tail": of each component the characters from ``train_ends`` on. "file": the last component.
     """
 
     kind: Literal["documents", "tail", "file"]
     threshold: int = 0
     train_ends: tuple[int, ...] = ()  # by component
-    hashes: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64), compare=False)  # known
+    hashes: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64), compare=False)
 
     def side(self, component: int, position: int, document_hash: int) -> Split:
         """The side of a chunk that begins at ``position`` in its component."""

@@ -12,11 +12,11 @@ from typing import BinaryIO
 import numpy as np
 
 from gptscratch.data.chunks import Documents
-from gptscratch.data.token_files import SPLITS, Split, SplitCounts, TokenArray
+from gptscratch.data.token_files import SPLITS, Split, SplitCounts
 from gptscratch.errors import CorpusError
 from gptscratch.tokenizer import Tokenizer
+from gptscratch.tokenizer.bulk import Encode
 
-Encode = Callable[[list[str]], list[TokenArray]]
 SplitChunk = tuple[Split, int, Documents]  # of a component
 
 
@@ -84,9 +84,7 @@ def _write(
     unknown = np.flatnonzero(ids == tokenizer.unk_id) if tokenizer.unk_id is not None else ()
     if end_of_text is not None:
         ids = np.insert(ids, ends[complete], end_of_text)
-        ends_of_tokens = ends + np.cumsum(complete)
-    else:
-        ends_of_tokens = ends
+    ends_in_file = ends if end_of_text is None else ends + np.cumsum(complete)
     ids.astype(ids.dtype.newbyteorder("<"), copy=False).tofile(file)
     joined = "".join(texts)
     written.counts[split] += Counter(
@@ -96,7 +94,7 @@ def _write(
         tokens=len(ids),
         unknown=len(unknown),
     )
-    for (component, _), tokens in zip(own, np.diff(ends_of_tokens[last - 1], prepend=0), strict=True):
+    for (component, _), tokens in zip(own, np.diff(ends_in_file[last - 1], prepend=0), strict=True):
         written.component_tokens[split, component] += int(tokens)
     if split == "val":
         found = np.unique(np.searchsorted(ends, unknown, side="right"))

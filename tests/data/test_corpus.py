@@ -10,6 +10,7 @@ import os
 import random
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -479,3 +480,17 @@ def test_the_share_is_that_of_the_split(tmp_path: Path) -> None:
             parts = split_chunks(corpus.chunks(ReadCounts()), summary.split)
             held_out = sum(len("".join(chunk.texts)) for side, _, chunk in parts if side == "val")
         assert held_out == pytest.approx(wanted * 16_800, abs=1)
+
+
+def test_documents_have_the_same_side_whether_their_hashes_are_kept_or_computed_again(tmp_path: Path) -> None:
+    texts = [f"document {i} " + "x " * (i * 7 % 90) for i in range(60)]
+    file = written(tmp_path / "a.txt", "<|endoftext|>".join(texts))
+    with opened(file, sizes=Sizes(chunk=32, block=100)) as corpus:
+        plan = survey(corpus)[0].split
+        found = [
+            list(split_chunks(corpus.chunks(ReadCounts()), replace(plan, hashes=plan.hashes[:n])))
+            for n in (0, 30, 60)
+        ]
+    assert plan.kind == "documents"
+    assert {side for side, _, _ in found[0]} == {"train", "val"}
+    assert found[0] == found[1] == found[2]
