@@ -213,8 +213,7 @@ class TextHash:
 
     def add(self, documents: Documents) -> bytes:
         """The texts in UTF-8; 0xff, which occurs in no such text, follows each complete document."""
-        joined = "\udcff".join([*documents.texts, ""] if documents.complete else documents.texts)
-        data = joined.encode(errors="surrogateescape")
+        data = b"\xff".join([text.encode() for text in documents.texts]) + b"\xff" * documents.complete
         self._digest.update(data)
         return data
 

@@ -86,11 +86,10 @@ def _write(
         ids = np.insert(ids, ends[complete], end_of_text)
     ends_in_file = ends if end_of_text is None else ends + np.cumsum(complete)
     ids.astype(ids.dtype.newbyteorder("<"), copy=False).tofile(file)
-    joined = "".join(texts)
     written.counts[split] += Counter(
         documents=int(complete.sum()),
-        characters=len(joined),
-        bytes=len(joined) if joined.isascii() else len(joined.encode()),
+        characters=sum(map(len, texts)),
+        bytes=sum(len(text) if text.isascii() else len(text.encode()) for text in texts),
         tokens=len(ids),
         unknown=len(unknown),
     )

@@ -67,11 +67,9 @@ def _library_encoder(tokenizer: Tokenizer) -> Encode:
 
 def _byte_encoder(tokenizer: Tokenizer) -> Encode:
     def encode(texts: Sequence[str]) -> list[Ids]:
-        texts = tokenizer.normalized(texts)
-        joined = "".join(texts)
-        data = joined.encode()
-        sizes = map(len, texts if len(data) == len(joined) else (text.encode() for text in texts))
-        return _divided(np.frombuffer(data, np.uint8).astype(tokenizer.dtype), sizes)
+        encoded = [text.encode() for text in tokenizer.normalized(texts)]
+        data = b"".join(encoded)
+        return _divided(np.frombuffer(data, np.uint8).astype(tokenizer.dtype), map(len, encoded))
 
     return encode
 
