@@ -34,7 +34,7 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = next(kind for kind, count in there.items() if count)
     kind, _, index = name.partition(":")
-    if int(index or 0) >= there.get(kind, 0):
+    if not (index or "0").isdecimal() or int(index or 0) >= there.get(kind, 0):
         raise ConfigError(f"PyTorch found no {name} device.", "Leave --device out, or take --device cpu.")
     return torch.device(name)
 
@@ -43,13 +43,16 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """The type of the matrix products; ``auto`` is ``fast_dtype``.
 
     Raises:
-        ConfigError: float16 on a CPU, which has no fast float16 products.
+        ConfigError: an unknown name, or float16 on a CPU, which has no fast float16 products.
     """
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name == "auto":
         return fast_dtype(device)
     if name == "float16" and device.type == "cpu":
         raise ConfigError("float16 is slow on a CPU and overflows.", "Take --dtype bfloat16 or float32.")
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    if name not in dtypes:
+        raise ConfigError(f"--dtype is {name!r}: it must be one of auto, {', '.join(dtypes)}.")
+    return dtypes[name]
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

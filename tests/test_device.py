@@ -121,6 +121,14 @@ def test_a_cuda_device_may_be_named_by_its_index(monkeypatch: pytest.MonkeyPatch
 def test_a_device_that_does_not_exist_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="it must be one of"):
         TrainConfig(device=name)
+    if name != "cuda:":  # the same as cuda
+        with pytest.raises(ConfigError, match="found no"):
+            pick_device(name)
+
+
+def test_a_dtype_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ConfigError, match="float32, bfloat16, float16"):
+        pick_dtype("int9", CPU)
 
 
 def test_only_pinned_memory_is_copied_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,12 +29,15 @@ def load(
     import torch
 
     from gptscratch import paths
-    from gptscratch.accelerate.quantization import slower_notice
+    from gptscratch.accelerate.quantization import QUANTIZERS, slower_notice
     from gptscratch.cli.console import notice
+    from gptscratch.config.checks import require_choice
     from gptscratch.device import pick_device, slow_dtype_warning
     from gptscratch.generation.generator import Generator
     from gptscratch.runs.run import read_run
 
+    if quantize is not None:
+        require_choice("--quantize", quantize, tuple(QUANTIZERS))
     if quantize and device is None:
         device = "cpu"  # the only device that has such kernels
     device, dtype = device or "auto", dtype or "auto"

@@ -116,7 +116,9 @@ def test_quantized_weights_are_an_option(sample: Command, how: str) -> None:
 
 
 def test_an_unknown_quantization_is_refused(sample: Command) -> None:
-    assert "float16, int8, int4" in str(sample("--prompt", "a", "--quantize", "int1").exception)
+    refused = sample("--prompt", "a", "--quantize", "int1")
+    assert "--quantize is 'int1': it must be one of float16, int8, int4" in str(refused.exception)
+    assert "slower" not in refused.stderr
 
 
 def test_what_was_copied_from_the_corpus_is_reported_and_forbidden_by_choice(sample: Command) -> None:
