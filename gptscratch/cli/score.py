@@ -26,9 +26,9 @@ def score(
         ),
     ] = None,
     stride: Annotated[
-        int,
+        int | None,
         o.option("--stride", help="Tokens between windows (default: half a context).", metavar="N"),
-    ] = 0,
+    ] = None,
     color: Annotated[
         bool, o.option("--color", help="Print the text, shaded by the model's surprise.", panel=OUTPUT)
     ] = False,

@@ -37,15 +37,15 @@ class Score:
     token_ids: tuple[int, ...]
 
 
-def score(generator: Generator, text: str, *, stride: int = 0) -> Score:
-    """Score a text. ``stride``: tokens between windows, up to the context; 0: half a context.
+def score(generator: Generator, text: str, *, stride: int | None = None) -> Score:
+    """Score a text. ``stride``: tokens between windows, up to the context; None: half a context.
 
     Raises:
         ConfigError: the text is empty or nothing of it is known, or the stride is out of range.
         RunError: the model's logits are not numbers.
     """
     context = generator.model.config.context_length
-    stride = stride or max(1, context // 2)
+    stride = max(1, context // 2) if stride is None else stride
     if not 1 <= stride <= context:
         raise ConfigError(f"stride is {stride}: it must be from 1 to the context's {context}.")
     if not text:
