@@ -38,7 +38,7 @@ def tokens_of_run(run: Path, record: RunRecord) -> Prepared:
         CheckpointError: they hold other tokens than those that the run was trained on.
         TokenizerError: the run's own tokenizer.json is damaged or missing.
     """
-    tokenizer = Tokenizer.load(run / "tokenizer.json")
+    tokenizer = Tokenizer.load(run)
     folder = Path(record.tokens)
     if (folder / "manifest.json").is_file():
         tokens = open_tokens(folder)
