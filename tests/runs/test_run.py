@@ -171,7 +171,7 @@ def test_a_run_with_a_damaged_tokenizer_is_not_resumed(tale: Path, damage: Calla
     before = contents(tale)
     with pytest.raises(UserError, match="tokenizer") as refused:
         resume("tale", steps=30)
-    assert "kind of tokenizer" not in str(refused.value)  # nobody named one
+    assert "kind of tokenizer" not in str(refused.value)
     assert contents(tale) == before
 
 
