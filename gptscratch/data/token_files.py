@@ -128,7 +128,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise CorpusError(f"{folder} holds no token files: it has no manifest.json.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CorpusError(f"{file} is damaged.", f"Delete {folder}: it is made again.") from None
-    raise CorpusError(f"{folder} was written by a newer gptscratch.", "Update: pip install -U gptscratch")
+    raise CorpusError(f"{folder} was written by a newer gptscratch.", "Update gptscratch to read it.")
 
 
 def open_tokens(folder: str | Path) -> Tokens:
