@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gptscratch.interop.hf import to_hf
+from gptscratch.interop.hf_export import to_hf
 from gptscratch.model.gpt import GPT
 
 Run = Callable[[int], None]  # generates N tokens of each sequence

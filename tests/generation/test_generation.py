@@ -18,7 +18,7 @@ from gptscratch.errors import ConfigError, RunError
 from gptscratch.generation.context import Context
 from gptscratch.generation.generate import _random_numbers, generate, generate_batch
 from gptscratch.generation.generator import Generator, load, sample_text
-from gptscratch.interop.hf import to_hf
+from gptscratch.interop.hf_export import to_hf
 from gptscratch.model.gpt import GPT
 from gptscratch.model.layout import Layout, causal_layout
 from gptscratch.model.position import Rotate

@@ -19,7 +19,7 @@ from gptscratch.config import ModelConfig
 from gptscratch.errors import ConfigError, RunError
 from gptscratch.generation.generator import Generator, load
 from gptscratch.generation.scoring import score, surprises, token_nats
-from gptscratch.interop.hf import export_hf
+from gptscratch.interop.hf_export import export_hf
 from gptscratch.model.gpt import GPT
 from gptscratch.tokenizer import Tokenizer, build_tokenizer
 from gptscratch.training.trainer import TrainResult

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from gptscratch.config import ModelConfig
 from gptscratch.errors import CheckpointError, ConfigError
-from gptscratch.interop.hf import export_hf, from_hf, load_hf, to_hf
-from gptscratch.interop.hf_config import config_from_hf, config_to_hf
+from gptscratch.interop.hf_export import config_to_hf, export_hf, to_hf
+from gptscratch.interop.hf_import import config_from_hf, from_hf, load_hf
 from gptscratch.model.gpt import GPT
 from gptscratch.model.layout import padded_layout
 
@@ -22,6 +22,8 @@ GPT2 = {"position": "learned", "norm": "layernorm", "activation": "gelu-tanh", "
 SHAPES = {
     "modern": MODERN,
     "modern, grouped and tied": {"n_kv_head": 2, "tie_embeddings": True, "head_dim": 12, "rope_theta": 5e5},
+    "llama": {"qk_norm": False},
+    "llama, grouped, with biases": {"qk_norm": False, "n_kv_head": 2, "head_dim": 12, "bias": True},
     "gpt2": GPT2,
     "gpt2, untied": GPT2 | {"tie_embeddings": False, "activation": "gelu", "d_ff": 40},
     "gpt2, without biases": GPT2 | {"bias": False, "activation": "relu"},
@@ -116,13 +118,12 @@ def test_positions_and_padding_are_those_of_transformers():
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"position": "alibi"}, "qwen3 model cannot hold position = alibi"),
-        ({"activation": "gelu"}, "qwen3 model cannot hold activation = gelu"),
-        ({"bias": True}, "qwen3 model cannot hold bias = True"),
-        ({"qk_norm": False}, "qwen3 model cannot hold qk_norm = False"),
-        (GPT2 | {"n_kv_head": 2}, "gpt2 model cannot hold n_kv_head = 2"),
-        (GPT2 | {"head_dim": 10}, "gpt2 model cannot hold head_dim = 10"),
-        (GPT2 | {"norm": "rmsnorm"}, "gpt2 model cannot hold norm = rmsnorm"),
+        ({"position": "alibi"}, "qwen3 model cannot represent position = alibi"),
+        ({"activation": "gelu"}, "qwen3 model cannot represent activation = gelu"),
+        ({"bias": True}, "qwen3 model cannot represent bias = True"),
+        (GPT2 | {"n_kv_head": 2}, "gpt2 model cannot represent n_kv_head = 2"),
+        (GPT2 | {"head_dim": 10}, "gpt2 model cannot represent head_dim = 10"),
+        (GPT2 | {"norm": "rmsnorm"}, "gpt2 model cannot represent norm = rmsnorm"),
     ],
 )
 def test_a_shape_without_counterpart_names_the_option_in_the_way(changes, named):

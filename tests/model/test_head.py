@@ -8,7 +8,7 @@ from torch import nn
 
 from gptscratch.config import ModelConfig
 from gptscratch.errors import ConfigError
-from gptscratch.interop.hf_config import config_to_hf
+from gptscratch.interop.hf_export import config_to_hf
 from gptscratch.model.gpt import GPT
 from gptscratch.model.head import AdaptiveHead, build_head, init_bias_from_unigrams
 

@@ -1,0 +1,167 @@
+"""Models to Hugging Face's format, as Qwen3ForCausalLM, LlamaForCausalLM or GPT2LMHeadModel.
+
+The default family has exactly the shape of Qwen3; without norms of queries and keys it is a Llama. Conversion
+does not need transformers. It keeps the function that is computed: a model without biases becomes a GPT-2
+whose biases are zero, and fixed or absent positions become its table.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gptscratch.config import ModelConfig, read_json
+from gptscratch.errors import ConfigError
+from gptscratch.files import new_folder, write_json
+from gptscratch.interop.hf_names import ACTIVATIONS, FIELDS, parameter_pairs
+from gptscratch.model.gpt import GPT
+from gptscratch.model.layout import Layout
+from gptscratch.tokenizer.train import END_OF_TEXT
+
+# The values of ModelConfig that a family can represent; the first family that has a model's shape is taken.
+_LLAMA = {
+    "position": ("rope",),
+    "norm": ("rmsnorm",),
+    "activation": ("swiglu",),
+    "output_bias": (False,),
+    "adaptive_cutoffs": ((),),
+}
+_WRITABLE: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
+    "qwen3": {**_LLAMA, "qk_norm": (True,), "bias": (False,)},
+    "llama": {**_LLAMA, "qk_norm": (False,)},
+    "gpt2": {
+        "position": ("learned", "sinusoidal", "none"),
+        "norm": ("layernorm",),
+        "activation": tuple(ACTIVATIONS),
+        "qk_norm": (False,),
+        "output_bias": (False,),
+        "adaptive_cutoffs": ((),),
+    },
+}
+_CLASSES = {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}
+
+
+def to_hf(model: GPT) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The model as (config.json, state dict); some tensors are the model's own memory.
+
+    Raises:
+        ConfigError: no family has this shape; names the options in the way.
+    """
+    values = config_to_hf(model.config)
+    return values, state_to_hf(model, values["model_type"])
+
+
+@torch.no_grad()
+def state_to_hf(model: GPT, family: str) -> dict[str, Tensor]:
+    """The parameters by Hugging Face's names; biases that a GPT-2 has and the model lacks are zero."""
+    own = {**model.state_dict(), "position_embedding.weight": _position_table(model)}
+    state = {}
+    for names, hf_name, is_transposed in parameter_pairs(model.config, family):
+        parts = [own[name] if name in own else _zero_bias(own, name) for name in names]
+        tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
+        state[hf_name] = tensor.t() if is_transposed else tensor
+    return state
+
+
+def config_to_hf(config: ModelConfig) -> dict[str, Any]:
+    """config.json for the first family that has this shape.
+
+    Raises:
+        ConfigError: none has; names the options that the closest one cannot represent.
+    """
+    obstacles = {family: _obstacles(config, family) for family in _WRITABLE}
+    family = min(obstacles, key=lambda name: len(obstacles[name]))
+    if obstacles[family]:
+        raise ConfigError(
+            f"Hugging Face's {family} model cannot represent {', '.join(obstacles[family])}.",
+            "Models with the default architecture become qwen3, those of the gpt2 presets gpt2.",
+        )
+    values = {hf_name: getattr(config, name) for name, hf_name in FIELDS[family].items()}
+    values |= {
+        "architectures": [_CLASSES[family]],
+        "model_type": family,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "dtype": "float32",
+        "torch_dtype": "float32",  # the same, in transformers before 4.56
+    }
+    if family == "gpt2":
+        return values | {
+            "activation_function": ACTIVATIONS[config.activation],
+            "embd_pdrop": config.dropout,
+            "attn_pdrop": config.dropout,
+        }
+    return values | {
+        "hidden_act": "silu",
+        "rope_theta": config.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},  # the same, from 5.0 on
+        **({"mlp_bias": config.bias} if family == "llama" else {"use_sliding_window": False}),
+    }
+
+
+def export_hf(model: GPT, tokenizer_json: str | Path, folder: str | Path) -> Path:
+    """Write a new folder that transformers' AutoModelForCausalLM and AutoTokenizer load as it is.
+
+    It is complete or absent.
+
+    Raises:
+        ConfigError: as ``to_hf``, or ``folder`` exists already.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise ConfigError(f"{folder} exists already.", "Name a new folder.")
+    values, state = to_hf(model)
+    end = _end_of_text(read_json(Path(tokenizer_json)))
+    values |= {"bos_token_id": end, "eos_token_id": end}
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with new_folder(folder) as temporary:
+        save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+        shutil.copyfile(tokenizer_json, temporary / "tokenizer.json")
+        write_json(temporary / "config.json", values)
+        write_json(temporary / "tokenizer_config.json", _tokenizer_config(end, model.config.context_length))
+    return folder
+
+
+def _end_of_text(tokenizer: Mapping[str, Any]) -> int | None:
+    ids = {token["content"]: int(token["id"]) for token in tokenizer.get("added_tokens", [])}
+    return ids.get(END_OF_TEXT)
+
+
+def _tokenizer_config(end: int | None, context_length: int) -> dict[str, Any]:
+    return {
+        # Without a class named, transformers takes the model's own, which rebuilds parts of the file.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": context_length,
+        "clean_up_tokenization_spaces": False,
+        **({} if end is None else {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}),
+    }
+
+
+def _position_table(model: GPT) -> Tensor:
+    """What the model adds to the embedding at each position: (T, D), zero for rotary and no positions."""
+    weight, length = model.token_embedding.weight, model.config.context_length
+    positions = torch.arange(length, device=weight.device)[None]  # (1, T)
+    zeros = weight.new_zeros(1, length, model.config.d_model)  # (1, T, D)
+    return model.position_embedding.embed(zeros, Layout(positions, positions, None))[0]
+
+
+def _zero_bias(state: Mapping[str, Tensor], name: str) -> Tensor:
+    weight = state[name.removesuffix("bias") + "weight"]
+    return weight.new_zeros(weight.size(0))
+
+
+def _obstacles(config: ModelConfig, family: str) -> list[str]:
+    """The options of a config that this family cannot represent."""
+    wanted = dict(_WRITABLE[family])
+    if family == "gpt2":
+        wanted |= {"n_kv_head": (config.n_head,), "head_dim": (config.d_model // config.n_head,)}
+    return [
+        f"{n} = {getattr(config, n)}" for n, accepted in wanted.items() if getattr(config, n) not in accepted
+    ]
