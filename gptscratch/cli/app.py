@@ -76,8 +76,8 @@ def versions() -> Iterator[tuple[str, str]]:
     yield "home", str(paths.home())
     import torch
 
-    from gptscratch.cli.units import plural
     from gptscratch.device import pick_device, pick_dtype
+    from gptscratch.units import plural
 
     device = pick_device("auto")
     threads = plural(torch.get_num_threads(), "thread")

@@ -28,7 +28,6 @@ from rich.text import Text
 from gptscratch import paths
 from gptscratch.cli.console import err, facts, notice
 from gptscratch.cli.render import plan_lines
-from gptscratch.cli.units import count, duration
 from gptscratch.training.events import (
     Evaluated,
     Event,
@@ -41,6 +40,7 @@ from gptscratch.training.events import (
     Started,
     Working,
 )
+from gptscratch.units import count, duration
 
 if TYPE_CHECKING:
     from typing_extensions import Self

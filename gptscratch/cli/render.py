@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gptscratch import paths
 from gptscratch.cli.console import err, error, facts, notice, out
-from gptscratch.cli.units import count, duration, plural, size
+from gptscratch.units import count, duration, plural, size
 
 __all__ = ["err", "error", "facts", "notice", "out", "plan", "plan_lines", "print_json", "result"]
 

@@ -13,8 +13,8 @@ from rich.tree import Tree
 
 from gptscratch.cli.render import facts, lossy, notice, out, print_json
 from gptscratch.cli.render_stats import losses
-from gptscratch.cli.units import count, duration, plural, size, timestamp
 from gptscratch.config import SECTIONS, RunConfig
+from gptscratch.units import count, duration, plural, size, timestamp
 
 if TYPE_CHECKING:
     from gptscratch.data.prepare import Prepared

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from gptscratch.cli.console import err, facts, notice, out
 from gptscratch.cli.render import print_json
-from gptscratch.cli.units import plural
+from gptscratch.units import plural
 
 if TYPE_CHECKING:
     from gptscratch.generation.generator import Generator

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gptscratch.cli.render import facts, out, print_json
-from gptscratch.cli.units import plural, size
+from gptscratch.units import plural, size
 
 if TYPE_CHECKING:
     from gptscratch.data.statistics import CorpusStatistics
