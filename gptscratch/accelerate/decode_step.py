@@ -26,7 +26,7 @@ from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT, Block
 from gptscratch.model.layout import Layout
 from gptscratch.model.mlp import MLP, GatedMLP
-from gptscratch.model.position import Rotary, rotary_angles
+from gptscratch.model.position import Rotary
 
 
 def accelerate_decoding(model: GPT, *, quantize: str | None = None) -> DecodeStep | None:
@@ -197,8 +197,7 @@ class _PositionTables:
     def _cos_sin(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """(S,) -> cosines and sines, (S, K); the sines carry the minus of the first half."""
         assert self.rotary is not None
-        head_dim, theta = self.rotary.head_dim, self.rotary.theta
-        angles = rotary_angles(positions.float()[None], head_dim, theta)[0]  # (S, K/2)
+        angles = self.rotary.angles(positions.float()[None])[0]  # (S, K/2)
         cos, sin = angles.cos(), angles.sin()
         return torch.cat((cos, cos), dim=-1).to(self.dtype), torch.cat((-sin, sin), dim=-1).to(self.dtype)
 

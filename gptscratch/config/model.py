@@ -70,6 +70,13 @@ class ModelConfig:
     )
     norm_eps: float = setting(1e-6, None, "Epsilon of the normalization layers.", above=0)
     rope_theta: float = setting(10_000.0, None, "Base of the rotary wavelengths.", above=0)
+    rope_scaling: tuple[float, ...] = setting(
+        (),
+        None,
+        "Scaling of the rotary frequencies as in Llama 3: factor, low and high frequency factor, "
+        "original context length.",
+        above=0,
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -90,6 +97,12 @@ class ModelConfig:
             self.position != "rope" or self.head_dim % 2 == 0,
             f"rotary positions turn pairs of numbers, so head_dim = {self.head_dim} must be even.",
             "Change --d-model or --heads, or take --position learned.",
+        )
+        scaling = self.rope_scaling
+        require(
+            not scaling or (len(scaling) == 4 and scaling[1] < scaling[2]),
+            f"rope_scaling is {list(scaling)}: it must have four numbers, the third above the second.",
+            "The factor, the low and the high frequency factor, and the original context length.",
         )
         self._require_cutoffs()
         require(

@@ -10,7 +10,7 @@ Shapes: B batch (1 where all rows agree), T query positions, S key positions, D 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -74,15 +74,20 @@ class SinusoidalPositions(Position, nn.Module):
 class Rotary(Position, nn.Module):
     """Rotary positions: RoPE (Su et al. 2021, arXiv:2104.09864), half-split as in Llama and Qwen3."""
 
-    def __init__(self, head_dim: int, theta: float) -> None:
+    def __init__(self, head_dim: int, theta: float, scaling: Sequence[float] = ()) -> None:
         super().__init__()
         self.head_dim = head_dim
         self.theta = theta
+        self.scaling = scaling
+
+    def angles(self, positions: Tensor) -> Tensor:
+        """Floating-point positions (B, T) -> (B, T, K/2)."""
+        return rotary_angles(positions, self.head_dim, self.theta, self.scaling)
 
     def rotation(self, layout: Layout, dtype: torch.dtype) -> Rotate:
         # bfloat16 cannot count past 256: angles need float32 whatever the model runs in.
         positions = layout.queries.to(torch.promote_types(dtype, torch.float32))
-        angles = rotary_angles(positions, self.head_dim, self.theta)[:, :, None]  # (B, T, 1, K/2)
+        angles = self.angles(positions)[:, :, None]  # (B, T, 1, K/2)
         cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
         cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)  # (B, T, 1, K)
         # (x₁ cos - x₂ sin, x₂ cos + x₁ sin): the two halves, swapped, meet the sines.
@@ -111,7 +116,7 @@ def build_position(config: ModelConfig, embedding_std: float) -> Position:
         case "sinusoidal":
             return SinusoidalPositions(embedding_std)
         case "rope":
-            return Rotary(config.head_dim, config.rope_theta)
+            return Rotary(config.head_dim, config.rope_theta, config.rope_scaling)
         case "alibi":
             return Alibi(config.n_head)
     return NoPosition()
@@ -127,12 +132,31 @@ def sinusoidal(positions: Tensor, d_model: int) -> Tensor:
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)  # (B, T, D)
 
 
-def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> Tensor:
-    """p · theta^(-2i/K) for each pair i. Floating-point positions (B, T) -> (B, T, K/2)."""
+def rotary_angles(positions: Tensor, head_dim: int, theta: float, scaling: Sequence[float] = ()) -> Tensor:
+    """p · theta^(-2i/K) for each pair i. Floating-point positions (B, T) -> (B, T, K/2).
+
+    ``scaling``: see ``scaled_frequencies``; empty: none.
+    """
     even = torch.arange(0, head_dim, 2, device=positions.device, dtype=positions.dtype)  # (K/2,)
     # The reciprocal of the power, not the negative power: at position 1000 the last bit is seen.
     frequencies = 1.0 / theta ** (even / head_dim)  # (K/2,)
+    if scaling:
+        frequencies = scaled_frequencies(frequencies, *scaling)
     return positions[..., None] * frequencies  # (B, T, K/2)
+
+
+def scaled_frequencies(
+    frequencies: Tensor, factor: float, low: float, high: float, context_length: float
+) -> Tensor:
+    """The frequencies of Llama 3.1, for a context longer than the original ``context_length``. (K/2,)
+
+    A frequency with at most ``low`` waves in the original context is divided by ``factor``, one with at least
+    ``high`` waves is kept, and between them the share that is kept grows evenly (Grattafiori et al. 2024,
+    arXiv:2407.21783; the formula is in Llama 3.1's published code).
+    """
+    waves = context_length * frequencies / (2 * math.pi)
+    kept = ((waves - low) / (high - low)).clamp(0, 1)
+    return kept * frequencies + (1 - kept) * frequencies / factor
 
 
 def alibi_slopes(n_head: int, *, device: torch.device | None = None) -> Tensor:

@@ -52,7 +52,11 @@ def plain_and_fast(model: GPT, decoder: DecodeStep, rows: int) -> tuple[torch.Te
 
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("family", [{}, GPT2, {"n_kv_head": 1, "head_dim": 6}], ids=["modern", "gpt2", "mqa"])
+@pytest.mark.parametrize(
+    "family",
+    [{}, GPT2, {"n_kv_head": 1, "head_dim": 6}, {"rope_scaling": (8, 1, 4, 12)}],
+    ids=["modern", "gpt2", "mqa", "llama3"],
+)
 def test_the_fast_path_equals_the_model(family: dict[str, object], position: str, rows: int) -> None:
     model = lively(position=position, **family)
     plain, fast = plain_and_fast(model, step_of(model), rows)

@@ -114,6 +114,21 @@ def test_rotary_scores_depend_on_the_distance_alone():
     assert score(7, 3) != pytest.approx(score(3, 7), abs=1e-3)
 
 
+def test_scaled_frequencies_are_those_of_transformers():
+    transformers = pytest.importorskip("transformers")
+    rope = pytest.importorskip("transformers.modeling_rope_utils")
+    scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    config = transformers.LlamaConfig(
+        hidden_size=64, num_attention_heads=1, max_position_embeddings=1024,
+        rope_parameters={"rope_type": "llama3", "rope_theta": 5e5, "original_max_position_embeddings": 128}
+        | scaling,
+    )  # fmt: skip
+    wanted, _ = rope.ROPE_INIT_FUNCTIONS["llama3"](config)
+    plain, found = (rotary_angles(torch.ones(1, 1), 64, 5e5, more)[0, 0] for more in ((), (8, 1, 4, 128)))
+    torch.testing.assert_close(found, wanted)
+    assert 0 < (found == plain).sum() < len(plain)  # high frequencies stay as they are
+
+
 def test_rotary_angles_stay_exact_in_bfloat16():
     positions = torch.tensor([[1001]])
     x = noise(1, 1, 1, 8)

@@ -45,6 +45,7 @@ def notices_about(config: RunConfig, given: Mapping[str, Any], steps: int, facts
     schedule = f"--lr-schedule {train.lr_schedule}"
     without_effect = (
         ("model.rope_theta", model.position != "rope", f"--position {model.position}"),
+        ("model.rope_scaling", model.position != "rope", f"--position {model.position}"),
         ("train.warmup_steps", train.lr_schedule == "onecycle", f"{schedule}, which has its own"),
         ("train.decay_fraction", train.lr_schedule != "wsd", schedule),
         ("train.final_fraction", train.lr_schedule in ("constant", "onecycle"), schedule),
