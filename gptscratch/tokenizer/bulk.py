@@ -33,12 +33,12 @@ CANNOT_ENCODE = (
 )
 
 # Known patterns of pre-tokenizers, GPT-2's from Radford et al. 2019 (encoder.py).
-_GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_LLAMA3 = (
+GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_QWEN2 = _LLAMA3.replace("{1,3}", "")
+QWEN2 = LLAMA3.replace("{1,3}", "")
 
 
 def bulk_encoder(tokenizer: Tokenizer, alphabet: str | None = None) -> Encode:
@@ -100,7 +100,8 @@ def _tiktoken_encoder(tokenizer: Tokenizer, alphabet: str) -> Encode | None:
     except ImportError:
         return None
     spec = json.loads(tokenizer.library.to_str())
-    pattern = _pattern(spec)
+    plain = all(token["special"] for token in spec["added_tokens"])  # others are sought before the split
+    pattern = split_pattern(spec) if plain and spec["normalizer"] is None else None
     ranks = _ranks(spec) if pattern else None
     if pattern is None or ranks is None:
         return None
@@ -131,17 +132,15 @@ def _tiktoken_encoder(tokenizer: Tokenizer, alphabet: str) -> Encode | None:
     return encode if np.array_equal(encode_one(probe), library([probe])[0]) else None
 
 
-def _pattern(spec: dict[str, Any]) -> str | None:
+def split_pattern(spec: dict[str, Any]) -> str | None:
     """The regular expression by which a byte-level BPE splits text, if it is one of the known ones."""
-    plain = all(token["special"] for token in spec["added_tokens"])  # others are sought before the split
     before = spec["pre_tokenizer"] or {}
     *splits, last = before.get("pretokenizers", [before])
-    byte_level = last.get("type") == "ByteLevel" and not last["add_prefix_space"]
-    if spec["normalizer"] is not None or not plain or spec["model"]["type"] != "BPE" or not byte_level:
+    if spec["model"]["type"] != "BPE" or last.get("type") != "ByteLevel" or last["add_prefix_space"]:
         return None
     if last.get("use_regex", True):
-        return None if splits else _GPT2
-    for known in (_LLAMA3, _QWEN2):
+        return None if splits else GPT2
+    for known in (LLAMA3, QWEN2):
         if splits == [
             {"type": "Split", "pattern": {"Regex": known}, "behavior": "Isolated", "invert": False}
         ]:

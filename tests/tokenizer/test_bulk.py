@@ -11,7 +11,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
 from gptscratch.tokenizer import Tokenizer, build_tokenizer, bulk_encoder
-from gptscratch.tokenizer.bulk import _LLAMA3, _QWEN2, _tiktoken_encoder
+from gptscratch.tokenizer.bulk import LLAMA3, QWEN2, _tiktoken_encoder
 
 LETTERS = list("''''    \n\t stmdrevl12aBIΣσ.,-_é猫１\u3000\xa0\u2028\u0301\u200d😀\x00\x1c\x85²<>|LS")
 SAMPLE = "It's a well-known 'thing', isn't it? They've 12 cats - and\n\n  we'll see. Größe猫 " * 30
@@ -37,8 +37,8 @@ def split(pattern: str) -> pre_tokenizers.PreTokenizer:
 
 FAST: dict[str, Callable[[], tokenizers.Tokenizer]] = {
     "gpt2": bpe,
-    "llama 3": lambda: bpe(pre_tokenizer=split(_LLAMA3)),
-    "qwen 2": lambda: bpe(pre_tokenizer=split(_QWEN2)),
+    "llama 3": lambda: bpe(pre_tokenizer=split(LLAMA3)),
+    "qwen 2": lambda: bpe(pre_tokenizer=split(QWEN2)),
 }
 
 
