@@ -1,4 +1,4 @@
-"""metrics.jsonl: the measurements of a run, one flat JSON object per line."""
+"""metrics.jsonl, the measurements of a run, and samples.jsonl, its texts: one flat JSON object per line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def append_metrics(file: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl; lines that are damaged or were cut short by a crash are left out."""
+    """The records of such a file; lines that are damaged or were cut short by a crash are left out."""
     records = []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     for line in lines:
@@ -42,6 +42,8 @@ def rewind_metrics(path: Path, step: int) -> bool:
 
     Returns whether this step itself was evaluated.
     """
+    if not path.exists():
+        return False
     records = read_metrics(path)
     seen: set[tuple[int, bool]] = set()
     kept = []

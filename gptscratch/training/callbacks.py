@@ -91,4 +91,4 @@ def sample(context: TrainContext) -> None:
         context.report(Sampled(step=step, text=text))
 
 
-CALLBACKS: tuple[Callback, ...] = (log, evaluate, save, sample)
+CALLBACKS: tuple[Callback, ...] = (log, evaluate, sample, save)

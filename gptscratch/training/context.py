@@ -25,7 +25,7 @@ from gptscratch.runs.run import RunRecord
 from gptscratch.training.budget import TimeBudget, make_budget
 from gptscratch.training.clock import Clock
 from gptscratch.training.evaluate import Evaluator
-from gptscratch.training.events import Evaluated, Event, Logged, Notice, OnEvent, Saved
+from gptscratch.training.events import Evaluated, Event, Logged, Notice, OnEvent, Sampled, Saved
 from gptscratch.training.optimizer import CombinedOptimizer, Optimizer, make_optimizer
 from gptscratch.training.replica import LowPrecisionReplica
 from gptscratch.training.schedule import schedule_of
@@ -98,10 +98,12 @@ class TrainContext:
         self.reported_at = -math.inf  # when progress was last reported
 
     def report(self, event: Event) -> None:
-        """Pass an event to the caller, and write logged values to metrics.jsonl."""
+        """Pass an event to the caller; write measurements to metrics.jsonl and texts to samples.jsonl."""
         if isinstance(event, Logged | Evaluated):
             values = {name: value for name, value in asdict(event).items() if name != "progress"}
             append_metrics(self.run / "metrics.jsonl", values)
+        elif isinstance(event, Sampled):
+            append_metrics(self.run / "samples.jsonl", asdict(event))
         try:
             self.on_event(event)
         except OSError as error:

@@ -246,4 +246,5 @@ def _roll_back(run: Path, record: RunRecord, state: TrainState) -> bool:
             state.forget_best()
         write_json(run / "config.json", record.to_dict())
     counted = state.best_step == state.step or state.evaluations_since_best > 0
+    rewind_metrics(run / "samples.jsonl", state.step)
     return rewind_metrics(run / "metrics.jsonl", state.step) and counted

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from gptscratch import paths
+from gptscratch.model.gpt import GPT
 from gptscratch.runs.checkpoint import load_tensors
 from gptscratch.runs.metrics import read_metrics
 from gptscratch.training import callbacks, loop
@@ -90,6 +91,21 @@ def test_a_run_stopped_again_and_again_equals_straight_run(fit: Fit, monkeypatch
             stops.append(result.step)
     assert stops == [2, 5, 8, 9, 20]
     assert_same_run(result.run, straight)
+
+
+def test_a_resumed_run_keeps_the_same_samples(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def first_weight(model: GPT, _: Path) -> str:
+        return repr(float(model.token_embedding.weight[0, 0].detach()))
+
+    sampled: dict[str, Any] = {"sample_text": first_weight, "sample_interval": 4}
+    straight = fit(name="straight", **HARD, **sampled).run
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "CALLBACKS", (*callbacks.CALLBACKS, interrupt_at(8)))
+        fit(name="stopped", **HARD, **sampled)
+    resumed = resume(paths.checkpoint_dir(paths.run_dir("stopped"), 4), sample_text=first_weight).run
+    samples = [read_metrics(run / "samples.jsonl") for run in (straight, resumed)]
+    assert [record["step"] for record in samples[0]] == [4, 8, 12, 16, 20, 24]
+    assert samples[0] == samples[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
