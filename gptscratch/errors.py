@@ -53,6 +53,12 @@ class RunError(UserError):
     exit_code = 1
 
 
+def require(condition: bool, message: str, hint: str = "") -> None:
+    """Raises ConfigError where the condition does not hold."""
+    if not condition:
+        raise ConfigError(message, hint)
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """A hint that names the most similar choice; empty where none is similar."""
     by_lower = {choice.lower(): choice for choice in choices}

@@ -31,13 +31,14 @@ def load(
     from gptscratch import paths
     from gptscratch.accelerate.quantization import QUANTIZERS, slower_notice
     from gptscratch.cli.console import notice
-    from gptscratch.config.checks import require_choice
     from gptscratch.device import pick_device, slow_dtype_warning
+    from gptscratch.errors import require
     from gptscratch.generation.generator import Generator
     from gptscratch.runs.run import read_run
 
     if quantize is not None:
-        require_choice("--quantize", quantize, tuple(QUANTIZERS))
+        names = ", ".join(QUANTIZERS)
+        require(quantize in QUANTIZERS, f"--quantize is {quantize!r}: it must be one of {names}.")
     if quantize and device is None:
         device = "cpu"  # the only device that has such kernels
     device, dtype = device or "auto", dtype or "auto"

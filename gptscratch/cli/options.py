@@ -47,7 +47,7 @@ def settings_from(*configs: type) -> Callable[[Command], Command]:
             for name, (key, each) in made.items():
                 value = values.pop(name)
                 if value not in (None, [], ()):
-                    given[key] = each.parse(value, each.long_flag)
+                    given[key] = each.parse(value, each.label)
             return command(**values, settings=given)
 
         signature = inspect.signature(command, eval_str=True)

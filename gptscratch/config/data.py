@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gptscratch.config.checks import require, require_choice
 from gptscratch.config.setting import ADVANCED, DATA, TOKENIZER, check_settings, planned, setting
+from gptscratch.errors import require
 
-CLEAN = ("html", "lowercase", "punctuation", "nfc", "nfkc", "whitespace", "dedup", "neardup", "min-length")
+CLEAN = ("html", "lowercase", "punctuation", "nfc", "nfkc", "whitespace", "dedup", "neardup", "min-length:N")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +41,11 @@ class DataConfig:
         metavar="NAME",
     )
     encoding_errors: str = setting(
-        "strict",
-        ADVANCED,
-        "What to do with bytes that cannot be decoded: stop, or read U+FFFD.",
+        "strict", ADVANCED, "Bytes that cannot be decoded: strict (stop) or replace (read U+FFFD).",
         choices=("strict", "replace"),
-    )
+    )  # fmt: skip
     clean: tuple[str, ...] = setting(
-        (),
-        DATA,
-        f"Clean each document with this step; repeat it for more, in order. One of {', '.join(CLEAN)}:N.",
-        metavar="STEP",
+        (), DATA, "Clean each document with this step (repeatable, in order)", metavar="STEP", choices=CLEAN
     )
     tokenizer: str | None = planned(
         None, TOKENIZER, "char, byte, word, bpe, or a tokenizer.json or run to reuse.", metavar="KIND"
@@ -63,13 +58,9 @@ class DataConfig:
         None, ADVANCED, "Word tokenizer: words rarer than N become unknown.", at_least=1, default_is="2"
     )
     val_fraction: float | None = setting(
-        None,
-        DATA,
-        "Fraction of the text held out for validation.",
-        above=0,
-        below=1,
+        None, DATA, "Fraction of the text held out for validation.", above=0, below=1,
         default_is="0.1, at most 20 MB",
-    )
+    )  # fmt: skip
     val_file: str | None = setting(
         None, DATA, "Use this file for validation, and hold nothing out.", metavar="FILE"
     )
@@ -81,15 +72,4 @@ class DataConfig:
             "val_fraction (--val-fraction) has no effect with val_file (--val-file).",
             "Give one of them.",
         )
-        for step in self.clean:
-            _require_clean_step(step)
         require(len(set(self.clean)) == len(self.clean), "A step of --clean is given twice.")
-
-
-def _require_clean_step(step: str) -> None:
-    name, _, least = step.partition(":")
-    require_choice("clean", name, CLEAN)
-    if name == "min-length":
-        require(least.isdecimal(), f"clean is {step!r}: a number is missing.", "For example: min-length:100")
-    else:
-        require(step == name, f"clean is {step!r}: {name} takes no number.")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import Any
 
-from gptscratch.config.checks import require
 from gptscratch.config.setting import ADVANCED, MODEL, check_settings, planned, setting
+from gptscratch.errors import require
 
 POSITIONS = ("rope", "learned", "sinusoidal", "alibi", "none")
 NORMS = ("rmsnorm", "layernorm")
@@ -29,21 +28,14 @@ class ModelConfig:
     )
     n_head: int = planned(4, MODEL, "Attention heads.", flag="--heads", **_SIZE)
     n_kv_head: int = setting(
-        None,
-        ADVANCED,
-        "Key-value heads; fewer than --heads gives grouped-query attention.",
-        flag="--kv-heads",
-        default_is="--heads",
-        **_SIZE,
-    )
+        None, ADVANCED, "Key-value heads; fewer than --heads gives grouped-query attention.",
+        flag="--kv-heads", default_is="--heads", **_SIZE,
+    )  # fmt: skip
     d_model: int = planned(128, MODEL, "Width of the residual stream (embedding size).", **_SIZE)
     d_ff: int = setting(
-        None,
-        ADVANCED,
-        "Width of the MLP's hidden layer.",
-        default_is="8/3 of --d-model for swiglu, else 4 times",
-        **_SIZE,
-    )
+        None, ADVANCED, "Width of the MLP's hidden layer.",
+        default_is="8/3 of --d-model for swiglu, else 4 times", **_SIZE,
+    )  # fmt: skip
     head_dim: int = setting(None, None, "Width of one head.", default_is="d_model / n_head", **_SIZE)
     position: str = setting("rope", MODEL, "Position encoding.", choices=POSITIONS)
     norm: str = setting("rmsnorm", MODEL, "Normalization layer.", choices=NORMS)
@@ -55,28 +47,19 @@ class ModelConfig:
         False, ADVANCED, "Bias of the output layer, initialized from token frequencies."
     )
     adaptive_cutoffs: tuple[int, ...] = setting(
-        (),
-        ADVANCED,
-        "First token id of each further cluster of an adaptive softmax (repeatable).",
-        metavar="ID",
-        at_least=1,
-    )
+        (), ADVANCED, "First token id of each further cluster of an adaptive softmax, as in 2000,10000.",
+        metavar="IDS", at_least=1,
+    )  # fmt: skip
     dropout: float = planned(
-        0.0,
-        MODEL,
-        "Dropout probability (embedding, residual branches, attention weights).",
-        at_least=0,
-        below=1,
-    )
+        0.0, MODEL, "Dropout probability (embedding, residual branches, attention weights).",
+        at_least=0, below=1,
+    )  # fmt: skip
     norm_eps: float = setting(1e-6, None, "Epsilon of the normalization layers.", above=0)
     rope_theta: float = setting(10_000.0, None, "Base of the rotary wavelengths.", above=0)
     rope_scaling: tuple[float, ...] = setting(
-        (),
-        None,
-        "Scaling of the rotary frequencies as in Llama 3: factor, low and high frequency factor, "
-        "original context length.",
-        above=0,
-    )
+        (), None, "Scaling of the rotary frequencies as in Llama 3: factor, low and high frequency factor, "
+        "original context length.", above=0,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -104,29 +87,25 @@ class ModelConfig:
             f"rope_scaling is {list(scaling)}: it must have four numbers, the third above the second.",
             "The factor, the low and the high frequency factor, and the original context length.",
         )
-        self._require_cutoffs()
         require(
             self.position != "sinusoidal" or self.d_model % 2 == 0,
-            f"sinusoidal positions need an even d_model, not {self.d_model}.",
+            f"sinusoidal positions need an even d_model (--d-model), not {self.d_model}.",
         )
+        self._check_output()
 
-    def _require_cutoffs(self) -> None:
-        cutoffs = self.adaptive_cutoffs
+    def _check_output(self) -> None:
+        cutoffs, name = self.adaptive_cutoffs, "adaptive_cutoffs (--adaptive-cutoffs)"
+        rising = list(cutoffs) == sorted(set(cutoffs))
+        require(rising, f"{name} is {_listed(cutoffs)}: the ids must increase.")
+        many = NARROWING ** len(cutoffs) > self.d_model
+        require(not many, f"{name} has {len(cutoffs)} parts: too many for d_model = {self.d_model}.")
+        matrix = "(--tie-embeddings): there is not one matrix to share."
         require(
-            all(low < high for low, high in itertools.pairwise((0, *cutoffs))),
-            f"adaptive_cutoffs is {list(cutoffs)}: the ids must rise, from 1.",
+            not (self.tie_embeddings and cutoffs), f"{name} cannot be combined with tie_embeddings {matrix}"
         )
         require(
-            NARROWING ** len(cutoffs) <= self.d_model,
-            f"adaptive_cutoffs has {len(cutoffs)} parts: too many for d_model = {self.d_model}.",
-        )
-        require(
-            not (cutoffs and self.tie_embeddings),
-            "adaptive_cutoffs and tie_embeddings cannot be combined: there is not one matrix to share.",
-        )
-        require(
-            not (self.output_bias and self.tie_embeddings),
-            "output_bias and tie_embeddings cannot be combined.",
+            not (self.tie_embeddings and self.output_bias),
+            "output_bias (--output-bias) and tie_embeddings (--tie-embeddings) cannot be combined.",
         )
 
     def _derived(self) -> dict[str, int]:
@@ -148,8 +127,12 @@ def require_cutoffs(cutoffs: tuple[int, ...], vocab_size: int) -> None:
     """Raises ConfigError where the vocabulary does not hold ``adaptive_cutoffs``."""
     require(
         max(cutoffs, default=0) < vocab_size,
-        f"adaptive_cutoffs is {list(cutoffs)}: the vocabulary ends at {vocab_size}.",
+        f"adaptive_cutoffs (--adaptive-cutoffs) is {_listed(cutoffs)}: the vocabulary ends at {vocab_size}.",
     )
+
+
+def _listed(cutoffs: tuple[int, ...]) -> str:
+    return ",".join(map(str, cutoffs))
 
 
 def _nearest_multiple(value: int, factor: int) -> int:

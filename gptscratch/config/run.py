@@ -6,16 +6,28 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from gptscratch.config.checks import require
 from gptscratch.config.data import DataConfig
 from gptscratch.config.model import ModelConfig
 from gptscratch.config.setting import RUN, Setting, setting, settings_of
 from gptscratch.config.train import TrainConfig
-from gptscratch.errors import ConfigError, did_you_mean, listed
+from gptscratch.errors import ConfigError, did_you_mean, listed, require
+
+SECTIONS: Mapping[str, type] = MappingProxyType(
+    {"model": ModelConfig, "data": DataConfig, "train": TrainConfig}
+)
+_OLD_NAMES = {
+    "data.column": "data.text_column",
+    "data.errors": "data.encoding_errors",
+    "train.keep": "train.keep_checkpoints",
+    "train.micro_batch": "train.micro_batch_size",
+    "train.schedule": "train.lr_schedule",
+    "train.warmup": "train.warmup_steps",
+}  # of settings in runs of format 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +61,17 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
-        """Build from nested sections, as ``to_dict`` writes them, with any part left out."""
-        return cls().with_settings(flattened(values))
+        """Build from nested sections, as ``to_dict`` writes them, with any part left out.
 
-
-SECTIONS: Mapping[str, type] = MappingProxyType(
-    {"model": ModelConfig, "data": DataConfig, "train": TrainConfig}
-)
+        Runs of format 1 had other names, and 0, -1 or an empty text for what was not given.
+        """
+        settings = {_OLD_NAMES.get(key, key): value for key, value in flattened(values).items()}
+        known = all_settings()
+        for key in settings.keys() & known.keys():
+            value, each = settings[key], known[key]
+            if each.default is None and (value == "" or (value in (0, -1) and each.problem(value))):
+                del settings[key]
+        return cls().with_settings(settings)
 
 
 def qualified(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,30 +83,11 @@ def qualified(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown or ambiguous name, or a value of the wrong kind.
     """
-    found = {}
+    known, found = all_settings(), {}
     for key, value in settings.items():
-        name, setting = setting_named(key)
-        found[name] = setting.parse(value, key)
+        name = _full_name(key)
+        found[name] = known[name].parse(value, key)
     return found
-
-
-OLD_NAMES: Mapping[str, str] = MappingProxyType(
-    {
-        "data.column": "data.text_column",
-        "data.errors": "data.encoding_errors",
-        "train.keep": "train.keep_checkpoints",
-        "train.micro_batch": "train.micro_batch_size",
-        "train.schedule": "train.lr_schedule",
-        "train.warmup": "train.warmup_steps",
-    }
-)  # of settings in files that earlier versions wrote
-
-
-def _was_open(setting: Setting | None, value: Any) -> bool:
-    """Whether this is the 0, -1 or empty text that earlier versions wrote for "not given"."""
-    if setting is None or setting.default is not None or value not in (0, -1, "") or isinstance(value, bool):
-        return False
-    return value == "" or bool(setting.problem(value))
 
 
 def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,10 +99,7 @@ def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
             flat.update({f"{key}.{name}": part for name, part in value.items()})
         else:
             flat[key] = value
-    named = {OLD_NAMES.get(key, key): value for key, value in flat.items()}
-    known = {f"{s}.{n}": each for s, cls in SECTIONS.items() for n, each in settings_of(cls).items()}
-    known["name"] = settings_of(RunConfig)["name"]
-    return {key: value for key, value in named.items() if not _was_open(known.get(key), value)}
+    return flat
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -118,34 +112,33 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist.") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {error}.") from None
-    except RecursionError:
-        raise ConfigError(f"{path} cannot be read as JSON: it is nested too deep.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else error
+        raise ConfigError(f"{path} cannot be read as JSON: {reason}.") from None
     require(isinstance(values, dict), f"{path} must hold a JSON object.")
     return dict(values)
 
 
-def setting_named(key: str) -> tuple[str, Setting]:
-    """``"n_layer"`` or ``"model.n_layer"`` -> ``("model.n_layer", its setting)``.
+@cache
+def all_settings() -> dict[str, Setting]:
+    """Every setting of a run by full name: ``model.n_layer``, ``name``."""
+    sections = {f"{s}.{n}": each for s, cls in SECTIONS.items() for n, each in settings_of(cls).items()}
+    return {**sections, **settings_of(RunConfig)}
+
+
+def _full_name(key: str) -> str:
+    """``"n_layer"`` or ``"model.n_layer"`` -> ``"model.n_layer"``.
 
     Raises:
         ConfigError: there is none of this name, or more than one.
     """
-    if key == "name":
-        return key, settings_of(RunConfig)[key]
-    section, _, name = key.rpartition(".")
-    homes = [s for s, cls in SECTIONS.items() if name in settings_of(cls) and section in ("", s)]
-    if len(homes) == 1:
-        return f"{homes[0]}.{name}", settings_of(SECTIONS[homes[0]])[name]
-    require(not homes, f"{key} is ambiguous.", f"Write {' or '.join(f'{s}.{name}' for s in homes)}.")
-    by_flag = {flag.strip("-").replace("-", "_"): n for n, s in _all_settings() for flag in s.flags}
-    known = [n for n, _ in _all_settings()]
-    near = did_you_mean(by_flag.get(name, name), known) or f"Some of them: {listed(known)}."
+    known = all_settings()
+    names = [name for name in known if key in (name, name.rpartition(".")[2])]
+    if len(names) == 1:
+        return names[0]
+    require(not names, f"{key} is ambiguous.", f"Write {' or '.join(names)}.")
+    bare = sorted(each.name for each in known.values())
+    by_flag = {flag.strip("-").replace("-", "_"): each.name for each in known.values() for flag in each.flags}
+    name = key.rpartition(".")[2]
+    near = did_you_mean(by_flag.get(name, name), bare) or f"Some of them: {listed(bare)}."
     raise ConfigError(f"There is no setting {key!r}.", f"{near} All of them are in docs/config.md.")
-
-
-def _all_settings() -> list[tuple[str, Setting]]:
-    return [
-        pair for cls in SECTIONS.values() for pair in sorted(settings_of(cls).items(), key=lambda p: p[0])
-    ]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from gptscratch.config.checks import require
 from gptscratch.config.setting import COPYING, SAMPLING, STOPPING, check_settings, setting
-from gptscratch.errors import ConfigError, did_you_mean
+from gptscratch.errors import ConfigError, did_you_mean, require
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-_ALL = "Leave it out to keep every token."
+_ALL: dict[str, Any] = {"default_is": "all", "hint": "Leave it out to keep every token."}
+_P: dict[str, Any] = {"metavar": "P", "above": 0, "at_most": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,72 +23,40 @@ class SampleConfig:
 
     max_tokens: int = setting(256, STOPPING, "Maximum number of new tokens.", at_least=1)
     temperature: float = setting(
-        0.8,
-        SAMPLING,
-        "Temperature: 0 is greedy, 1 the model's own distribution.",
-        flag="-t,--temperature",
-        at_least=0,
-    )
+        0.8, SAMPLING, "Temperature: 0 is greedy, 1 the model's own distribution.",
+        flag="-t,--temperature", at_least=0,
+    )  # fmt: skip
     top_k: int | None = setting(
-        None,
-        SAMPLING,
-        "Sample from the K most likely tokens.",
-        flag="-k,--top-k",
-        metavar="K",
-        at_least=1,
-        default_is="all",
-        hint=_ALL,
-    )
+        None, SAMPLING, "Sample from the K most likely tokens.",
+        flag="-k,--top-k", metavar="K", at_least=1, **_ALL,
+    )  # fmt: skip
     top_p: float | None = setting(
-        None,
-        SAMPLING,
-        "Sample from the smallest set of tokens with total probability P (nucleus sampling).",
-        metavar="P",
-        above=0,
-        at_most=1,
-        default_is="all",
-        hint=_ALL,
-    )
+        None, SAMPLING, "Sample from the smallest set of tokens with total probability P (nucleus sampling).",
+        **_P, **_ALL,
+    )  # fmt: skip
     min_p: float | None = setting(
-        None,
-        SAMPLING,
-        "Sample from tokens with at least P times the probability of the most likely one.",
-        metavar="P",
-        above=0,
-        at_most=1,
-        default_is="all",
-        hint=_ALL,
-    )
+        None, SAMPLING, "Sample from tokens with at least P times the probability of the most likely one.",
+        **_P, **_ALL,
+    )  # fmt: skip
     repetition_penalty: float = setting(
-        1.0,
-        COPYING,
-        "Above 1: make tokens that already occurred less likely.",
-        above=0,
-        hint="1 changes nothing, 1.1 is mild.",
-    )
+        1.0, COPYING, "Above 1: make tokens that already occurred less likely.",
+        above=0, hint="1 changes nothing, 1.1 is mild.",
+    )  # fmt: skip
     frequency_penalty: float = setting(
         0.0, COPYING, "Subtract X from a token's logit each time it was sampled."
     )
     presence_penalty: float = setting(0.0, COPYING, "Subtract X from a token's logit once it was sampled.")
     no_repeat_ngram: int = setting(0, COPYING, "Never repeat N consecutive tokens; 0 allows it.", at_least=0)
     no_copy_ngram: int = setting(
-        0,
-        COPYING,
-        "Never copy N consecutive tokens from the training text; 0 allows it.",
-        at_least=0,
-        at_most=64,
-    )
+        0, COPYING, "Never copy N consecutive tokens from the training text; 0 allows it.",
+        at_least=0, at_most=64,
+    )  # fmt: skip
     stop: tuple[str, ...] = setting((), STOPPING, r"Stop at this string; \n is a line end (repeatable).")
     num_samples: int = setting(1, STOPPING, "Number of samples.", flag="-n,--num-samples", at_least=1)
     seed: int | None = setting(
-        None,
-        SAMPLING,
-        "Random seed: the same seed gives the same text.",
-        flag="-s,--seed",
-        at_least=0,
-        below=2**63,
-        default_is="random",
-    )
+        None, SAMPLING, "Random seed: the same seed gives the same text.",
+        flag="-s,--seed", at_least=0, below=2**63, default_is="random",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))

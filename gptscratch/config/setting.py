@@ -1,7 +1,7 @@
 """One setting: what it means, how it is given, and which values it takes.
 
-A field of a config class carries its ``Setting`` in its metadata. The options of the command line with their
-help, docs/cli.md, docs/config.md and the checks are made from it.
+A field of a config class, or a parameter of a command, carries its ``Setting`` in its metadata. The command
+line with its help, docs/cli.md, docs/config.md, the checks and their messages are made from it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import contextlib
 import dataclasses
 import json
 import math
+import operator
+import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,12 +20,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from gptscratch.errors import ConfigError, did_you_mean
 
-LENGTH, RUN, MODEL, DATA, TOKENIZER, OPTIMIZATION = (
-    "Training length (choose one)", "Run", "Model", "Data", "Tokenizer", "Optimization"
-)  # fmt: skip
-PROMPT, STOPPING, SAMPLING, COPYING = (
-    "Prompt", "Length and stopping", "Sampling", "Repetition and copying"
-)  # fmt: skip
+LENGTH, RUN, MODEL, DATA = "Training length (choose one)", "Run", "Model", "Data"
+TOKENIZER, OPTIMIZATION = "Tokenizer", "Optimization"
+PROMPT, STOPPING, SAMPLING, COPYING = "Prompt", "Length and stopping", "Sampling", "Repetition and copying"
 HARDWARE, OUTPUT, ADVANCED = "Hardware", "Output", "Advanced"
 PANELS = (
     LENGTH, PROMPT, STOPPING, SAMPLING, COPYING, RUN, MODEL, DATA, TOKENIZER, OPTIMIZATION, HARDWARE, OUTPUT,
@@ -44,7 +43,7 @@ class Setting:
     panel: str = ""  # heading in --help; empty: --set alone
     flag: str = ""  # "--layers", "-t,--temperature"; empty: the field's name
     metavar: str = ""  # empty: by its kind
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()  # "cuda:N" is cuda:0, cuda:1 ...
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
@@ -66,8 +65,9 @@ class Setting:
         return (self.flag or (f"--{name}/--no-{name}" if self.kind is bool else f"--{name}")).split(",")
 
     @property
-    def long_flag(self) -> str:
-        return self.flags[-1].split("/")[0] if self.panel else ""
+    def label(self) -> str:
+        """The long flag, or the name where there is no flag."""
+        return self.flags[-1].split("/")[0] if self.panel else self.name
 
     @property
     def value_name(self) -> str:
@@ -108,14 +108,14 @@ class Setting:
             ConfigError: it is of another kind or out of range.
         """
         label = label or self.name
+        parsed: Any = None
         if self.many:
-            if isinstance(value, str) and value.startswith("["):
-                value = _from_json(value)
-            parts = value if isinstance(value, list | tuple) else [value]
-            parsed: Any = tuple(self._parse_one(part, label) for part in parts)
-        elif self.optional and (value is None or value == "null"):
-            parsed = None
-        else:
+            parts = _from_json(value) if isinstance(value, str) and value.startswith("[") else value
+            parts = parts if isinstance(parts, list | tuple) else [parts]
+            if self.kind is not str:  # --set adaptive_cutoffs=20,40
+                parts = [each for part in parts for each in str(part).split(",")]
+            parsed = tuple(self._parse_one(part, label) for part in parts)
+        elif not (self.optional and value in (None, "null")):
             parsed = self._parse_one(value, label)
         self.check(parsed, label)
         return parsed
@@ -133,45 +133,45 @@ class Setting:
 
     def check(self, value: Any, label: str = "") -> None:
         """Raises ConfigError where a value of the right kind is out of range."""
-        if value is None:
-            return
         for part in value if self.many else (value,):
-            problem = self.problem(part)
-            if problem:
+            if part is not None and (problem := self.problem(part)):
                 near = did_you_mean(part, self.choices) if isinstance(part, str) else ""
-                raise ConfigError(f"{label or self.name} is {part!r}: it must {problem}.", near or self.hint)
+                raise ConfigError(
+                    f"{label or self.name} is {part!r}: it must be {problem}.", near or self.hint
+                )
 
     def problem(self, value: Any) -> str:
-        """``"be at least 1"``; empty where the value is in range."""
+        """``"at least 1"``, which the value is not; empty where it is in range."""
         if self.choices:
-            return "" if value in self.choices else f"be one of {', '.join(self.choices)}"
+            form = re.sub(r":\d+$", ":N", value)
+            return "" if form in self.choices and value[-2:] != ":N" else f"one of {', '.join(self.choices)}"
         if isinstance(value, str | bool):
             return ""
         if not math.isfinite(value):
-            return "be a finite number"
-        low, closed = (self.above, False) if self.at_least is None else (self.at_least, True)
-        high, ended = (self.below, False) if self.at_most is None else (self.at_most, True)
-        too_low = low is not None and (value < low or (value == low and not closed))
-        too_high = high is not None and (value > high or (value == high and not ended))
-        if not (too_low or too_high):
-            return ""
-        if low is not None and high is not None and high <= 1:
-            return f"be in {'[' if closed else '('}{low:g}, {high:g}{']' if ended else ')'}"
-        if too_high:
-            return f"be {'at most' if ended else 'below'} {high:,}"
-        return "not be negative" if closed and low == 0 else f"be {'at least' if closed else 'above'} {low:g}"
+            return "a finite number"
+        bounds = (
+            ("at least", self.at_least, operator.ge),
+            ("above", self.above, operator.gt),
+            ("at most", self.at_most, operator.le),
+            ("below", self.below, operator.lt),
+        )
+        wrong = [
+            f"{words} {bound:,}"
+            for words, bound, holds in bounds
+            if bound is not None and not holds(value, bound)
+        ]
+        return wrong[0] if wrong else ""
 
 
 def setting(default: Any, panel: str | None, help: str, **more: Any) -> Any:
-    """A field of a config class.
+    """A field of a config class, or the default of a command's parameter.
 
     Args:
         panel: the heading in --help; None: the setting has no option of its own, only --set.
         more: the other fields of ``Setting``; without a ``flag`` the option has the field's name.
     """
-    return dataclasses.field(
-        default=default, metadata={"setting": Setting(help=help, panel=panel or "", **more)}
-    )
+    each = Setting(help=help, panel=panel or "", **more)
+    return dataclasses.field(default=default, metadata={"setting": each})
 
 
 def planned(default: Any, panel: str | None, help: str, **more: Any) -> Any:
@@ -182,19 +182,20 @@ def planned(default: Any, panel: str | None, help: str, **more: Any) -> Any:
 @cache
 def settings_of(cls: Any) -> Mapping[str, Setting]:
     """The settings of a config class by name, each with what its field says."""
-    hints, found = get_type_hints(cls), {}
-    for field in dataclasses.fields(cls):
-        if "setting" in field.metadata:
-            hint = hints[field.name]
-            parts = [part for part in get_args(hint) if part is not type(None)]
-            many = get_origin(hint) is tuple
-            optional = bool(parts) and not many
-            found[field.name] = dataclasses.replace(
-                field.metadata["setting"],
-                name=field.name, kind=parts[0] if parts else hint, many=many, optional=optional,
-                default=field.default,
-            )  # fmt: skip
-    return found
+    hints = get_type_hints(cls)
+    fields = [field for field in dataclasses.fields(cls) if "setting" in field.metadata]
+    return {field.name: setting_of(field, field.name, hints[field.name]) for field in fields}
+
+
+def setting_of(field: dataclasses.Field[Any], name: str, hint: Any) -> Setting:
+    """The setting of a field, or of a parameter, with this name and type."""
+    parts = [part for part in get_args(hint) if part is not type(None)]
+    many = get_origin(hint) is tuple
+    each: Setting = field.metadata["setting"]
+    return dataclasses.replace(
+        each, name=name, kind=parts[0] if parts else hint, many=many, optional=bool(parts) and not many,
+        default=field.default,
+    )  # fmt: skip
 
 
 def check_settings(config: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gptscratch.config.checks import require
 from gptscratch.config.setting import (
     ADVANCED,
     DATA,
@@ -15,15 +14,18 @@ from gptscratch.config.setting import (
     check_settings,
     planned,
     setting,
-)
+)  # fmt: skip
+from gptscratch.errors import require
 
 OPTIMIZERS = ("muon", "adamw")
 SCHEDULES = ("constant", "cosine", "linear", "wsd", "onecycle")
 DOCUMENTS = ("packed", "masked", "padded")
-DEVICES = ("auto", "cpu", "cuda", "mps")
+DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 UNITS = ("steps", "epochs", "tokens", "minutes")  # of the training length: one of them is given
 LENGTHS = frozenset(f"train.{name}" for name in (*UNITS, "max_steps"))
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+_SHARE = {"at_least": 0, "at_most": 1}
+_BETA = {"at_least": 0, "below": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +46,9 @@ class TrainConfig:
         16, ADVANCED, "Sequences per forward pass (gradient accumulation).", at_least=1
     )
     documents: str = setting(
-        "packed",
-        DATA,
-        "Documents in a sequence: packed (one after the other), masked (none attends to another) or "
-        "padded (one in each).",
-        metavar="MODE",
-        choices=DOCUMENTS,
-    )
+        "packed", DATA, "Documents in a sequence: packed (one after the other), masked (none attends to "
+        "another) or padded (one in each).", metavar="MODE", choices=DOCUMENTS,
+    )  # fmt: skip
     optimizer: str = setting("muon", OPTIMIZATION, "Optimizer.", choices=OPTIMIZERS)
     learning_rate: float = planned(
         0.03, OPTIMIZATION, "Peak learning rate; with muon, of the matrices in the blocks.", at_least=0
@@ -59,9 +57,9 @@ class TrainConfig:
         0.02, None, "With muon: peak learning rate of all parameters but the blocks' matrices.", at_least=0
     )
     weight_decay: float = planned(0.1, OPTIMIZATION, "Decoupled weight decay on matrices.", at_least=0)
-    beta1: float = setting(0.9, None, "First beta of AdamW.", at_least=0, below=1)
-    beta2: float = setting(0.95, None, "Second beta of AdamW.", at_least=0, below=1)
-    momentum: float = setting(0.95, None, "Momentum of Muon.", at_least=0, below=1)
+    beta1: float = setting(0.9, None, "First beta of AdamW.", **_BETA)
+    beta2: float = setting(0.95, None, "Second beta of AdamW.", **_BETA)
+    momentum: float = setting(0.95, None, "Momentum of Muon.", **_BETA)
     grad_clip: float = setting(
         1.0, ADVANCED, "Clip the norm of the gradient to X; 0 disables this.", at_least=0
     )
@@ -70,18 +68,10 @@ class TrainConfig:
     )
     warmup_steps: int = planned(0, OPTIMIZATION, "Linear warm-up of the learning rate, in steps.", at_least=0)
     decay_fraction: float = setting(
-        0.5,
-        None,
-        "With wsd: the last share of the run, in which the learning rate decays.",
-        at_least=0,
-        at_most=1,
+        0.5, None, "With wsd: the last share of the run, in which the learning rate decays.", **_SHARE
     )
     final_fraction: float = setting(
-        0.0,
-        None,
-        "Share of the peak learning rate that is left at the end of a decaying schedule.",
-        at_least=0,
-        at_most=1,
+        0.0, None, "Share of the peak learning rate that is left at the end of a decaying schedule.", **_SHARE
     )
     log_interval: int = planned(10, None, "Steps between two lines of metrics.jsonl.", at_least=1)
     eval_interval: int = planned(100, RUN, "Evaluate every N steps.", at_least=1)
@@ -89,16 +79,13 @@ class TrainConfig:
         100, RUN, "Save a checkpoint every N steps (and every ten minutes).", at_least=1
     )
     sample_interval: int | None = setting(
-        None,
-        RUN,
-        "Show a sample text every N steps; 0 shows none.",
-        at_least=0,
+        None, RUN, "Show a sample text every N steps; 0 shows none.", at_least=0,
         default_is="with each evaluation",
-    )
+    )  # fmt: skip
     eval_tokens: int = planned(
         10_000,
         None,
-        "Tokens of the validation set, evenly spread, for an evaluation during training.",
+        "Tokens of the validation set, evenly spread, for an evaluation in training.",
         at_least=1,
     )
     final_eval_tokens: int = planned(
@@ -111,9 +98,7 @@ class TrainConfig:
         None, RUN, "Stop early after N evaluations without improvement.", at_least=1, default_is="never"
     )
     seed: int = setting(1337, RUN, "Random seed.", at_least=0, below=2**63)
-    device: str = setting(
-        "auto", HARDWARE, "Device for the computation: auto, cpu, cuda, cuda:N or mps.", metavar="NAME"
-    )
+    device: str = setting("auto", HARDWARE, "Device for the computation.", choices=DEVICES)
     dtype: str = setting("auto", HARDWARE, "Number format of the matrix products.", choices=DTYPES)
     muon_dtype: str = setting(
         "auto", None, "Number format of the products of Muon's updates.", choices=DTYPES
@@ -132,9 +117,4 @@ class TrainConfig:
             self.max_steps is None or self.minutes is not None,
             f"max_steps = {self.max_steps} limits a run by --minutes, and no minutes are given.",
             "Give --steps instead.",
-        )
-        kind, _, index = self.device.partition(":")
-        require(
-            kind in DEVICES and (self.device == kind or (kind == "cuda" and index.isdecimal())),
-            f"device is {self.device!r}: it must be one of {', '.join(DEVICES)}.",
         )

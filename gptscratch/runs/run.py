@@ -19,10 +19,9 @@ from filelock import FileLock, Timeout
 
 import gptscratch
 from gptscratch import paths
-from gptscratch.config import LENGTHS, RunConfig, qualified, read_json
-from gptscratch.config.checks import require
+from gptscratch.config import LENGTHS, RunConfig, all_settings, qualified, read_json
 from gptscratch.data.sources import split_weights
-from gptscratch.errors import CheckpointError, ConfigError, RunError, disk_errors
+from gptscratch.errors import CheckpointError, ConfigError, RunError, disk_errors, require
 from gptscratch.files import remove_folder, write_json
 from gptscratch.tokenizer import Tokenizer
 
@@ -211,7 +210,7 @@ def resume_config(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
         ConfigError: another setting would change.
     """
     changes = qualified(settings)
-    fixed = [key for key in changes if not key.startswith("train.") or key in _KEPT]
+    fixed = [all_settings()[key].label for key in changes if not key.startswith("train.") or key in _KEPT]
     require(not fixed, f"A resumed run keeps its {', '.join(fixed)}.", "Start a new run to change it.")
     lengths = dict.fromkeys(LENGTHS) if LENGTHS & changes.keys() else {}
     return config.with_settings(lengths | changes)

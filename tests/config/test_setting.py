@@ -26,6 +26,9 @@ TRAIN, MODEL, DATA = settings_of(TrainConfig), settings_of(ModelConfig), setting
         (MODEL["adaptive_cutoffs"], ["3", "7"], (3, 7)),
         (MODEL["adaptive_cutoffs"], "[3, 7]", (3, 7)),
         (MODEL["adaptive_cutoffs"], 5, (5,)),
+        (MODEL["adaptive_cutoffs"], "20,40", (20, 40)),
+        (MODEL["adaptive_cutoffs"], ["20,40", "60"], (20, 40, 60)),
+        (settings_of(SampleConfig)["stop"], ["a,b"], ("a,b",)),
         (DATA["separator"], "12", "12"),
         (settings_of(SampleConfig)["stop"], ["[INST]"], ("[INST]",)),
     ],
@@ -89,4 +92,19 @@ def test_files_of_earlier_versions_are_read_with_their_names_and_their_zeros() -
     )
     assert config.data == DataConfig(encoding_errors="replace")
     assert (config.model, config.name) == (ModelConfig(n_layer=2), None)
-    assert "train.steps" not in flattened({"train": {"steps": 0}})
+    with pytest.raises(ConfigError, match="steps is 0"):  # a file of the user's own
+        RunConfig().with_settings(flattened({"train": {"steps": 0}}))
+
+
+@pytest.mark.parametrize("step", ["nope", "min-length", "min-length:x", "min-length:N", "nfc:3"])
+def test_a_step_of_cleaning_is_checked_under_the_name_that_was_typed(step: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--clean is '{step}': it must be one of html, "):
+        DATA["clean"].parse([step], "--clean")
+    assert DATA["clean"].parse(["nfc", "min-length:12"]) == ("nfc", "min-length:12")
+
+
+def test_a_device_may_have_a_number() -> None:
+    assert TRAIN["device"].parse("cuda:1") == "cuda:1"
+    for device in ("cuda:", "cuda:x", "cpu:1", "cuda:N"):
+        with pytest.raises(ConfigError, match=f"^--device is '{device}': it must be one of auto, cpu, "):
+            TRAIN["device"].parse(device, "--device")

@@ -32,8 +32,8 @@ def cleaned_chunks(
 
 
 def test_every_step_of_the_config_is_here() -> None:
-    assert tuple(STEPS) == CLEAN
-    assert set(DROPPING) < set(CLEAN)
+    assert list(STEPS) == [name.removesuffix(":N") for name in CLEAN]
+    assert set(DROPPING) < set(STEPS)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_a_token_that_never_occurs_still_has_a_finite_logit() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"adaptive_cutoffs": (20, 20)}, "must rise"),
+        ({"adaptive_cutoffs": (20, 20)}, "must increase"),
         ({"adaptive_cutoffs": (0, 20)}, "must be at least 1"),
         ({"adaptive_cutoffs": (10, 60)}, "ends at 60"),
         ({"adaptive_cutoffs": (1, 2, 3)}, "too many for d_model"),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from gptscratch import paths
-from gptscratch.config import ModelConfig, RunConfig, qualified
+from gptscratch.config import ModelConfig, RunConfig, all_settings, qualified
 from gptscratch.data.document_batches import require_documents
 from gptscratch.data.mixture import tokens_per_padded_row
 from gptscratch.data.prepare import Prepared, ineffective, prepare
@@ -137,7 +137,8 @@ def _shape_of(init_from: str | Path, given: Mapping[str, Any]) -> dict[str, Any]
     theirs = {f"model.{name}": value for name, value in asdict(read_run(run).config.model).items()}
     for key, value in given.items():
         if key.startswith("model.") and key != "model.dropout" and theirs[key] != value:
-            raise ConfigError(f"{key} is {value}, but in {run.name} it is {theirs[key]}.", "Leave it out.")
+            name = all_settings()[key].label
+            raise ConfigError(f"{name} is {value}, but in {run.name} it is {theirs[key]}.", "Leave it out.")
     if given.get("data.tokenizer"):
         raise ConfigError("--init-from brings its own tokenizer.", "Leave --tokenizer out.")
     shape = {key: value for key, value in theirs.items() if key != "model.vocab_size" and key not in given}
