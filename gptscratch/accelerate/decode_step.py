@@ -11,7 +11,8 @@ Shapes: L layers, B rows, D d_model, H heads, G kv heads, K head_dim, S position
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -84,23 +85,27 @@ class DecodeStep:
         self.eps = torch.full((1, 1, 1), config.norm_eps)
 
     def step(self, token_ids: Tensor, cache: KVCache) -> Tensor:
-        """(B,) ids, appended to a cache without padding -> (B, V) logits of the next token."""
-        slot, held = cache.next_slot(1)
-        new_keys, new_values = (x.select(3, slot).unbind() for x in (cache.keys, cache.values))
+        """(B,) ids, appended to a cache -> (B, V) logits of the next token."""
+        slots, held = cache.next_slots(1)
+        new_keys, new_values = (_writers(x, slots) for x in (cache.keys, cache.values))
         keys, values = (x.narrow(3, 0, held).flatten(1, 2).unbind() for x in (cache.keys, cache.values))
-        vector, scales, sines, bias = self.tables.at(cache.length)
+        tables = self.tables
+        at = tables.at_each(cache.lengths, held) if cache.ragged else tables.at(cache.length)
+        vector, scales, sines, bias = at
         x = F.embedding(token_ids, self.embedding)  # (B, D)
         if vector is not None:
             x = x + vector
         rows, heads, both = x.size(0), self.heads, self.heads + self.groups
+        if bias is not None:
+            bias = bias.repeat(rows * self.groups // bias.size(0), 1, 1)  # (B G, H / G or 1, S)
         for i, layer in enumerate(self.layers):
             qkv = layer.qkv(x).view(rows, -1, self.head_dim)  # (B, H + 2 G, K)
             qk = self._rotate(qkv[:, :both], scales[i], sines[i])
-            new_keys[i].copy_(qk[:, heads:])
-            new_values[i].copy_(qkv[:, both:])
+            new_keys[i](qk[:, heads:])
+            new_values[i](qkv[:, both:])
             # The heads of a group use the same keys, as several positions of one head would.
             q = qk[:, :heads].reshape(rows * self.groups, -1, self.head_dim)  # (B G, H / G, K)
-            x = layer.out(x, self._attend(q, keys[i], values[i], bias).view(rows, -1))
+            x = layer.out(x, _attend(q, keys[i], values[i], bias).view(rows, -1))
             x = layer.down(x, layer.up(x))
         cache.advance(1)
         return self.lm_head(x)
@@ -116,14 +121,26 @@ class DecodeStep:
         mean_square = torch.baddbmm(self.eps, heads, heads.mT, alpha=1 / self.head_dim)  # (B (H + G), 1, 1)
         return rotated.mul_(mean_square.rsqrt_().view(qk.size(0), -1, 1))
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-        """(B G, H / G, K) scaled queries, (B G, S, K) keys and values -> (B G, H / G, K)."""
-        if bias is not None:
-            bias = bias.repeat(q.size(0) // self.groups, 1, 1)  # (B G, H / G, S)
-        if q.dtype != torch.float32:  # its scores need more digits than it has
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
-        scores = torch.bmm(q, k.mT) if bias is None else torch.baddbmm(bias, q, k.mT)
-        return torch.bmm(scores.softmax(-1), v)
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """(B G, H / G, K) scaled queries, (B G, S, K) keys and values -> (B G, H / G, K)."""
+    if q.dtype != torch.float32:  # its scores need more digits than it has
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+    scores = torch.bmm(q, k.mT) if bias is None else torch.baddbmm(bias, q, k.mT)
+    return torch.bmm(scores.softmax(-1), v)
+
+
+def _writers(held: Tensor, slots: int | Tensor) -> list[Callable[[Tensor], object]]:
+    """For each layer of (L, B, G, max, K), what stores (B, G, K) in one slot, or in one slot per row."""
+    if isinstance(slots, int):
+        return [layer.copy_ for layer in held.select(3, slots).unbind()]
+    groups, length, width = held.shape[2:]
+    at = torch.arange(held.size(1) * groups) * length + slots.repeat_interleave(groups)  # (B G,)
+
+    def store(layer: Tensor, new: Tensor) -> None:
+        layer.view(-1, width).index_copy_(0, at, new.reshape(-1, width))
+
+    return [partial(store, layer) for layer in held.unbind()]
 
 
 def _layer(block: Block) -> _Layer:
@@ -152,16 +169,16 @@ def _up(norm: nn.Module, mlp: MLP | GatedMLP) -> RowFunction:
 
 
 class _AtPosition(NamedTuple):
-    """Values that depend on the position only.
+    """Values that depend on positions only: one of all rows, or those of each row.
 
     Queries and keys times the scale, and their swapped halves times the sine: that is their rotation, the
     weights of their norms and, for queries, the 1 / sqrt(K) of attention in one.
     """
 
-    vector: Tensor | None  # (D,), added to the embedding
-    scales: Sequence[Tensor]  # of each layer, (H + G, K)
+    vector: Tensor | None  # (D,) or (B, D), added to the embedding
+    scales: Sequence[Tensor]  # of each layer, (1 or B, H + G, K)
     sines: Sequence[Tensor | None]
-    bias: Tensor | None  # (G, H / G, S), added to the scores
+    bias: Tensor | None  # (G or B G, H / G or 1, S), added to the scores
 
 
 class _PositionTables:
@@ -169,16 +186,17 @@ class _PositionTables:
 
     def __init__(self, model: GPT, attentions: Sequence[Attention]) -> None:
         config, dtype = model.config, model.token_embedding.weight.dtype
-        self.count, self.dtype, position = config.context_length, dtype, model.position_embedding
+        self.count, self.dtype, self.groups = config.context_length, dtype, config.n_kv_head
+        position = model.position_embedding
         positions = torch.arange(self.count)[None]  # (1, S)
         nothing = torch.zeros(1, self.count, config.d_model, dtype=dtype)
         vectors = position.embed(nothing, Layout(positions, positions, None))
         self.vectors = None if vectors is nothing else vectors[0].detach()  # (S, D)
         last = Layout(positions[:, -1:], positions, None)
         bias = position.bias(last, dtype)  # (1, H, 1, S)
-        self.bias = None if bias is None else bias.view(config.n_kv_head, -1, self.count)
+        self.bias = None if bias is None else bias.view(self.groups, -1, self.count)
         weights = [_norm_weights(part, config.n_head, config.n_kv_head) for part in attentions]
-        self.weights = torch.stack(weights).to(dtype)  # (L, H + G, K)
+        self.weights = torch.stack(weights).to(dtype)[:, None]  # (L, 1, H + G, K)
         self.swapped = self.weights.roll(config.head_dim // 2, -1)
         self.rows = self.weights.unbind()
         self.rotary = position if isinstance(position, Rotary) else None
@@ -188,16 +206,39 @@ class _PositionTables:
         vector = None if self.vectors is None else self.vectors[position]
         bias = None if self.bias is None else self.bias[:, :, self.count - 1 - position :]
         if self.angles is None:
-            return _AtPosition(vector, self.rows, [None] * len(self.rows), bias)
+            return self._rotated(vector, bias)
         known = position < self.count
         cos, sin = self.angles if known else self._cos_sin(torch.tensor([position]))
         i = position if known else 0
-        return _AtPosition(vector, (self.weights * cos[i]).unbind(), (self.swapped * sin[i]).unbind(), bias)
+        return self._rotated(vector, bias, cos[i], sin[i])
+
+    def at_each(self, lengths: Sequence[int], held: int) -> _AtPosition:
+        """For rows of different length; the bias also hides what a row has not filled yet."""
+        positions, keys = torch.tensor(lengths)[:, None], torch.arange(held)  # (B, 1) and (S,)
+        vector = None if self.vectors is None else self.vectors[positions[:, 0]]  # (B, D)
+        if self.bias is None:
+            bias = torch.zeros(len(lengths), self.groups, 1, held, dtype=self.dtype)
+        else:
+            before = (self.count - 1 - positions + keys).clamp(max=self.count - 1)  # (B, S)
+            bias = self.bias[:, :, before].permute(2, 0, 1, 3)  # (B, G, H / G, S)
+        bias = bias.masked_fill((keys > positions)[:, None, None], -torch.inf).flatten(0, 1)
+        if self.angles is None:
+            return self._rotated(vector, bias)
+        known = max(lengths) < self.count
+        cos, sin = (x[positions] for x in self.angles) if known else self._cos_sin(positions)  # (B, 1, K)
+        return self._rotated(vector, bias, cos, sin)
+
+    def _rotated(
+        self, vector: Tensor | None, bias: Tensor | None, cos: Tensor | None = None, sin: Tensor | None = None
+    ) -> _AtPosition:
+        if cos is None or sin is None:
+            return _AtPosition(vector, self.rows, [None] * len(self.rows), bias)
+        return _AtPosition(vector, (self.weights * cos).unbind(), (self.swapped * sin).unbind(), bias)
 
     def _cos_sin(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """(S,) -> cosines and sines, (S, K); the sines carry the minus of the first half."""
+        """Positions -> cosines and sines, (..., K); the sines carry the minus of the first half."""
         assert self.rotary is not None
-        angles = self.rotary.angles(positions.float()[None])[0]  # (S, K/2)
+        angles = self.rotary.angles(positions.float())  # (..., K/2)
         cos, sin = angles.cos(), angles.sin()
         return torch.cat((cos, cos), dim=-1).to(self.dtype), torch.cat((-sin, sin), dim=-1).to(self.dtype)
 

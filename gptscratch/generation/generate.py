@@ -87,10 +87,8 @@ def generate_batch(
 ) -> Iterator[list[int | None]]:
     """Continue several prompts at once, one token of each at a time.
 
-    When the context is full, the cache slides over rotary positions: each new token takes the place of the
-    oldest. With other positions, and with rows of different length, the newer half of the context is read
-    again. Rows of different length share that moment: the padding of a shorter row counts, so from there on
-    it may read less of its own past than it would alone.
+    Each row continues as it would alone. When its context is full, the cache slides over rotary positions:
+    each new token takes the place of the oldest. With other positions the newer half is read again.
 
     Args:
         model: in evaluation mode.
@@ -112,16 +110,18 @@ def generate_batch(
     """
     if decoder is None and config.max_tokens >= _PAYS_FROM:
         decoder = decoding_step(model)
-    context = Context(model, prompts, config.max_tokens, decoder)
-    random = _random_numbers(config.seed, sample_ids or range(len(prompts)), context.device)
-    processors = _processors(model, prompts, config, training)
+    longest = min(max(map(len, prompts)), model.config.context_length)
+    context = Context(model, len(prompts), longest + config.max_tokens, decoder)
+    context.add(prompts)
+    random = random_numbers(config.seed, sample_ids or range(len(prompts)), context.device)
+    processors = logits_processors(model, prompts, config, training)
     banned = torch.tensor(list(banned_ids), dtype=torch.long, device=context.device)
     sampler = make_sampler(config)
     running = [True] * len(prompts)
     for n_new in range(config.max_tokens):
         logits = context.read()  # (B, V)
         if n_new == 0:
-            _require_numbers(logits)
+            require_numbers(logits)
         if on_logits is not None:
             on_logits(logits)
         logits.index_fill_(1, banned, -torch.inf)
@@ -138,12 +138,13 @@ def generate_batch(
         context.append(chosen, token_ids)
 
 
-def _processors(
+def logits_processors(
     model: GPT,
     prompts: Sequence[Sequence[int]],
     config: SampleConfig,
     training: SuffixArray | None,
 ) -> list[LogitsProcessor]:
+    """What a config does to the logits of these rows; errors as of ``generate_batch``."""
     processors: list[LogitsProcessor] = []
     if config.no_repeat_ngram:
         processors.append(NoRepeatNgram(config.no_repeat_ngram, prompts))
@@ -161,7 +162,7 @@ def _processors(
     return processors
 
 
-def _require_numbers(logits: Tensor) -> None:
+def require_numbers(logits: Tensor) -> None:
     """Raises RunError where the logits are NaN: what was sampled from them would be noise."""
     if logits.isnan().any():
         dtype = str(logits.dtype).removeprefix("torch.")
@@ -171,7 +172,7 @@ def _require_numbers(logits: Tensor) -> None:
         )
 
 
-def _random_numbers(seed: int | None, sample_ids: Sequence[int], device: torch.device) -> Iterator[Tensor]:
+def random_numbers(seed: int | None, sample_ids: Sequence[int], device: torch.device) -> Iterator[Tensor]:
     """(B,) numbers in [0, 1) for each token; many are copied to the device at once, since a copy waits."""
     rows = [np.random.default_rng(None if seed is None else [seed, n]) for n in sample_ids]
     while True:

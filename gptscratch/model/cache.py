@@ -16,11 +16,11 @@ from gptscratch.config import ModelConfig
 
 
 class KVCache:
-    """Keys, values and padding of the past, for a batch. For inference: gradients don't flow through it.
+    """Keys and values of the past, for a batch. For inference: gradients don't flow through it.
 
-    ``length`` counts the positions seen, padding included; ``max_length`` how many fit. A full
-    ``sliding`` cache takes one token at a time, each in the place of the oldest one: for rotary positions,
-    where only distances count, and without padding.
+    ``lengths`` counts the positions that each row has seen; ``max_length`` is how many fit. Rows of different
+    length take one token at a time. So does a full ``sliding`` row, each in the place of its oldest token:
+    for rotary positions, where only distances count.
     """
 
     def __init__(
@@ -40,33 +40,58 @@ class KVCache:
             )
         if sliding and config.position != "rope":
             raise ValueError(f"a cache slides over rotary positions only, not over {config.position} ones.")
-        self.batch_size = batch_size
         self.sliding = sliding
-        self.length = 0
-        # (L, B, G, max, K)
+        # (L, B, G, max, K); zeros, since 0 · NaN would spread from slots that a row has not filled
         shape = (config.n_layer, batch_size, config.n_kv_head, self.max_length, config.head_dim)
-        self.keys, self.values = (torch.empty(shape, device=device, dtype=dtype) for _ in range(2))
-        self._real: Tensor | None = None  # (B, max) bool; None until something is padded
+        self._memory = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(2)]
+        self.lengths: list[int] = []
+        self.resize(batch_size)
 
     @property
-    def padding_mask(self) -> Tensor | None:
-        """Which of the tokens held are real, (B, S); None: all."""
-        return None if self._real is None else self._real[:, : self.length]
+    def length(self) -> int:
+        """Positions that the longest row has seen."""
+        return max(self.lengths, default=0)
 
-    def next_slot(self, n_new: int) -> tuple[int, int]:
-        """The place of the next ``n_new`` tokens, and the number of positions with them.
+    @property
+    def ragged(self) -> bool:
+        """Whether rows have different lengths."""
+        return len(set(self.lengths)) > 1
+
+    def resize(self, batch_size: int) -> None:
+        """Use the first ``batch_size`` rows of those allocated; additional ones begin empty."""
+        self.lengths = (self.lengths + [0] * batch_size)[:batch_size]
+        self.keys, self.values = (memory[:, :batch_size] for memory in self._memory)  # (L, B, G, max, K)
+
+    def copy_row(self, row: int, source: KVCache, source_row: int) -> None:
+        """Begin a row with what a row of a cache, this one or another, holds."""
+        length = source.lengths[source_row]
+        for mine, theirs in ((self.keys, source.keys), (self.values, source.values)):
+            mine[:, row, :, :length] = theirs[:, source_row, :, :length]
+        self.lengths[row] = length
+
+    def remove_row(self, row: int) -> None:
+        """Forget a row; the last one takes its place."""
+        self.copy_row(row, self, len(self.lengths) - 1)
+        self.resize(len(self.lengths) - 1)
+
+    def next_slots(self, n_new: int) -> tuple[int | Tensor, int]:
+        """The place of the next tokens, (B,) places where rows differ, and the number of positions with them.
 
         Raises:
             ValueError: they don't fit.
         """
         end = self.length + n_new
-        if end <= self.max_length:
-            return self.length, end
-        if self.sliding and n_new == 1:
-            return self.length % self.max_length, self.max_length
-        raise ValueError(
-            f"{n_new} tokens after {self.length} exceed the cache's max_length of {self.max_length}."
-        )
+        slides = self.sliding and n_new == 1
+        if (end > self.max_length and not slides) or (self.ragged and n_new > 1):
+            raise ValueError(
+                f"{n_new} tokens after {self.length} exceed the cache's max_length of {self.max_length}."
+                if end > self.max_length
+                else "Rows of different length take one token at a time."
+            )
+        held = min(end, self.max_length)
+        if self.ragged:
+            return torch.tensor(self.lengths, device=self.keys.device) % self.max_length, held
+        return self.length % self.max_length if slides else self.length, held
 
     def layers(self, n_new: int) -> list[LayerCache]:
         """Each layer's part, ready to take the keys and values of ``n_new`` tokens.
@@ -74,36 +99,12 @@ class KVCache:
         Raises:
             ValueError: they don't fit.
         """
-        start, end = self.next_slot(n_new)
+        start, end = self.next_slots(n_new)
         return [LayerCache(k, v, start, end) for k, v in zip(self.keys, self.values, strict=True)]
-
-    def append_mask(self, mask: Tensor) -> Tensor:
-        """Store which of the next tokens are real, (B, T); gives the mask of all with them, (B, S).
-
-        Raises:
-            ValueError: they don't fit.
-        """
-        start, end = self.next_slot(mask.size(1))
-        if self._real is None:
-            shape = (self.batch_size, self.max_length)
-            self._real = torch.ones(shape, dtype=torch.bool, device=mask.device)
-        self._real[:, start:end] = mask
-        return self._real[:, :end]
 
     def advance(self, n_new: int) -> None:
         """Count the new tokens: last of all, so that an interrupted forward pass changes nothing."""
-        self.length += n_new
-
-    def broadcast_from(self, single: KVCache) -> None:
-        """Begin every row with what a cache of one row, without padding, holds."""
-        for mine, theirs in ((self.keys, single.keys), (self.values, single.values)):
-            mine[:, :, :, : single.length] = theirs[:, :, :, : single.length]
-        self.length = single.length
-
-    def reset(self) -> None:
-        """Forget everything; the memory stays."""
-        self.length = 0
-        self._real = None
+        self.lengths = [length + n_new for length in self.lengths]
 
 
 class LayerCache(NamedTuple):
@@ -111,11 +112,14 @@ class LayerCache(NamedTuple):
 
     keys: Tensor  # (B, G, max, K)
     values: Tensor  # (B, G, max, K)
-    start: int  # where the new positions go
+    start: int | Tensor  # where the new positions go; (B,): one of each row
     end: int  # positions held, the new ones among them
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new (B, G, T, K); give all that is held (B, G, S, K), as views."""
-        self.keys.narrow(2, self.start, k.size(2)).copy_(k)
-        self.values.narrow(2, self.start, k.size(2)).copy_(v)
+        for held, new in ((self.keys, k), (self.values, v)):
+            if isinstance(self.start, int):
+                held.narrow(2, self.start, new.size(2)).copy_(new)
+            else:
+                held[torch.arange(len(new)), :, self.start] = new.squeeze(2)
         return self.keys.narrow(2, 0, self.end), self.values.narrow(2, 0, self.end)

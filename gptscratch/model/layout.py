@@ -22,11 +22,13 @@ class Layout(NamedTuple):
 
 
 def causal_layout(token_ids: Tensor, cache: KVCache | None = None) -> Layout:
-    """Each token attends to itself and to all tokens before it; earlier padding in the cache stays hidden."""
+    """Each token attends to itself and to all tokens before it, in the cache too."""
     n_new, n_past = token_ids.size(1), 0 if cache is None else cache.length
-    if cache is not None and cache.padding_mask is not None:
-        return padded_layout(torch.ones_like(token_ids, dtype=torch.bool), cache)
     end = n_past + n_new
+    if cache is not None and cache.ragged:
+        queries = torch.tensor(cache.lengths, device=token_ids.device)[:, None]  # (B, 1)
+        keys = torch.arange(min(end, cache.max_length), device=token_ids.device)[None]  # (1, S)
+        return Layout(queries, keys, (keys <= queries)[:, None, None])
     first = 0 if cache is None else max(0, end - cache.max_length)  # a sliding cache holds no more
     queries = torch.arange(n_past, end, device=token_ids.device)[None]  # (1, T)
     keys = torch.arange(first, end, device=token_ids.device)[None]  # (1, S)
@@ -35,19 +37,16 @@ def causal_layout(token_ids: Tensor, cache: KVCache | None = None) -> Layout:
     return Layout(queries, keys, (keys <= queries.mT)[None, None])
 
 
-def padded_layout(mask: Tensor, cache: KVCache | None = None) -> Layout:
+def padded_layout(mask: Tensor) -> Layout:
     """For rows with padding, left or right: ``mask`` (B, T) is True at real tokens.
 
-    Padding is not counted as a position and changes nothing at the real tokens. With ``cache``, which keeps
-    the mask, the tokens follow those in it.
+    Padding is not counted as a position and changes nothing at the real tokens.
     """
-    real = mask if cache is None else cache.append_mask(mask)  # (B, S)
-    positions = (real.cumsum(dim=1) - 1).clamp(min=0)  # (B, S)
-    key = torch.arange(real.size(1), device=mask.device)  # (S,)
-    query = key[-mask.size(1) :, None]  # (T, 1)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)  # (B, T)
+    index = torch.arange(mask.size(1), device=mask.device)  # (T,)
     # Padding sees itself: a softmax over nothing would be NaN, and spread through 0 · NaN.
-    visible = (key <= query) & (real[:, None, None, :] | (key == query))  # (B, 1, T, S)
-    return Layout(positions[:, -mask.size(1) :], positions, visible)
+    visible = (index <= index[:, None]) & (mask[:, None, None, :] | (index == index[:, None]))  # (B, 1, T, T)
+    return Layout(positions, positions, visible)
 
 
 def document_layout(documents: Tensor) -> Layout:

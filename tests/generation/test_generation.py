@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from gptscratch.accelerate.decode_step import decoding_step
 from gptscratch.config import POSITIONS, ModelConfig, SampleConfig, SampleOptions
 from gptscratch.errors import ConfigError, RunError
 from gptscratch.generation.context import Context
-from gptscratch.generation.generate import _random_numbers, generate, generate_batch
+from gptscratch.generation.generate import generate, generate_batch, random_numbers
 from gptscratch.generation.generator import Generator, load, sample_text
 from gptscratch.interop.hf_export import to_hf
 from gptscratch.model.gpt import GPT
@@ -114,17 +115,38 @@ def test_greedy_equals_transformers_generate(family: str, penalty: float) -> Non
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-def test_prompts_of_different_length_continue_together_as_each_alone(position: str) -> None:
+@pytest.mark.parametrize("max_tokens", [8, 50])
+def test_prompts_of_different_length_continue_together_as_each_alone(position: str, max_tokens: int) -> None:
     model = lively(position)
-    prompts = [[1], PROMPT, [4] * 8, [0] * 7 + [1]]  # the last one looks like the first with its padding
-    together = [list(row) for row in zip(*generate_batch(model, prompts, greedy(8)), strict=True)]
-    assert together == [naive(model, prompt, 8) for prompt in prompts]
+    prompts = [[1], PROMPT, [4] * 16, PROMPT, [0] * 7 + [1]]
+    for decoder in (None, decoding_step(model)):
+        rows = generate_batch(model, prompts, greedy(max_tokens), decoder=decoder)
+        together = [list(row) for row in zip(*rows, strict=True)]
+        assert together == [naive(model, prompt, max_tokens) for prompt in prompts]
 
 
-def test_prompts_of_different_length_continue_past_the_context() -> None:
-    rows = list(generate_batch(lively(), [[1], PROMPT, [4] * 16], greedy(50)))
-    assert len(rows) == 50
-    assert all(0 <= token_id < 31 for row in rows for token_id in row if token_id is not None)
+@torch.inference_mode()
+@pytest.mark.parametrize("position", POSITIONS)
+def test_rows_that_join_and_leave_a_batch_continue_as_each_alone(position: str) -> None:
+    model, prompts = lively(position), [PROMPT, [4] * 16, [1], [2] * 30, [6, 5]]
+    for decoder in (None, decoding_step(model)):
+        context = Context(model, len(prompts), 100, decoder)
+        found: list[list[int]] = []
+        members: list[list[int]] = []
+        for step in range(40):
+            if step % 5 == 0 and len(found) < len(prompts):  # a row joins
+                context.add([prompts[len(found)]])
+                found.append([])
+                members.append(found[-1])
+            chosen = context.read().argmax(-1)
+            for row, token_id in zip(members, chosen.tolist(), strict=True):
+                row.append(token_id)
+            context.append(chosen, chosen.tolist())
+            if step in (12, 33):  # a row leaves
+                context.remove(0)
+                members[0] = members[-1]
+                members.pop()
+        assert found == [naive(model, prompt, len(row)) for prompt, row in zip(prompts, found, strict=True)]
 
 
 def test_a_row_that_has_ended_yields_none_while_the_others_continue() -> None:
@@ -375,7 +397,8 @@ def test_logits_that_are_not_numbers_are_refused(reciter: Reciter) -> None:
 @torch.inference_mode()
 def test_past_the_context_a_sliding_cache_keeps_no_more_than_before() -> None:
     model = lively()
-    context = Context(model, [PROMPT], 100, None)
+    context = Context(model, 1, 100, None)
+    context.add([PROMPT])
     seen: list[torch.Tensor] = []
     rotation = model.position_embedding.rotation
 
@@ -392,8 +415,8 @@ def test_past_the_context_a_sliding_cache_keeps_no_more_than_before() -> None:
     assert [int(positions) for positions in seen[1:3]] == [5, 6]
 
 
-def test_random_numbers_made_together_are_those_made_one_by_one() -> None:
-    together = _random_numbers(7, [0, 3], torch.device("cpu"))
+def testrandom_numbers_made_together_are_those_made_one_by_one() -> None:
+    together = random_numbers(7, [0, 3], torch.device("cpu"))
     rows = [np.random.default_rng([7, stream]) for stream in (0, 3)]
     for _ in range(150):
         assert next(together).tolist() == [row.random(dtype=np.float32) for row in rows]

@@ -6,7 +6,7 @@ import torch
 from gptscratch.config import POSITIONS, ModelConfig
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
-from gptscratch.model.layout import causal_layout, padded_layout
+from gptscratch.model.layout import causal_layout
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -46,43 +46,38 @@ def test_cached_logits_equal_uncached(position):
         assert cache.length == 16
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("position", POSITIONS)
-def test_padded_prompts_continue_as_if_alone(position, side):
-    model, short, long = lively(position), tokens(1, 10), tokens(1, 14)
-    pads = torch.full((1, 4), 3)
-    prompt = torch.cat((pads, short[:, :3]) if side == "left" else (short[:, :3], pads), dim=1)
-    mask = torch.ones(2, 7, dtype=torch.bool)
-    mask[0, : 4 if side == "left" else None] = False
-    mask[0, 4:] = side == "left"
-    mask[0, :3] = side == "right"
-    cache = KVCache(model.config, 2)
-    model(torch.cat((prompt, long[:, :7])), layout=padded_layout(mask, cache), cache=cache)
-    rest = torch.cat((short[:, 3:], long[:, 7:]))
-    found = in_parts(model, rest, cache, [1, 1, 3, 2])
-    torch.testing.assert_close(found[:1], model(short)[:, 3:], **CLOSE)
-    torch.testing.assert_close(found[1:], model(long)[:, 7:], **CLOSE)
+def test_rows_of_different_length_continue_as_if_alone(position):
+    model, texts = lively(position), [tokens(1, 13), tokens(1, 16), tokens(1, 10)]
+    cache = KVCache(model.config, 3)
+    for row, (text, length) in enumerate(zip(texts, (3, 6, 0), strict=True)):
+        alone = KVCache(model.config, 1)
+        if length:
+            model(text[:, :length], cache=alone)
+        cache.copy_row(row, alone, 0)
+    steps = [torch.cat([text[:, t - 10, None] for text in texts]) for t in range(10)]
+    found = torch.cat([model(step, cache=cache) for step in steps], dim=1)
+    assert cache.lengths == [13, 16, 10]
+    for text, logits in zip(texts, found, strict=True):
+        torch.testing.assert_close(logits, model(text)[0, -10:], **CLOSE)
 
 
-def test_a_mask_may_come_after_unpadded_tokens():
-    model, token_ids = lively(), tokens(1, 9)
-    cache = KVCache(model.config, 1)
-    model(token_ids[:, :4], cache=cache)
-    mask = torch.zeros(1, 3, dtype=torch.bool)
-    model(tokens(1, 3), layout=padded_layout(mask, cache), cache=cache)
-    found = model(token_ids[:, 4:], cache=cache)
-    torch.testing.assert_close(found, model(token_ids)[:, 4:], **CLOSE)
+def test_rows_of_different_length_take_one_token_at_a_time():
+    model, cache = lively(), KVCache(lively().config, 2)
+    cache.lengths = [3, 4]
+    with pytest.raises(ValueError, match="one token at a time"):
+        model(tokens(2, 2), cache=cache)
 
 
-def test_a_reset_cache_is_like_new():
-    model, token_ids = lively(), tokens(1, 8)
-    cache = KVCache(model.config, 1)
-    mask = torch.tensor([[False, True, True, False, True]])
-    model(tokens(1, 5), layout=padded_layout(mask, cache), cache=cache)
-    cache.reset()
-    assert cache.length == 0
-    assert cache.padding_mask is None
-    torch.testing.assert_close(model(token_ids, cache=cache), model(token_ids), **CLOSE)
+def test_the_last_row_takes_the_place_of_one_that_is_removed():
+    model, token_ids = lively(), tokens(3, 9)
+    cache = KVCache(model.config, 3)
+    model(token_ids[:, :5], cache=cache)
+    cache.remove_row(0)
+    found = in_parts(model, token_ids[[2, 1], 5:], cache, [3, 1])
+    torch.testing.assert_close(found, model(token_ids)[[2, 1], 5:], **CLOSE)
+    cache.resize(3)
+    assert cache.lengths == [9, 9, 0]
 
 
 def test_more_tokens_than_the_cache_has_room_for_are_refused_whole():
