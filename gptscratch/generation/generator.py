@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ class Generator:
     end_of_text: int | None  # the id that ended each document in training; None: there was only one text
     run: Path
     checkpoint: Path | None = None
+    stop_ids: frozenset[int] = frozenset()  # what ends a text besides end_of_text: of imported models
     decoder: DecodeStep | None = None  # made by ``accelerated``
     training: SuffixArray | None = None  # of the training tokens: see memorization.py
 
@@ -66,9 +68,11 @@ class Generator:
         run, checkpoint = paths.find_checkpoint(name_or_path)
         model = load_model(run, checkpoint, device=device, dtype=dtype)
         tokenizer = Tokenizer.load(run)
-        if tokenizer.vocab_size > model.config.vocab_size:
+        record = read_run(run)
+        if tokenizer.vocab_size > model.config.vocab_size and record.imported is None:
             raise CheckpointError(f"{run / 'tokenizer.json'} has more entries than the model's vocabulary.")
-        return cls(model, tokenizer, read_run(run).end_of_text, run, checkpoint)
+        stop_ids = frozenset((record.imported or {}).get("stop_ids", ()))
+        return cls(model, tokenizer, record.end_of_text, run, checkpoint, stop_ids=stop_ids)
 
     def accelerated(self, *, quantize: str | None = None) -> Generator:
         """Make the model, in place, as fast as it can be; it cannot be trained any more.
@@ -155,11 +159,14 @@ class Generator:
             yield from new
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """The ids of a prompt without unknown characters and words; an empty prompt begins a document."""
+        """What the model reads of a prompt: no unknown characters and words; what its tokenizer puts first.
+
+        An empty prompt begins a document.
+        """
         return self._readable(self.tokenizer.encode(prompt, specials=True))
 
     def _readable(self, ids: Sequence[int]) -> list[int]:
-        if known := self.known(ids):
+        if known := [*self.tokenizer.prefix_ids, *self.known(ids)]:
             return known
         if self.end_of_text is not None:
             return [self.end_of_text]
@@ -170,11 +177,12 @@ class Generator:
         unused = self._unused_ids
         return [i for i in ids if i not in unused]
 
-    @property
-    def _unused_ids(self) -> list[int]:
-        """Special ids that were not in the training tokens: they mean nothing to the model."""
-        special = {self.tokenizer.unk_id, self.tokenizer.eot_id} - {self.end_of_text, None}
-        return [i for i in special if i is not None]
+    @cached_property
+    def _unused_ids(self) -> frozenset[int]:
+        """Ids that mean nothing to the model: special ones that it has not seen, those without a token."""
+        special = {self.tokenizer.unk_id, self.tokenizer.eot_id} - {self.end_of_text, *self.stop_ids}
+        sizes = sorted((self.tokenizer.vocab_size, self.model.config.vocab_size))
+        return frozenset(i for i in (*special, *range(*sizes)) if i is not None)
 
     def _steps(
         self,
@@ -197,8 +205,8 @@ class Generator:
             [self._readable(ids) for ids in encoded],
             config,
             sample_ids=sample_ids,
-            stop_ids=frozenset() if self.end_of_text is None else frozenset((self.end_of_text,)),
-            banned_ids=self._unused_ids,
+            stop_ids=frozenset(i for i in (self.end_of_text, *self.stop_ids) if i is not None),
+            banned_ids=[i for i in self._unused_ids if i < self.model.config.vocab_size],
             training=self.training,
             decoder=self.decoder,
             on_logits=recorder.record if recorder else None,

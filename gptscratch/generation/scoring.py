@@ -50,11 +50,12 @@ def score(generator: Generator, text: str, *, stride: int | None = None) -> Scor
         raise ConfigError(f"stride is {stride}: it must be from 1 to the context's {context}.")
     if not text:
         raise ConfigError("The text is empty: there is nothing to score.")
-    every = generator.tokenizer.encode(text)
+    tokenizer = generator.tokenizer
+    every = tokenizer.encode(text)
     known = generator.known(every)
     if not known:
         raise ConfigError("There is nothing to score: the model knows no token of this text.")
-    size = len(text.encode()) - (generator.tokenizer.unknown_bytes(text) if len(known) < len(every) else 0)
+    size = len(text.encode()) - (tokenizer.unknown_bytes(text) if len(known) < len(every) else 0)
     nats = token_nats(generator, [*generator.prompt_ids("")[-1:], *known], stride)
     mean = math.fsum(nats) / len(nats)
     if not math.isfinite(mean):
@@ -70,7 +71,7 @@ def score(generator: Generator, text: str, *, stride: int | None = None) -> Scor
         nats_per_token=mean,
         perplexity=math.exp(min(mean, 700.0)),
         bits_per_byte=math.fsum(bits) / max(1, size),
-        lossless=generator.tokenizer.lossless,
+        lossless=tokenizer.lossless or (tokenizer.kind == "bpe" and tokenizer.decode(every) == text),
         bits=bits,
         token_ids=tuple(known),
     )

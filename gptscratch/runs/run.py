@@ -41,6 +41,7 @@ class RunRecord:
     end_of_text: int | None  # id of the token between documents
     parameters: int
     split: Mapping[str, Any] | None = None  # how the corpus was split; runs of older versions lack it
+    imported: Mapping[str, Any] | None = None  # where imported weights are from; such a run has no corpus
     format: int = FORMAT
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,12 +62,19 @@ class RunRecord:
             "end_of_text": end is None or (type(end) is int and 0 <= end < record.config.model.vocab_size),
             "parameters": type(record.parameters) is int and record.parameters >= 0,
             "split": record.split is None or isinstance(record.split, dict),
+            "imported": record.imported is None
+            or _is_import(record.imported, record.config.model.vocab_size),
         }
         for name, is_valid in valid.items():
             require(is_valid, f"{name} is {own[name]!r}.")
         lengths = [getattr(train, name.removeprefix("train.")) for name in LENGTHS]
-        require(any(lengths), "the training length is missing.")
+        require(any(lengths) or record.imported is not None, "the training length is missing.")
         return record
+
+
+def _is_import(values: Any, vocab_size: int) -> bool:
+    ids = values.get("stop_ids") if isinstance(values, dict) else None
+    return isinstance(ids, list) and all(type(i) is int and 0 <= i < vocab_size for i in ids)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from gptscratch.tokenizer.bulk import CANNOT_ENCODE, Encode, Ids, bulk_encoder
 from gptscratch.tokenizer.load import library_errors, load_library_tokenizer
 from gptscratch.tokenizer.train import END_OF_TEXT, UNKNOWN, build_tokenizer, byte_values
 
+_BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")  # one byte, where the vocabulary lacks its character
 # What published tokenizers call the end of a document, after the name used here.
 _END_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
 
@@ -35,6 +36,7 @@ class Tokenizer:
         vocab_size: ids are below it.
         eot_id: the id that ends a document, or None.
         unk_id: the id of what the vocabulary lacks, or None where nothing can be unknown.
+        prefix_ids: what the file asks for before each text, such as Llama's ``<s>``; ``encode`` leaves it out.
         dtype: the smallest of uint16 and uint32 that holds every id.
         lossless: whether decoding returns the text as it was, except for unknown characters. Words do not
             keep white space, and lower case does not keep case.
@@ -42,17 +44,19 @@ class Tokenizer:
 
     def __init__(self, library: tokenizers.Tokenizer) -> None:
         """Takes the tokenizer over: padding, truncation and added special tokens are switched off."""
+        spec = json.loads(library.to_str())
+        self.prefix_ids = _prefix_ids(spec["post_processor"])
         library.no_truncation()
         library.no_padding()
         library.post_processor = None
         library.encode_special_tokens = True
         self.library = library
-        spec = json.loads(library.to_str())
         before = json.dumps(spec["pre_tokenizer"])
         self.kind = _kind(spec)
         self.vocab_size = max(library.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.dtype: type[np.unsignedinteger[Any]] = np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
         self._byte_level = '"ByteLevel"' in before
+        self._is_sentencepiece = r"\u2581" in json.dumps(spec["decoder"])  # shows a space as ▁
         self.eot_id = next((i for i in map(library.token_to_id, _END_NAMES) if i is not None), None)
         self.unk_id = None if self._byte_level else _unknown_id(library, spec["model"])
         self._special: dict[str, int] = {t["content"]: t["id"] for t in spec["added_tokens"] if t["special"]}
@@ -84,12 +88,10 @@ class Tokenizer:
 
     def encode(self, text: str, *, specials: bool = False) -> list[int]:
         """The ids of a text. With ``specials``, names of special tokens in it become those tokens."""
-        if not specials:
-            return [int(i) for i in self.encode_array(text)]
-        ids: list[int] = []
-        for part in self._parts(text):
-            ids.extend([self._special[part]] if part in self._special else self.encode(part))
-        return ids
+        if specials and len(self._parts(text)) > 1:
+            with library_errors(*CANNOT_ENCODE):
+                return list(self._library_with_specials.encode(text, add_special_tokens=False).ids)
+        return [int(i) for i in self.encode_array(text)]
 
     def encode_array(self, text: str) -> Ids:
         """The ids of a text as a numpy array of ``dtype``; of many texts, ``bulk_encoder`` gives them."""
@@ -98,6 +100,13 @@ class Tokenizer:
     @cached_property
     def _encode(self) -> Encode:
         return bulk_encoder(self)
+
+    @cached_property
+    def _library_with_specials(self) -> tokenizers.Tokenizer:
+        """A copy, because another thread may be using the tokenizer itself."""
+        library = tokenizers.Tokenizer.from_str(self.library.to_str())
+        library.encode_special_tokens = False
+        return library
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """The text of ids; bytes that do not form a character become U+FFFD.
@@ -138,6 +147,10 @@ class Tokenizer:
                 found[token_id] = len(token)
             elif self._byte_level or self.kind == "char":
                 found[token_id] = len(token.encode())
+            elif _BYTE_TOKEN.fullmatch(token):
+                found[token_id] = 1
+            elif self._is_sentencepiece:
+                found[token_id] = len(token.replace("▁", " ").encode())
             else:
                 found[token_id] = len(self.decode([token_id]).encode())
         return found
@@ -185,6 +198,17 @@ class Tokenizer:
             return [text]
         names = "|".join(re.escape(name) for name in sorted(self._special, key=len, reverse=True))
         return re.split(f"({names})", text)
+
+
+def _prefix_ids(post_processor: dict[str, Any] | None) -> list[int]:
+    """The ids that a tokenizer.json's template puts before a single text."""
+    ids: list[int] = []
+    for part in (post_processor or {}).get("processors", [post_processor or {}]):
+        for piece in part.get("single", ()):
+            if "SpecialToken" not in piece:
+                break
+            ids += part["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
+    return ids
 
 
 def _kind(spec: dict[str, Any]) -> str:
