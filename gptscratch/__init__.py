@@ -2,18 +2,9 @@
 
     from gptscratch import GPT, ModelConfig, PRESETS, Tokenizer, generate, load, train
 
-The packages; each imports only from those below it, and those on one line do not import each other:
-
-    cli                                 the command line
-    training, generation, interop       the loop and its plan; text from a model; Hugging Face transformers
-    accelerate                          faster kernels for a CPU, applied to a finished model
-    runs                                a run on disk: config, checkpoints, metrics
-    model, data                         the GPT in plain PyTorch; from a corpus to batches of tokens
-    tokenizer                           characters, bytes, words, BPE
-    device                              device, data type, random seeds
-    config, presets, paths, sizing, errors, files      settings and files; they do not import torch
-
-The names above are imported when they are first used, so that ``import gptscratch`` takes no time.
+The packages, each of which imports only from those after it: cli; report; training, generation, interop;
+accelerate; runs; model, data; tokenizer; config. docs/architecture.md describes them. The names above are imported
+when they are first used, so that ``import gptscratch`` takes no time.
 """
 
 from __future__ import annotations
@@ -24,41 +15,35 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from gptscratch.config import DataConfig as DataConfig
-    from gptscratch.config import ModelConfig as ModelConfig
-    from gptscratch.config import RunConfig as RunConfig
-    from gptscratch.config import SampleConfig as SampleConfig
-    from gptscratch.config import TrainConfig as TrainConfig
-    from gptscratch.errors import UserError as UserError
-    from gptscratch.generation.generate import generate as generate
-    from gptscratch.generation.generator import load as load
-    from gptscratch.model.gpt import GPT as GPT
-    from gptscratch.presets import PRESETS as PRESETS
-    from gptscratch.tokenizer import Tokenizer as Tokenizer
-    from gptscratch.training.trainer import train as train
+    from gptscratch.config import DataConfig, ModelConfig, RunConfig, SampleConfig, TrainConfig
+    from gptscratch.config.presets import PRESETS
+    from gptscratch.errors import UserError
+    from gptscratch.generation.generate import generate
+    from gptscratch.generation.generator import load
+    from gptscratch.model.gpt import GPT
+    from gptscratch.tokenizer import Tokenizer
+    from gptscratch.training.trainer import train
 
-_HOMES = {
+__all__ = [
+    "GPT", "PRESETS", "DataConfig", "ModelConfig", "RunConfig", "SampleConfig", "Tokenizer", "TrainConfig",
+    "UserError", "__version__", "generate", "load", "train",
+]  # fmt: skip
+
+_MODULES = {
     "GPT": "model.gpt",
-    "ModelConfig": "config",
-    "DataConfig": "config",
-    "TrainConfig": "config",
-    "SampleConfig": "config",
-    "RunConfig": "config",
-    "PRESETS": "presets",
+    "PRESETS": "config.presets",
     "Tokenizer": "tokenizer",
     "UserError": "errors",
+    "generate": "generation.generate",
     "load": "generation.generator",
     "train": "training.trainer",
-    "generate": "generation.generate",
-}
-
-__all__ = ["__version__", *sorted(_HOMES)]
+}  # the others are in config
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'gptscratch' has no attribute {name!r}")
-    value = getattr(import_module(f"gptscratch.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"gptscratch.{_MODULES.get(name, 'config')}"), name)
     globals()[name] = value
     return value
 

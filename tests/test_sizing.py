@@ -9,9 +9,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gptscratch.config import ACTIVATIONS, NORMS, POSITIONS, ModelConfig
+from gptscratch.config.presets import PRESETS
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
-from gptscratch.presets import PRESETS
 from gptscratch.runs.summary import describe_model
 from gptscratch.sizing import (
     count_parameters,

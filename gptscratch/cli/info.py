@@ -9,8 +9,8 @@ import typer
 from gptscratch.cli import options as o
 from gptscratch.cli import render_info
 from gptscratch.cli.console import notice
+from gptscratch.config.presets import PRESETS
 from gptscratch.errors import ConfigError
-from gptscratch.presets import PRESETS
 
 
 def info(

@@ -19,9 +19,9 @@ from gptscratch.config import (
     qualified,
     read_json,
 )
+from gptscratch.config.presets import PRESETS, preset_settings
 from gptscratch.config.setting import HARDWARE, MODEL, OUTPUT, PANELS, RUN, Setting, settings_of
 from gptscratch.errors import ConfigError
-from gptscratch.presets import PRESETS, preset_settings
 
 Command = Callable[..., Any]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from gptscratch import paths, sizing
 from gptscratch.config import ModelConfig, RunConfig
+from gptscratch.config.presets import PRESETS, preset_settings
 from gptscratch.data.token_files import Manifest, read_manifest
 from gptscratch.errors import CheckpointError, UserError, did_you_mean
-from gptscratch.presets import PRESETS, preset_settings
 from gptscratch.runs.run import read_facts, read_versioned
 
 PLANNED = ("steps", "tokens", "epochs", "seconds", "memory_bytes")  # what info shows of a plan

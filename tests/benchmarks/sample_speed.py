@@ -23,11 +23,11 @@ from torch import Tensor
 from gptscratch.accelerate.decode_step import DecodeStep, accelerate_decoding
 from gptscratch.accelerate.weight_packing import PackedLinear, can_pack
 from gptscratch.config import ModelConfig, SampleConfig
+from gptscratch.config.presets import PRESETS
 from gptscratch.device import has_fast_bfloat16
 from gptscratch.generation.generate import generate_batch
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
-from gptscratch.presets import PRESETS
 
 sys.path.insert(0, str(Path(__file__).parent))
 import sampling_peers as peers

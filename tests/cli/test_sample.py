@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from gptscratch.cli import loading, render_sample
 from gptscratch.cli.app import app
-from gptscratch.presets import PRESETS
+from gptscratch.config.presets import PRESETS
 from gptscratch.training.trainer import TrainResult
 
 Command = Callable[..., Result]

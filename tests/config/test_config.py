@@ -21,8 +21,8 @@ from gptscratch.config import (
     qualified,
     read_json,
 )
+from gptscratch.config.presets import PRESETS
 from gptscratch.errors import ConfigError
-from gptscratch.presets import PRESETS
 
 REFUSED: list[tuple[type, dict[str, Any], str]] = [
     *[(ModelConfig, {n: 0}, f"{n} is 0: it must be at least 1")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from gptscratch.config import DataConfig, ModelConfig, RunConfig, SampleConfig, TrainConfig, flattened
+from gptscratch.config.presets import PRESETS, preset_settings
 from gptscratch.config.setting import settings_of
 from gptscratch.errors import ConfigError
-from gptscratch.presets import PRESETS, preset_settings
 
 TRAIN, MODEL, DATA = settings_of(TrainConfig), settings_of(ModelConfig), settings_of(DataConfig)
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from gptscratch.config import POSITIONS, ModelConfig
+from gptscratch.config.presets import PRESETS
 from gptscratch.model import equations
 from gptscratch.model.attention import Attention, needs_repeated_keys
 from gptscratch.model.equations import attention_weights
@@ -17,7 +18,6 @@ from gptscratch.model.gpt import GPT
 from gptscratch.model.layout import Layout, padded_layout
 from gptscratch.model.mlp import MLP
 from gptscratch.model.position import Rotary, rotary_angles
-from gptscratch.presets import PRESETS
 
 FAMILIES = {
     "modern": {"n_kv_head": 2},

@@ -6,25 +6,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from gptscratch.config import ModelConfig
+from gptscratch.config.model import ModelConfig
 from gptscratch.config.setting import CHOSEN, settings_of
 from gptscratch.errors import ConfigError, did_you_mean
 
 # The published shape: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
 _GPT2 = ModelConfig(
-    vocab_size=50257,
-    context_length=1024,
-    n_layer=12,
-    n_head=12,
-    d_model=768,
-    position="learned",
-    norm="layernorm",
-    activation="gelu-tanh",
-    qk_norm=False,
-    bias=True,
-    tie_embeddings=True,
-    norm_eps=1e-5,
-)
+    vocab_size=50257, context_length=1024, n_layer=12, n_head=12, d_model=768,
+    position="learned", norm="layernorm", activation="gelu-tanh", qk_norm=False, bias=True,
+    tie_embeddings=True, norm_eps=1e-5,
+)  # fmt: skip
 
 PRESETS: Mapping[str, ModelConfig] = MappingProxyType(
     {
@@ -51,10 +42,9 @@ def preset_settings(name: str) -> dict[str, Any]:
     if name not in PRESETS:
         hint = f"{did_you_mean(name, PRESETS)} The presets: {', '.join(PRESETS)}."
         raise ConfigError(f"There is no preset {name!r}.", hint.lstrip())
-    fields, default = PRESETS[name].chosen(), ModelConfig()
-    planned = [key for key, each in settings_of(ModelConfig).items() if each.default_is == CHOSEN]
+    settings = settings_of(ModelConfig)
     return {
         f"model.{key}": value
-        for key, value in fields.items()
-        if key in planned or (key != "vocab_size" and value != getattr(default, key))
+        for key, value in PRESETS[name].chosen().items()
+        if settings[key].default_is == CHOSEN or (key != "vocab_size" and value != settings[key].default)
     }
