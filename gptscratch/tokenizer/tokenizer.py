@@ -36,7 +36,7 @@ class Tokenizer:
         vocab_size: ids are below it.
         eot_id: the id that ends a document, or None.
         unk_id: the id of what the vocabulary lacks, or None where nothing can be unknown.
-        prefix_ids: what the file asks for before each text, such as Llama's ``<s>``; ``encode`` leaves it out.
+        prefix_ids: what the file puts before each text, such as Llama's ``<s>``; ``encode`` does not.
         dtype: the smallest of uint16 and uint32 that holds every id.
         lossless: whether decoding returns the text as it was, except for unknown characters. Words do not
             keep white space, and lower case does not keep case.
