@@ -204,10 +204,10 @@ def _prefix_ids(post_processor: dict[str, Any] | None) -> list[int]:
     """The ids that a tokenizer.json's template puts before a single text."""
     ids: list[int] = []
     for part in (post_processor or {}).get("processors", [post_processor or {}]):
-        for piece in part.get("single", ()):
-            if "SpecialToken" not in piece:
+        for entry in part.get("single", ()):
+            if "SpecialToken" not in entry:
                 break
-            ids += part["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
+            ids += part["special_tokens"][entry["SpecialToken"]["id"]]["ids"]
     return ids
 
 
