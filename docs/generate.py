@@ -32,8 +32,7 @@ def cli_page() -> str:
         "Exit codes: 0 fine, 1 failed, 2 the user's input, 130 interrupted. Results go to stdout, everything",
         "else to stderr.",
     ]
-    group: Any = typer.main.get_command(app)
-    for name, command in group.commands.items():
+    for name, command in _commands(typer.main.get_command(app)):
         lines += ["", f"## gptscratch {name}", "", _escaped(command.help)]
         if command.epilog:
             lines += ["", "```text", _plain(command.epilog), "```"]
@@ -44,6 +43,14 @@ def cli_page() -> str:
         for panel, rows in panels.items():
             lines += ["", f"### {name}: {panel}", "", "| option | meaning |", "|---|---|", *rows]
     return "\n".join(lines) + "\n"
+
+
+def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command with its full name: ``runs``, ``runs rm``."""
+    for name, command in group.commands.items():
+        yield prefix + name, command
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix}{name} ")
 
 
 def _typed(param: Any) -> str:

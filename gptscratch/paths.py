@@ -94,7 +94,7 @@ def is_file(path: Path) -> bool:
 
 def list_runs() -> list[Path]:
     """Every run in the cache directory, newest first."""
-    found = [config.parent for config in runs_dir().glob("*/config.json")]
+    found = [config.parent for config in runs_dir().glob("[!.]*/config.json")]
     return sorted(found, key=_last_change, reverse=True)
 
 

@@ -18,14 +18,15 @@ from typer.core import TyperGroup
 
 import gptscratch
 from gptscratch import paths
-from gptscratch.cli import console, info, sample, score, tokenize, train
+from gptscratch.cli import cache, compare, console, info, runs, sample, score, tokenize, train
 from gptscratch.errors import ConfigError, UserError, did_you_mean
 
 # Typer reports what it cannot parse with click's exceptions; newer versions carry a copy of click.
 _ClickException: Any = typer.BadParameter.__mro__[2]
 
 OTHER_NAMES = {"ls": "info", "list": "info", "show": "info", "generate": "sample", "run": "sample",
-               "chat": "sample --interactive", "eval": "score", "evaluate": "score"}  # fmt: skip
+               "chat": "sample --interactive", "eval": "score", "evaluate": "score", "rm": "runs rm",
+               "mv": "runs rename", "rename": "runs rename"}  # fmt: skip
 
 
 class Commands(TyperGroup):
@@ -51,7 +52,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for module in (train, sample, score, tokenize, info):
+for module in (train, sample, score, tokenize, info, compare):
     name = module.__name__.rpartition(".")[2]
     command = getattr(module, name)
     paragraphs = inspect.cleandoc(command.__doc__).split("\n\n")
@@ -60,6 +61,8 @@ for module in (train, sample, score, tokenize, info):
         help=console.plain("\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)),
         epilog=console.plain(getattr(module, "EXAMPLES", "")),
     )(command)
+for group in (runs, cache):
+    app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
 
 
 def _version(wanted: bool) -> None:

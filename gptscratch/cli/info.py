@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from gptscratch.cli import curve, render_info
 from gptscratch.cli import options as o
-from gptscratch.cli import render_info
 from gptscratch.cli.console import notice
 from gptscratch.config.presets import PRESETS
 from gptscratch.errors import ConfigError
@@ -19,6 +20,7 @@ def info(
         typer.Argument(metavar="[CKPT|PRESET|FOLDER]", help="A run, a preset or a folder of token files."),
     ] = None,
     preset: o.Preset = None,
+    sort: o.Sort = "when",
     json: o.Json = False,
 ) -> None:
     """List the runs, or show a run, a preset or a folder of token files.
@@ -33,11 +35,13 @@ def info(
         render_info.model(summary.describe_preset(preset), title=preset, json=json)
         return
     if what is None:
-        render_info.runs(summary.list_runs(), json=json)
+        render_info.runs(summary.list_runs(sort=sort), json=json)
         return
     described = summary.describe(what)
     if isinstance(described, summary.RunDescription):
         render_info.run(described, json=json)
+        if not json:
+            curve.show(Path(described.summary.folder))
         if what in PRESETS:
             notice(f"There is also a preset of this name: gptscratch info --preset {what}")
     elif isinstance(described, summary.ModelDescription):

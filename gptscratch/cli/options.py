@@ -133,7 +133,7 @@ def _settings_file(path: Path) -> dict[str, Any]:
     return values
 
 
-def _run_names(incomplete: str) -> list[str]:
+def run_names(incomplete: str) -> list[str]:
     from gptscratch import paths
 
     return [run.name for run in paths.list_runs() if run.name.startswith(incomplete)]
@@ -163,8 +163,11 @@ Run = typer.Argument(
     metavar="RUN",
     help="Name of a run, or the folder of a run or checkpoint (default: the newest run).",
     show_default=False,
-    autocompletion=_run_names,
+    autocompletion=run_names,
 )
+Sort = Annotated[
+    str, option("--sort", help="Order of the runs: when, name, loss or size (default: when).", metavar="NAME")
+]
 ConfigFile = Annotated[
     str | None, option("--config", help="Read settings from a JSON file.", panel=RUN, metavar="FILE")
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,16 @@ from gptscratch import paths, sizing
 from gptscratch.config import ModelConfig, RunConfig
 from gptscratch.config.presets import PRESETS, preset_settings
 from gptscratch.data.token_files import Manifest, read_manifest
-from gptscratch.errors import CheckpointError, UserError, did_you_mean
+from gptscratch.errors import CheckpointError, UserError, did_you_mean, require
 from gptscratch.runs.run import read_facts, read_versioned
 
 PLANNED = ("steps", "tokens", "epochs", "seconds", "memory_bytes")  # what info shows of a plan
+_ORDERS: Mapping[str, Callable[[RunSummary], Any]] = {
+    "when": lambda run: -run.changed,
+    "name": lambda run: run.name,
+    "loss": lambda run: math.inf if run.best_val_loss is None else run.best_val_loss,
+    "size": lambda run: -run.size_bytes,
+}
 _LARGEST = 10**18  # of any number that a run reports
 
 
@@ -128,10 +135,22 @@ def describe_run(run: Path) -> RunDescription:
     )
 
 
-def list_runs() -> list[RunSummary]:
-    """Every run in the cache directory, newest first; for a damaged one, what is wrong with it."""
-    folders = [run for run in paths.runs_dir().glob("*") if run.is_dir() and any(run.glob("[!.]*"))]
-    return sorted(map(summarize, folders), key=lambda run: run.changed, reverse=True)
+def list_runs(sort: str = "when") -> list[RunSummary]:
+    """Every run in the cache directory; for a damaged one, what is wrong with it.
+
+    Args:
+        sort: the newest, the largest or the lowest validation loss first, or by name.
+
+    Raises:
+        ConfigError: there is no such order.
+    """
+    require(
+        sort in _ORDERS,
+        f"--sort is {sort!r}: it must be one of {', '.join(_ORDERS)}.",
+        did_you_mean(sort, _ORDERS),
+    )
+    folders = [run for run in paths.runs_dir().glob("[!.]*") if run.is_dir() and any(run.glob("[!.]*"))]
+    return sorted(map(summarize, folders), key=_ORDERS[sort])
 
 
 def summarize(run: Path) -> RunSummary:

@@ -1,0 +1,128 @@
+"""What differs between runs: their settings and their results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gptscratch.config import SECTIONS, RunConfig
+from gptscratch.config.setting import settings_of
+from gptscratch.errors import ConfigError
+from gptscratch.runs.summary import RunDescription, describe_run
+from gptscratch.units import count, duration, size
+
+_SPLIT = ("val_fraction", "val_file")  # the settings of data that decide about the validation text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Results and settings by name, each with one value for each run; ``None`` where it is not known."""
+
+    runs: tuple[str, ...]
+    results: Mapping[str, tuple[Any, ...]]
+    settings: Mapping[str, tuple[Any, ...]]  # only those that differ
+    notes: tuple[str, ...]  # what keeps the results from being comparable
+
+
+def compare(runs: Sequence[Path]) -> Comparison:
+    """Compare runs by their folders.
+
+    Raises:
+        UserError: a run is damaged, or there is only one.
+    """
+    if len(runs) < 2:
+        raise ConfigError("A comparison needs two or more runs.", "gptscratch info lists them.")
+    return comparison_of([describe_run(run) for run in runs])
+
+
+def comparison_of(runs: Sequence[RunDescription]) -> Comparison:
+    results = {name: tuple(value(run) for run in runs) for name, value in _RESULTS.items()}
+    configs = [RunConfig.from_dict({name: run.config.get(name, {}) for name in SECTIONS}) for run in runs]
+    settings = {
+        f"{section}.{name}": tuple(getattr(getattr(config, section), name) for config in configs)
+        for section, cls in SECTIONS.items()
+        for name in settings_of(cls)
+    }
+    different = {name: values for name, values in settings.items() if len(set(values)) > 1}
+    return Comparison(
+        runs=tuple(run.summary.name for run in runs),
+        results=results,
+        settings=different,
+        notes=tuple(_notes(runs)),
+    )
+
+
+def best(name: str, values: Sequence[Any]) -> set[int]:
+    """The runs with the best value of a result; none where it is not a matter of better or worse."""
+    known = [value for value in values if value is not None]
+    if name not in _BETTER or len(set(known)) < 2:
+        return set()
+    wanted = _BETTER[name](known)
+    return {number for number, value in enumerate(values) if value == wanted}
+
+
+def shown(name: str, value: Any) -> str:
+    """A result or a setting as text."""
+    if value is None or value == "":
+        return "-"
+    if name in _FORMATS:
+        return _FORMATS[name](value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _notes(runs: Sequence[RunDescription]) -> list[str]:
+    """Reasons for which the validation losses of the runs cannot be compared."""
+    notes = []
+    texts = {
+        (run.config.get("corpus_hash"), *(run.config.get("data", {}).get(name) for name in _SPLIT))
+        for run in runs
+    }
+    if len(texts) > 1:
+        notes.append("The runs have different validation texts: their results are not comparable.")
+    vocabularies = {
+        (run.config.get("data", {}).get("tokenizer"), run.config.get("model", {}).get("vocab_size"))
+        for run in runs
+    }
+    if len(vocabularies) > 1:
+        notes.append("The runs have different tokenizers: compare bits per byte, not the loss per token.")
+    return notes
+
+
+def _speed(run: RunDescription) -> float | None:
+    return run.summary.tokens / run.summary.seconds if run.summary.seconds else None
+
+
+_RESULTS: Mapping[str, Callable[[RunDescription], Any]] = {
+    "val_loss": lambda run: run.summary.best_val_loss,
+    "val_bits_per_byte": lambda run: run.val_bits_per_byte,
+    "val_accuracy": lambda run: run.val_accuracy,
+    "best_step": lambda run: run.summary.best_step,
+    "step": lambda run: run.summary.step,
+    "tokens": lambda run: run.summary.tokens,
+    "seconds": lambda run: run.summary.seconds,
+    "tokens_per_second": _speed,  # of the whole run
+    "parameters": lambda run: run.summary.parameters,
+    "size_bytes": lambda run: run.summary.size_bytes,
+}
+_BETTER: Mapping[str, Callable[[Sequence[Any]], Any]] = {
+    "val_loss": min,
+    "val_bits_per_byte": min,
+    "val_accuracy": max,
+    "tokens_per_second": max,
+}
+_FORMATS: Mapping[str, Callable[[Any], str]] = {
+    "val_loss": "{:.4f}".format,
+    "val_bits_per_byte": "{:.4f}".format,
+    "val_accuracy": "{:.1%}".format,
+    "best_step": "{:,}".format,
+    "step": "{:,}".format,
+    "tokens": count,
+    "seconds": duration,
+    "tokens_per_second": count,
+    "parameters": count,
+    "size_bytes": size,
+}

@@ -1,0 +1,82 @@
+"""``gptscratch cache``: show and delete token files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptscratch.config import DataConfig
+from gptscratch.data.prepare import prepare
+from gptscratch.runs.run import read_run
+
+Command = Callable[..., Any]
+
+
+@pytest.fixture
+def used(tale: Path) -> Path:
+    return Path(read_run(tale).tokens)
+
+
+@pytest.fixture
+def unused(corpus: Path, used: Path) -> Path:
+    del used
+    return prepare(DataConfig(corpus=(str(corpus),), tokenizer="byte")).folder
+
+
+def test_cache_shows_sizes_and_runs(gptscratch: Command, used: Path, unused: Path) -> None:
+    found = {each["name"]: each for each in json.loads(gptscratch("cache", "--json").out)}
+    assert found[used.name]["runs"] == ["tale"]
+    assert found[unused.name]["runs"] == []
+    assert found[unused.name]["size_bytes"] == sum(file.stat().st_size for file in unused.iterdir())
+    shown = gptscratch("cache").out
+    assert used.name[:8] in shown
+    assert "byte" in shown
+
+
+def test_clear_deletes_what_no_run_uses(gptscratch: Command, used: Path, unused: Path) -> None:
+    assert gptscratch("cache", "clear", "--yes").code == 0
+    assert used.is_dir()
+    assert not unused.exists()
+
+
+def test_clear_all_deletes_everything_and_a_run_can_be_resumed(
+    gptscratch: Command, used: Path, unused: Path
+) -> None:
+    assert gptscratch("cache", "clear", "--all", "--yes").code == 0
+    assert not used.exists()
+    assert not unused.exists()
+    assert gptscratch("train", "--resume", "tale", "--steps", "26", "-q").code == 0
+
+
+def test_clear_by_the_first_characters_of_a_name(gptscratch: Command, used: Path, unused: Path) -> None:
+    assert gptscratch("cache", "clear", used.name[:8], "--yes").code == 0
+    assert not used.exists()
+    assert unused.is_dir()
+
+
+@pytest.mark.parametrize("arguments", [("nothing",), ("",), ("..",)])
+def test_clear_refuses_names_that_are_not_one_folder(
+    gptscratch: Command, used: Path, unused: Path, arguments: tuple[str, ...]
+) -> None:
+    assert gptscratch("cache", "clear", *arguments, "--yes").code == 2
+    assert used.is_dir()
+    assert unused.is_dir()
+
+
+def test_clear_names_the_runs_whose_corpus_came_from_stdin(
+    gptscratch: Command, tale: Path, used: Path
+) -> None:
+    config = json.loads((tale / "config.json").read_text())
+    config["data"]["corpus"] = ["-"]
+    (tale / "config.json").write_text(json.dumps(config))
+    ended = gptscratch("cache", "clear", used.name, "--yes")
+    assert "The corpus of tale came from stdin" in ended.err
+
+
+def test_clear_without_a_terminal_asks_for_yes(gptscratch: Command, unused: Path) -> None:
+    assert gptscratch("cache", "clear").code == 2
+    assert unused.is_dir()

@@ -1,0 +1,65 @@
+"""What differs between runs, and ``gptscratch compare``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gptscratch.cli.app import main
+from gptscratch.report.comparison import best, compare
+from gptscratch.training.trainer import TrainResult
+
+Fit = Callable[..., TrainResult]
+
+
+def test_only_the_settings_that_differ_are_listed(tale: Path, fit: Fit) -> None:
+    other = fit(name="other", n_layer=2, learning_rate=0.01).run
+    found = compare([tale, other])
+    assert found.runs == ("tale", "other")
+    assert found.settings == {"model.n_layer": (1, 2), "train.learning_rate": (0.03, 0.01)}
+    assert found.results["parameters"][0] < found.results["parameters"][1]
+    assert found.notes == ()
+
+
+def test_the_best_result_is_the_lowest_loss_and_the_highest_accuracy() -> None:
+    assert best("val_loss", [2.0, None, 1.0, 1.0]) == {2, 3}
+    assert best("val_accuracy", [0.2, 0.4]) == {1}
+    assert best("val_loss", [1.0, 1.0]) == set()
+    assert best("parameters", [1, 2]) == set()
+
+
+def test_another_tokenizer_is_noted(tale: Path, fit: Fit) -> None:
+    found = compare([tale, fit(name="bytes", tokenizer="byte").run])
+    (note,) = found.notes
+    assert "bits per byte" in note
+
+
+def test_another_validation_text_is_noted(tale: Path, fit: Fit) -> None:
+    (note,) = compare([tale, fit(name="more", val_fraction=0.3).run]).notes
+    assert "not comparable" in note
+
+
+@pytest.mark.usefixtures("tale")
+def test_compare_prints_a_table_or_json(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(name="other", dropout=0.1)
+    monkeypatch.setattr(sys, "argv", ["gptscratch", "compare", "tale", "other"])
+    with pytest.raises(SystemExit):
+        main()
+    printed = capsys.readouterr().out
+    assert "model.dropout" in printed
+    assert "n_layer" not in printed
+    monkeypatch.setattr(sys, "argv", ["gptscratch", "compare", "tale", "other", "--json"])
+    with pytest.raises(SystemExit):
+        main()
+    assert json.loads(capsys.readouterr().out)["settings"] == {"model.dropout": [0.0, 0.1]}
+
+
+def test_one_run_cannot_be_compared(tale: Path) -> None:
+    with pytest.raises(Exception, match="two or more"):
+        compare([tale])
