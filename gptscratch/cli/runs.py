@@ -70,7 +70,7 @@ def path(run: Annotated[str | None, o.Run] = None) -> None:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something is deleted; ends the command where the answer is no.
+    """Ask before something is deleted; ends the command without a yes.
 
     Raises:
         ConfigError: there is no terminal to ask on.
