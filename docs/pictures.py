@@ -12,9 +12,9 @@ from typing import Any
 import outputs
 import torch
 
-from gptscratch.config import SCHEDULES
+from gptscratch.config import SCHEDULES, TrainConfig
 from gptscratch.model.equations import attention_weights
-from gptscratch.training.schedule import make_schedule
+from gptscratch.training.schedule import schedule_of
 
 FOLDER = Path(__file__).parent / "pictures"
 PAGE = Path(__file__).with_name("how-a-gpt-works.md")
@@ -104,7 +104,7 @@ def main() -> None:
 
     schedules = {}
     for name in SCHEDULES:
-        scale = make_schedule(name, warmup_steps=5, decay_fraction=0.5, final_fraction=0.0)
+        scale = schedule_of(TrainConfig(lr_schedule=name, warmup_steps=5))
         schedules[name] = [(float(step), scale(step, step / 100)) for step in range(101)]
     title = "learning rate, as a fraction of its peak"
     picture = curves(schedules, title, "progress of the run, percent", (0, 0.5, 1))

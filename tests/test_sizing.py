@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from gptscratch.accelerate.training import accelerate_training
 from gptscratch.config import ACTIVATIONS, NORMS, POSITIONS, ModelConfig
 from gptscratch.config.presets import PRESETS
 from gptscratch.model.cache import KVCache
@@ -120,7 +121,7 @@ def test_optimizer_bytes_are_those_of_the_optimizers_moments(optimizer):
 @pytest.mark.parametrize("preset", ["mini", "gpt2"])
 def test_activation_bytes_are_near_what_autograd_saves(preset, dtype):
     config = dataclasses.replace(PRESETS[preset], n_layer=2, context_length=64, vocab_size=500)
-    replica = LowPrecisionReplica(GPT(config), getattr(torch, dtype))
+    replica = LowPrecisionReplica(accelerate_training(GPT(config)), getattr(torch, dtype))
     own = {parameter.untyped_storage().data_ptr() for parameter in replica.model.parameters()}
     saved = {}
 

@@ -5,6 +5,8 @@ Shapes: ... any leading dimensions, D d_model, V vocab.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,21 @@ class AdaptiveHead(nn.AdaptiveLogSoftmaxWithLoss):
         """The logarithms of probabilities, which are logits as well: (..., D) -> (..., V)."""
         flat: Tensor = self.log_prob(hidden.flatten(0, -2))
         return flat.view(*hidden.shape[:-1], -1)
+
+    def parts(self, hidden: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
+        """The softmaxes whose cross-entropies add up to that of the targets: inputs, weight, targets, bias.
+
+        The first one chooses a frequent token or a part of the rest, the others a token of their part.
+        """
+        choice, parts = targets.clone(), []  # (N,)
+        for i, (low, high) in enumerate(itertools.pairwise(self.cutoffs)):
+            inside = (targets >= low) & (targets < high)
+            choice[inside] = self.shortlist_size + i
+            rows = inside.nonzero().squeeze(1)  # the positions whose token is in part i
+            down, up = self.tail[i].children()
+            assert isinstance(up, nn.Linear)
+            parts.append((down(hidden[rows]), up.weight, targets[rows] - low, None))
+        return [(hidden, self.head.weight, choice, self.head.bias), *parts]
 
 
 def build_head(config: ModelConfig) -> nn.Module:

@@ -1,4 +1,4 @@
-"""How long a run trains: its budget in steps or in time, and a cooldown that ends it early."""
+"""How long a run trains: its budget in steps and in time, and a cooldown that ends it early."""
 
 from __future__ import annotations
 
@@ -17,54 +17,37 @@ _MOST_CLOSING = 0.5  # of a time budget, kept for what comes after the last step
 
 
 @dataclass(frozen=True)
-class StepBudget:
-    steps: int
+class Budget:
+    """Ends after some steps, or on time whatever the machine's speed."""
+
+    steps: float = math.inf
+    seconds: float = math.inf  # for everything, also what comes after the last step
 
     def progress(self, state: TrainState) -> float:
         """0 at the start, 1 at the end."""
-        return state.step / self.steps
-
-    def is_used_up(self, state: TrainState, step_seconds: float = 0.0) -> bool:  # noqa: ARG002
-        """Whether ``state`` is the last one, if one more step takes so long."""
-        return state.step >= self.steps
-
-
-@dataclass(frozen=True)
-class TimeBudget:
-    """Ends on time whatever the machine's speed, or after ``max_steps`` where they come first."""
-
-    seconds: float  # for everything, also what comes after the last step
-    max_steps: float = math.inf
-
-    def progress(self, state: TrainState) -> float:
         by_time = state.seconds / max(1e-9, self._seconds_to_train(state))
-        return min(1.0, max(by_time, state.step / self.max_steps))
+        return min(1.0, max(by_time, state.step / self.steps))
 
     def is_used_up(self, state: TrainState, step_seconds: float = 0.0) -> bool:
-        if state.step >= self.max_steps:
-            return True
-        return state.step > 0 and state.seconds + 0.5 * step_seconds >= self._seconds_to_train(state)
+        """Whether ``state`` is the last one, if one more step takes so long. At least one step is made."""
+        late = state.seconds + 0.5 * step_seconds >= self._seconds_to_train(state)
+        return state.step >= self.steps or (state.step > 0 and late)
 
     def _seconds_to_train(self, state: TrainState) -> float:
         return self.seconds - min(state.closing_seconds, _MOST_CLOSING * self.seconds)
 
 
-Budget = StepBudget | TimeBudget
-
-
 def make_budget(config: TrainConfig, train_tokens: int, tokens_per_row: float) -> Budget:
-    """The budget of a planned run; epochs and tokens are rounded up to whole steps."""
+    """The budget of a planned run; epochs and tokens are rounded up to whole steps.
+
+    ``tokens_per_row``: on average, without padding.
+    """
     if config.minutes:
-        return TimeBudget(seconds=60.0 * config.minutes, max_steps=config.max_steps or math.inf)
-    return StepBudget(steps=budget_steps(config, train_tokens, tokens_per_row))
-
-
-def budget_steps(config: TrainConfig, train_tokens: int, tokens_per_row: float) -> int:
-    """Steps of a budget that is not a time; padding is not counted in a row's tokens."""
+        return Budget(config.max_steps or math.inf, 60.0 * config.minutes)
     if config.steps:
-        return config.steps
+        return Budget(config.steps)
     tokens = config.tokens or (config.epochs or 0.0) * train_tokens
-    return max(1, math.ceil(tokens / (config.batch_size * tokens_per_row)))
+    return Budget(max(1, math.ceil(tokens / (config.batch_size * tokens_per_row))))
 
 
 def cooldown(
@@ -86,12 +69,11 @@ def cooldown(
     if other := sorted(given.keys() - set(UNITS)):
         raise ConfigError(f"--cooldown changes nothing but the learning rate: leave out {', '.join(other)}.")
     train = config.train
-    progress = make_budget(train, train_tokens, tokens_per_row).progress(state)
-    scale = schedule_of(train)(state.step, progress)
+    scale = schedule_of(train)(state.step, make_budget(train, train_tokens, tokens_per_row).progress(state))
     if scale < 1e-3:
         raise ConfigError("The learning rate of this run is already 0: a cooldown changes nothing.")
+    unset: dict[str, Any] = dict.fromkeys((*UNITS, "max_steps"))
     length = given or {"steps": max(10, round(_COOLDOWN_SHARE * state.step))}
-    unset: dict[str, Any] = {name: getattr(TrainConfig, name) for name in (*UNITS, "max_steps")}
     train = replace(
         train,
         **{**unset, **length},
@@ -104,9 +86,9 @@ def cooldown(
     # The length counts from the run's beginning, and the decay begins at ``state``.
     if train.minutes:
         minutes = train.minutes + state.seconds / 60
-        left = 1.0 - TimeBudget(60 * minutes).progress(state)
+        left = 1.0 - Budget(seconds=60 * minutes).progress(state)
         return replace(config, train=replace(train, minutes=minutes, decay_fraction=left))
-    more = budget_steps(train, train_tokens, tokens_per_row)
+    more = int(make_budget(train, train_tokens, tokens_per_row).steps)
     steps = state.step + more
     train = replace(train, **{**unset, "steps": steps}, decay_fraction=more / steps)
     return replace(config, train=train)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any
 
 from gptscratch.device import out_of_memory
 from gptscratch.training.context import TrainContext
@@ -27,19 +26,19 @@ def log(context: TrainContext) -> None:
     context.reported_at = time.perf_counter()
     if not state.loss_count:
         return  # not one loss was finite
-    facts: dict[str, Any] = {
-        "step": state.step,
-        "tokens": state.tokens,
-        "seconds": round(state.seconds, 3),
-        "train_loss": state.loss_sum / state.loss_count,
-        "learning_rate": config.learning_rate * context.lr_scale,
-        "tokens_per_second": round(context.work_tokens / max(1e-9, context.work_seconds), 1),
-        "progress": context.budget.progress(state),
-    }
+    progress = Progress(
+        step=state.step,
+        tokens=state.tokens,
+        seconds=round(state.seconds, 3),
+        train_loss=state.loss_sum / state.loss_count,
+        learning_rate=config.learning_rate * context.lr_scale,
+        tokens_per_second=round(context.work_tokens / max(1e-9, context.work_seconds), 1),
+        progress=context.budget.progress(state),
+    )
     if not due:
-        context.report(Progress(**facts))
+        context.report(progress)
         return
-    context.report(Logged(**facts, grad_norm=norm))
+    context.report(Logged(**vars(progress), grad_norm=norm))
     state.loss_sum, state.loss_count = 0.0, 0
     context.work_tokens, context.work_seconds = 0, 0.0
 
@@ -49,9 +48,8 @@ def evaluate(context: TrainContext) -> None:
     state, config = context.state, context.config
     if state.step % config.eval_interval and not context.finished:
         return
-    with context.clock.timed("evaluate"), out_of_memory("while it evaluates"):
+    with context.timed("evaluate"), out_of_memory("while it evaluates"):
         evaluation = context.evaluate(state.step, config.eval_tokens)
-    context.expect_end()
     if not math.isfinite(evaluation.val_loss):
         raise context.diverged(f"validation loss {evaluation.val_loss}")
     context.report(evaluation)
@@ -76,19 +74,17 @@ def save(context: TrainContext) -> None:
     late = time.perf_counter() - context.saved_at >= _SAVE_SECONDS
     due = context.state.step % context.config.save_interval == 0
     if due or late or context.best or context.finished:
-        with context.clock.timed("save"):
+        with context.timed("save"):
             context.save()
-        context.expect_end()
 
 
 def sample(context: TrainContext) -> None:
     step, interval = context.state.step, context.config.sample_interval
     interval = context.config.eval_interval if interval is None else interval
     if context.sample_text and interval and (step % interval == 0 or context.finished):
-        with context.clock.timed("sample"):
+        with context.timed("sample"):
             text = context.sample_text()
-        context.expect_end()
-        context.report(Sampled(step=step, text=text))
+            context.report(Sampled(step=step, text=text))
 
 
 CALLBACKS: tuple[Callback, ...] = (log, evaluate, sample, save)

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from gptscratch.data.batches import windows
-from gptscratch.data.document_batches import DocumentRows, padded_windows
+from gptscratch.data.document_batches import Batch, DocumentRows, padded_windows
+from gptscratch.data.mixture import weighted_parts
 from gptscratch.data.token_files import TokenArray, Tokens, token_counts
 from gptscratch.device import on_device
 from gptscratch.errors import CorpusError
@@ -21,11 +20,10 @@ from gptscratch.model.gpt import GPT
 from gptscratch.model.layout import document_layout, document_numbers
 from gptscratch.tokenizer import Tokenizer
 from gptscratch.training.events import Evaluated
-from gptscratch.training.loss import IGNORE, head_cross_entropy, slice_rows
+from gptscratch.training.loss import IGNORE, head_scores, slice_rows
 
 _POSITIONS = 8192  # tokens of a forward pass
 
-Windows = Iterable[tuple[np.ndarray, np.ndarray]]  # (inputs, targets), each (B, T) token ids
 Sums = NDArray[np.float64]  # loss in nats, correct predictions, tokens, their bytes, tokens left out
 
 
@@ -49,14 +47,11 @@ class Evaluator:
 
         ``copy_weights`` is called before each evaluation: ``model`` may be a copy in half precision.
         """
-        self.model, self.copy_weights, self.mask_at = model, copy_weights, mask_at
+        self.model, self.copy_weights = model, copy_weights
+        self.mask_at, self.pad_with = mask_at, pad_with
         self.token_bytes = bytes_of_tokens(tokens, tokenizer)
         self.unk_id = tokenizer.unk_id
-        context = model.config.context_length
-        self.parts: list[tuple[float, TokenArray | DocumentRows]] = [
-            (weight, part if pad_with is None else DocumentRows(part, context, pad_with))
-            for weight, part in validation_parts(tokens)
-        ]
+        self.parts = weighted_parts(tokens, "val")
 
     def __call__(self, step: int, limit: int | None = None) -> Evaluated:
         """Over about ``limit`` tokens, evenly spread and always the same; None: all.
@@ -68,22 +63,23 @@ class Evaluator:
         total = sum(weight for weight, _ in self.parts)
         found = []
         for weight, part in self.parts:
-            windows = self._windows(part, None if limit is None else math.ceil(limit * weight / total))
-            sums = sums_over(self.model, windows, self.token_bytes, unk_id=self.unk_id, mask_at=self.mask_at)
+            batches = self.batches(part, None if limit is None else math.ceil(limit * weight / total))
+            sums = sums_over(self.model, batches, self.token_bytes, unk_id=self.unk_id, mask_at=self.mask_at)
             found.append((weight / total, sums))
         return means(step, found)
 
-    def _windows(self, part: TokenArray | DocumentRows, limit: int | None) -> Windows:
+    def batches(self, part: TokenArray, limit: int | None) -> Iterable[Batch]:
         context = self.model.config.context_length
-        if isinstance(part, DocumentRows):
-            return padded_windows(part, max(context, _POSITIONS), limit=limit)
-        return windows(part, context, max(1, _POSITIONS // context), limit=limit)
+        if self.pad_with is None:
+            return windows(part, context, max(1, _POSITIONS // context), limit=limit)
+        rows = DocumentRows(part, context, self.pad_with)
+        return padded_windows(rows, max(context, _POSITIONS), limit=limit)
 
 
 @torch.no_grad()
 def sums_over(
     model: GPT,
-    windows: Windows,
+    batches: Iterable[Batch],
     token_bytes: NDArray[np.floating[Any]],
     *,
     unk_id: int | None = None,
@@ -103,31 +99,21 @@ def sums_over(
     device = model.token_embedding.weight.device
     rows = rows or slice_rows((model.config.adaptive_cutoffs or (model.config.vocab_size,))[0], device)
     sums = np.zeros(5)
-    for inputs, targets in windows:
+    for inputs, targets in batches:
         unknown = (targets == unk_id) & (unk_id is not None)
         targets = np.where(unknown, IGNORE, targets)
         token_ids, wanted = on_device(inputs, device), on_device(targets, device).flatten()
         layout = None if mask_at is None else document_layout(document_numbers(token_ids, mask_at))
         hidden = model.hidden(token_ids, layout=layout).flatten(0, 1)  # (B T, D)
-        losses, hits = [], []  # of each slice: kept longer, they would be in memory between larger tensors
-        for start in range(0, len(wanted), rows):
-            loss, hit = _score(model.lm_head, hidden[start : start + rows], wanted[start : start + rows])
-            losses.append(loss)
-            hits.append(hit)
+        scores = [  # of each slice: kept longer, its logits would be in memory between larger tensors
+            head_scores(model.lm_head, hidden[start : start + rows], wanted[start : start + rows])
+            for start in range(0, len(wanted), rows)
+        ]
         counted = targets[targets != IGNORE]
-        loss_sum, right = torch.stack(losses).cpu().double().sum().item(), int(torch.stack(hits).sum())
-        sums += (loss_sum, right, len(counted), token_bytes[counted].sum(), unknown.sum())
+        loss_sum, hits = torch.stack(scores).cpu().double().sum(0).tolist()
+        sums += (loss_sum, hits, len(counted), token_bytes[counted].sum(), unknown.sum())
     model.train(was_training)
     return sums
-
-
-def _score(head: nn.Module, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The summed loss of (N, D) against (N,), and how many targets were the most likely token."""
-    if isinstance(head, nn.AdaptiveLogSoftmaxWithLoss):  # without the parts that no target is in
-        return head_cross_entropy(head, hidden, targets), (head.predict(hidden) == targets).sum()
-    logits = head(hidden).float()  # (N, V)
-    loss = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
-    return loss, (logits.argmax(-1) == targets).sum()
 
 
 def means(step: int, parts: Sequence[tuple[float, Sums]]) -> Evaluated:
@@ -162,14 +148,3 @@ def bytes_of_tokens(tokens: Tokens, tokenizer: Tokenizer) -> NDArray[np.float64]
         manifest = tokens.manifest
         found *= (manifest.val.bytes - manifest.val_unknown_bytes) / max(1.0, shown)
     return found
-
-
-def validation_parts(tokens: Tokens) -> list[tuple[float, TokenArray]]:
-    """(weight, tokens) of each corpus that has validation text; without weights all of it is one part."""
-    ends = np.cumsum([share.val_tokens for share in tokens.manifest.corpora])
-    parts = [
-        (share.weight, tokens.val[end - share.val_tokens : end])
-        for share, end in zip(tokens.manifest.corpora, ends, strict=True)
-        if share.val_tokens > 1
-    ]
-    return parts or [(1.0, tokens.val)]

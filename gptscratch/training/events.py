@@ -6,7 +6,7 @@ The fields of ``Logged`` and ``Evaluated`` are the lines of metrics.jsonl; their
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from gptscratch.config import RunConfig
@@ -47,30 +47,23 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Logged:
-    """Means over all micro-batches of the steps since the last one."""
-
-    step: int
-    tokens: int  # seen so far
-    seconds: float  # of the whole run so far
-    train_loss: float  # nats per token
-    learning_rate: float
-    grad_norm: float  # before clipping, of the newest step
-    tokens_per_second: float  # of training alone: evaluations, saves and samples are left out
-    progress: float  # share of the budget, 0 to 1
-
-
-@dataclass(frozen=True)
 class Progress:
     """How far the run is, about once a second: for display, not written to a file."""
 
     step: int
-    tokens: int
-    seconds: float
-    train_loss: float  # mean over the steps since the last ``Logged``
+    tokens: int  # seen so far
+    seconds: float  # of the whole run so far
+    train_loss: float  # nats per token: mean over the steps since the last ``Logged``
     learning_rate: float
-    tokens_per_second: float  # over the same steps
-    progress: float
+    tokens_per_second: float  # of these steps alone: evaluations, saves and samples are left out
+    progress: float  # share of the budget, 0 to 1
+
+
+@dataclass(frozen=True)
+class Logged(Progress):
+    """A line of metrics.jsonl, without ``progress``."""
+
+    grad_norm: float  # before clipping, of the newest step
 
 
 @dataclass(frozen=True)
@@ -85,10 +78,6 @@ class Evaluated:
     val_tokens: int
     val_unknown: int = 0  # tokens left out: what the vocabulary lacks
 
-    def facts(self) -> dict[str, float]:
-        """The content of best.json in addition to the step."""
-        return {name: value for name, value in asdict(self).items() if name != "step"}
-
 
 @dataclass(frozen=True)
 class Sampled:
@@ -102,7 +91,7 @@ class Saved:
     folder: Path
 
 
-Event = Notice | Working | Planned | Started | Logged | Progress | Evaluated | Sampled | Saved
+Event = Notice | Working | Planned | Started | Progress | Logged | Evaluated | Sampled | Saved
 OnEvent = Callable[[Event], None]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -15,17 +15,13 @@ from gptscratch.device import is_out_of_memory, out_of_memory, seed_step
 from gptscratch.training.callbacks import CALLBACKS
 from gptscratch.training.context import TrainContext
 from gptscratch.training.events import Notice
-from gptscratch.training.step import StepResult, apply_grads, compute_grads
+from gptscratch.training.step import StepResult, take_step
 
 
 def run_loop(context: TrainContext) -> bool:
     """Step until the budget is used up; True if the user interrupted it (and the run is saved)."""
     state = context.state
-    interrupted = threading.Event()
-    with (
-        on_signals(("SIGINT", "SIGTERM", "SIGHUP"), interrupted, once=True),
-        on_signals(("SIGCONT",), context.clock.continued),  # after Ctrl-Z or SIGSTOP
-    ):
+    with interrupts() as interrupted:
         while not context.finished and not interrupted.is_set():
             started = time.perf_counter()
             inputs, targets = context.batches.batch(state.step)
@@ -41,41 +37,37 @@ def run_loop(context: TrainContext) -> bool:
 
 
 def step_that_fits(context: TrainContext, inputs: np.ndarray, targets: np.ndarray) -> StepResult:
-    """Take the step; if memory runs out, halve its micro-batches and try again.
-
-    The update itself is never tried twice: it may have changed some parameters before it failed.
-    """
-    replica = context.replica
+    """Take the step; if memory runs out before its update, halve its micro-batches and try again."""
     while True:
         seed_step(context.config.seed, context.state.step)
         try:
-            loss, tokens = compute_grads(replica, inputs, targets, context.micro_batch_size)
-            break
+            return take_step(
+                context.replica, context.optimizer, inputs, targets,
+                micro_batch_size=context.micro_batch_size, grad_clip=context.config.grad_clip,
+                lr_scale=context.lr_scale,
+            )  # fmt: skip
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             if context.micro_batch_size == 1:
                 with out_of_memory("while it trains on one sequence at a time"):
                     raise
-        replica.zero_grad()  # after the except clause, which holds on to the step's tensors
+        context.replica.zero_grad()  # after the except clause, which holds on to the step's tensors
         context.micro_batch_size = (context.micro_batch_size + 1) // 2
         context.report(Notice(f"Out of memory: continuing with micro-batch size {context.micro_batch_size}."))
-    with out_of_memory("while it updates the parameters"):
-        grad_clip, lr_scale = context.config.grad_clip, context.lr_scale
-        norm = apply_grads(replica, context.optimizer, loss, grad_clip=grad_clip, lr_scale=lr_scale)
-    return StepResult(loss=loss, grad_norm=norm, tokens=tokens)
 
 
 @contextmanager
-def on_signals(names: Sequence[str], event: threading.Event, *, once: bool = False) -> Iterator[None]:
-    """Let signals set an event; with ``once`` the next one acts as usual.
+def interrupts() -> Iterator[threading.Event]:
+    """An event that Ctrl-C, SIGTERM or a closed terminal sets; the second signal acts as usual.
 
-    SIGHUP comes when the terminal is closed; under nohup it stays ignored. Windows lacks some of the names.
+    SIGHUP comes when the terminal is closed; under nohup it stays ignored. Windows has no SIGHUP.
     """
+    interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
+        yield interrupted  # only the main thread may handle signals
         return
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
     if before.get(getattr(signal, "SIGHUP", 0)) is signal.SIG_IGN:
         del before[signal.SIGHUP]
@@ -85,13 +77,12 @@ def on_signals(names: Sequence[str], event: threading.Event, *, once: bool = Fal
             signal.signal(number, handler)
 
     def handle(_number: int, _frame: FrameType | None) -> None:
-        event.set()
-        if once:
-            restore()
+        interrupted.set()
+        restore()
 
     for number in before:
         signal.signal(number, handle)
     try:
-        yield
+        yield interrupted
     finally:
         restore()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from gptscratch.accelerate.linear import linear
+from gptscratch.model.head import AdaptiveHead
 
 IGNORE = -100  # a target that counts for nothing: padding
 
@@ -38,27 +38,21 @@ def head_cross_entropy(
     Returns:
         A scalar in float32.
     """
-    if isinstance(head, nn.AdaptiveLogSoftmaxWithLoss):
-        return _adaptive_cross_entropy(head, hidden, targets, factor)
+    if isinstance(head, AdaptiveHead):
+        parts = [linear_cross_entropy(*part, factor=factor) for part in head.parts(hidden, targets)]
+        return torch.stack(parts).sum()
     assert isinstance(head, nn.Linear)
     return linear_cross_entropy(hidden, head.weight, targets, head.bias, factor=factor)
 
 
-def _adaptive_cross_entropy(
-    head: nn.AdaptiveLogSoftmaxWithLoss, hidden: Tensor, targets: Tensor, factor: Tensor | float
-) -> Tensor:
-    """First which frequent token or which part of the rest, then which token of that part."""
-    choice = targets.clone()  # (N,): what the first softmax should say
-    parts = []
-    for i, (low, high) in enumerate(itertools.pairwise(head.cutoffs)):
-        inside = (targets >= low) & (targets < high)
-        choice[inside] = head.shortlist_size + i
-        rows = inside.nonzero().squeeze(1)  # the positions whose token is in part i
-        down, up = head.tail[i].children()
-        assert isinstance(up, nn.Linear)
-        parts.append(linear_cross_entropy(down(hidden[rows]), up.weight, targets[rows] - low, factor=factor))
-    first = linear_cross_entropy(hidden, head.head.weight, choice, head.head.bias, factor=factor)
-    return torch.stack((first, *parts)).sum()
+def head_scores(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+    """(2,): the summed loss of (N, D) against (N,), and how many targets were the most likely token."""
+    if isinstance(head, AdaptiveHead):  # without the parts that no target is in
+        loss, best = head_cross_entropy(head, hidden, targets), head.predict(hidden)
+    else:
+        logits = head(hidden).float()  # (N, V)
+        loss, best = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum"), logits.argmax(-1)
+    return torch.stack((loss, (best == targets).sum()))
 
 
 def linear_cross_entropy(
@@ -70,21 +64,11 @@ def linear_cross_entropy(
     factor: Tensor | float = 1.0,
     rows: int | None = None,
 ) -> Tensor:
-    """The summed cross-entropy of ``hidden @ weight.T + bias`` against ``targets``, in nats.
+    """The summed cross-entropy of ``hidden @ weight.T + bias`` against ``targets``, times ``factor``.
 
-    The gradients are made in the forward pass, slice by slice, so that the (N, V) logits are never
-    in memory as a whole and are not computed twice.
-
-    Args:
-        hidden: (N, D), any float type.
-        weight: (V, D), the output embedding, of the same type.
-        targets: (N,) token ids, or ``IGNORE``.
-        bias: (V,), of the same type.
-        factor: what the sum is multiplied by, before its gradients are rounded to that type.
-        rows: of a slice; None: as many as suit the device.
-
-    Returns:
-        A scalar in float32.
+    As ``head_cross_entropy``; weight (V, D), bias (V,). The gradients are made in the forward pass, slice by
+    slice, so that the (N, V) logits are never in memory as a whole and are not computed twice. ``rows`` of a
+    slice; None: as many as suit the device.
     """
     if rows is None:
         rows = max(_ROWS, slice_rows(len(weight), weight.device, weight.dtype))
@@ -147,11 +131,5 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden_grad, weight_grad, bias_grad = ctx.saved_tensors
         if bias_grad is not None:
             bias_grad = bias_grad.mul_(grad).to(ctx.weight_dtype)
-        return (
-            hidden_grad.mul_(grad),
-            weight_grad.mul_(grad).to(ctx.weight_dtype),
-            None,
-            bias_grad,
-            None,
-            None,
-        )
+        weight_grad = weight_grad.mul_(grad).to(ctx.weight_dtype)
+        return hidden_grad.mul_(grad), weight_grad, None, bias_grad, None, None

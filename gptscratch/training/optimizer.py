@@ -1,18 +1,19 @@
 """Muon and AdamW as their equations, over plain lists of tensors, and the loss scale of float16.
 
-They are not torch.optim.Optimizer: importing that loads the compiler (more than a second, a tenth of a
-short run), and state that is a flat dict of named tensors goes into safetensors as it is.
+They are not torch.optim.Optimizer: docs/decisions/own-optimizers.md.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from gptscratch import sizing
+from gptscratch.config import TrainConfig
 from gptscratch.device import fast_dtype
 from gptscratch.errors import CheckpointError
 
@@ -22,6 +23,14 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _STEPS_TO_GROW = 2000  # with finite gradients, after which the loss scale is doubled
 
 
+class Updates(Protocol):
+    """A part of an optimizer, with parameters of its own."""
+
+    state: dict[str, Tensor]
+
+    def update(self, lr_scale: float, finite: Tensor) -> None: ...
+
+
 class Optimizer:
     """Updates parameters in place, from their gradients.
 
@@ -29,111 +38,81 @@ class Optimizer:
         state: named tensors that a checkpoint keeps; ``step`` changes them in place.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.state: dict[str, Tensor] = {}
+    def __init__(self, *parts: Updates) -> None:
+        self.parts = parts
+        self.state = {name: tensor for part in parts for name, tensor in part.state.items()}
 
     @torch.no_grad()
-    def step(self, lr_scale: float, finite: Tensor | None = None) -> None:
+    def step(self, lr_scale: float, finite: Tensor) -> None:
         """One update, at ``lr_scale`` times the peak learning rate.
 
         ``finite``: () bool, on the parameters' device; where it is False nothing changes, and the host does
-        not wait for its value. None: the gradients are finite.
+        not wait for its value.
         """
-        if finite is None:
-            finite = torch.ones((), dtype=torch.bool, device=self.device)
-        self._step(lr_scale, finite)
-
-    def _step(self, lr_scale: float, finite: Tensor) -> None:
-        raise NotImplementedError
+        for part in self.parts:
+            part.update(lr_scale, finite)
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from a saved state, which may hold that of other optimizers too.
+        """Continue from a saved state; one of a run in another number format may lack the loss scale.
 
         Raises:
             CheckpointError: a tensor is missing or of another shape; then nothing changes.
         """
-        for name, tensor in self.state.items():
+        own = {name: t for name, t in self.state.items() if name in state or "loss_scale" not in name}
+        for name, tensor in own.items():
             if name not in state or state[name].shape != tensor.shape:
                 raise CheckpointError(f"The optimizer's state does not fit: {name} is missing or misshapen.")
-        for name, tensor in self.state.items():
+        for name, tensor in own.items():
             tensor.copy_(state[name])
 
 
-def make_optimizer(
-    model: nn.Module,
-    *,
-    optimizer: str,
-    learning_rate: float,
-    adamw_learning_rate: float,
-    weight_decay: float,
-    betas: tuple[float, float],
-    momentum: float,
-    muon_dtype: torch.dtype | None = None,
-) -> Optimizer:
+def make_optimizer(model: nn.Module, config: TrainConfig, loss_scale: LossScale | None = None) -> Optimizer:
     """One optimizer over all of the model's parameters.
 
     ``muon`` takes the matrices of ``model.blocks`` and leaves the rest (embeddings, lm_head, norms, biases)
     to AdamW at its own learning rate; ``adamw`` takes everything. Decay is decoupled and spares vectors.
-    ``muon_dtype`` is the type of Muon's products; None: the fastest of the model's device.
     """
-    named = dict(model.named_parameters())
-    if optimizer == "adamw":
-        return AdamW(named, learning_rate=learning_rate, betas=betas, weight_decay=weight_decay)
-    matrices = {n: p for n, p in named.items() if n.startswith("blocks.") and p.ndim == 2}
-    rest = {n: p for n, p in named.items() if n not in matrices}
-    dtype = muon_dtype or fast_dtype(next(model.parameters()).device)
-    return CombinedOptimizer(
-        Muon(
-            matrices, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay, dtype=dtype
-        ),
-        AdamW(rest, learning_rate=adamw_learning_rate, betas=betas, weight_decay=weight_decay),
-    )
+    rest = dict(model.named_parameters())
+    parts: list[Updates] = []
+    learning_rate, decay = config.learning_rate, config.weight_decay
+    if config.optimizer == "muon":
+        matrices = {n: p for n, p in rest.items() if n.startswith("blocks.") and p.ndim == 2}
+        rest = {n: p for n, p in rest.items() if n not in matrices}
+        fast = config.muon_dtype == "auto"
+        dtype = fast_dtype(next(model.parameters()).device) if fast else getattr(torch, config.muon_dtype)
+        parts.append(Muon(matrices, learning_rate, config.momentum, weight_decay=decay, dtype=dtype))
+        learning_rate = config.adamw_learning_rate
+    parts.append(AdamW(rest, learning_rate, (config.beta1, config.beta2), weight_decay=decay))
+    return Optimizer(*parts, *([loss_scale] if loss_scale else []))
 
 
-class CombinedOptimizer(Optimizer):
-    """Several optimizers as one; each has its own parameters."""
-
-    def __init__(self, *parts: Optimizer) -> None:
-        super().__init__(parts[0].device)
-        self.parts = parts
-        self.state = {name: tensor for part in parts for name, tensor in part.state.items()}
-
-    def _step(self, lr_scale: float, finite: Tensor) -> None:
-        for part in self.parts:
-            part.step(lr_scale, finite)
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        for part in self.parts:
-            part.load(state)
-
-
-class AdamW(Optimizer):
+class AdamW:
     """Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", by torch's fused kernel."""
 
     def __init__(
         self,
         parameters: Mapping[str, Tensor],
-        *,
         learning_rate: float,
         betas: tuple[float, float] = (0.9, 0.95),
+        *,
         weight_decay: float = 0.0,
         epsilon: float = 1e-8,
     ) -> None:
-        super().__init__(next(iter(parameters.values())).device)
         self.learning_rate, self.betas, self.epsilon = learning_rate, betas, epsilon
+        self.state: dict[str, Tensor] = {}
         for name, parameter in parameters.items():
             self.state[f"{name}.first"] = torch.zeros_like(parameter)
             self.state[f"{name}.second"] = torch.zeros_like(parameter)
-            self.state[f"{name}.count"] = torch.zeros((), device=self.device)
+            self.state[f"{name}.count"] = torch.zeros((), device=parameter.device)
         matrices = {name: p for name, p in parameters.items() if p.ndim >= 2}
         others = {name: p for name, p in parameters.items() if p.ndim < 2}
         self.groups = [(matrices, weight_decay), (others, 0.0)]
         # The fused kernel of Apple's GPUs ignores found_inf and reports nothing.
-        self.waits_for_finite = self.device.type not in ("cpu", "cuda")
+        device = next(iter(parameters.values())).device
+        self.waits_for_finite = device.type not in ("cpu", "cuda")
 
-    def _step(self, lr_scale: float, finite: Tensor) -> None:
+    def update(self, lr_scale: float, finite: Tensor) -> None:
         if self.waits_for_finite and not finite:
             return
         for parameters, weight_decay in self.groups:
@@ -145,24 +124,14 @@ class AdamW(Optimizer):
             )
             torch._foreach_add_(count, finite.float())
             torch._fused_adamw_(
-                [parameters[name] for name in grads],
-                list(grads.values()),
-                first,
-                second,
-                [],
-                count,
-                lr=self.learning_rate * lr_scale,
-                beta1=self.betas[0],
-                beta2=self.betas[1],
-                weight_decay=weight_decay,
-                eps=self.epsilon,
-                amsgrad=False,
-                maximize=False,
+                [parameters[name] for name in grads], list(grads.values()), first, second, [], count,
+                lr=self.learning_rate * lr_scale, beta1=self.betas[0], beta2=self.betas[1],
+                weight_decay=weight_decay, eps=self.epsilon, amsgrad=False, maximize=False,
                 found_inf=(~finite).float(),
-            )
+            )  # fmt: skip
 
 
-class Muon(Optimizer):
+class Muon:
     """Momentum whose update is orthogonalized; matrices of one shape go through it as one batch.
 
     Source: Jordan et al. 2024; the factor max(1, rows / columns)^0.5 is theirs, too.
@@ -171,45 +140,42 @@ class Muon(Optimizer):
     def __init__(
         self,
         parameters: Mapping[str, Tensor],
-        *,
         learning_rate: float,
         momentum: float = 0.95,
+        *,
         weight_decay: float = 0.0,
         dtype: torch.dtype = torch.float32,
         at_once: int = sizing.MUON_AT_ONCE,
     ) -> None:
         """``dtype``: type of the products. ``at_once``: how many numbers are worked on at a time."""
-        super().__init__(next(iter(parameters.values())).device)
         self.learning_rate, self.momentum, self.weight_decay = learning_rate, momentum, weight_decay
         self.dtype = dtype
+        self.state: dict[str, Tensor] = {}
+        self.groups: list[tuple[list[Tensor], Tensor]] = []  # matrices of a shape, their (N, rows, columns)
         shapes: dict[torch.Size, list[str]] = defaultdict(list)
         for name, parameter in parameters.items():
             shapes[parameter.shape].append(name)
-        self.groups: list[tuple[list[Tensor], Tensor]] = []  # matrices of a shape, their (N, rows, columns)
         for shape, names in shapes.items():
-            velocity = torch.zeros(len(names), *shape, device=self.device)
-            self.state |= {f"{name}.velocity": velocity[i] for i, name in enumerate(names)}
+            velocity = torch.zeros(len(names), *shape, device=parameters[names[0]].device)
+            self.state |= dict(zip([f"{name}.velocity" for name in names], velocity, strict=True))
             some = max(1, at_once // shape.numel())
             for start in range(0, len(names), some):
                 part = slice(start, start + some)
                 self.groups.append(([parameters[name] for name in names[part]], velocity[part]))
 
-    def _step(self, lr_scale: float, finite: Tensor) -> None:
+    def update(self, lr_scale: float, finite: Tensor) -> None:
+        learning_rate = self.learning_rate * lr_scale
         for parameters, velocity in self.groups:
-            self._update(parameters, velocity, self.learning_rate * lr_scale, finite)
-
-    def _update(
-        self, parameters: list[Tensor], velocity: Tensor, learning_rate: float, finite: Tensor
-    ) -> None:
-        gradient = torch.stack([p.grad for p in parameters if p.grad is not None])  # (N, rows, columns)
-        gradient = torch.where(finite, gradient, velocity)  # which leaves the velocity as it is
-        velocity.lerp_(gradient, 1.0 - self.momentum)
-        update = orthogonalized(gradient.lerp_(velocity, self.momentum), self.dtype)  # Nesterov's look-ahead
-        update = update.to(velocity.dtype) * finite
-        if self.weight_decay:
-            torch._foreach_mul_(parameters, torch.where(finite, 1.0 - learning_rate * self.weight_decay, 1.0))
-        factor = learning_rate * max(1.0, update.size(1) / update.size(2)) ** 0.5
-        torch._foreach_add_(parameters, list(update.unbind(0)), alpha=-factor)
+            gradient = torch.stack([p.grad for p in parameters if p.grad is not None])  # (N, rows, columns)
+            gradient = torch.where(finite, gradient, velocity)  # which leaves the velocity as it is
+            velocity.lerp_(gradient, 1.0 - self.momentum)
+            gradient.lerp_(velocity, self.momentum)  # Nesterov's look-ahead
+            step = orthogonalized(gradient, self.dtype).to(velocity.dtype) * finite
+            if self.weight_decay:
+                decay = torch.where(finite, 1.0 - learning_rate * self.weight_decay, 1.0)
+                torch._foreach_mul_(parameters, decay)
+            factor = learning_rate * max(1.0, step.size(1) / step.size(2)) ** 0.5
+            torch._foreach_add_(parameters, list(step.unbind(0)), alpha=-factor)
 
 
 def orthogonalized(matrices: Tensor, dtype: torch.dtype = torch.float32, rounds: int = 5) -> Tensor:
@@ -232,28 +198,21 @@ def orthogonalized(matrices: Tensor, dtype: torch.dtype = torch.float32, rounds:
     return x.mT if is_tall else x
 
 
-class LossScale(Optimizer):
+class LossScale:
     """A factor of the loss that keeps its gradients within float16; they are divided by it again.
 
     Halved where a gradient is not finite, and doubled after many that are (Micikevicius et al. 2018, "Mixed
-    Precision Training", section 3.2). It is saved with the optimizers' state, so that a resumed run has the
-    same. It is always a power of two: multiplying by it is exact.
+    Precision Training", section 3.2). It is always a power of two: multiplying by it is exact.
     """
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__(device)
         self.scale = torch.full((), 2.0**14, device=device)
         self.finite_steps = torch.zeros((), device=device)
         self.state = {"loss_scale": self.scale, "loss_scale.finite_steps": self.finite_steps}
 
-    def _step(self, lr_scale: float, finite: Tensor) -> None:
+    def update(self, lr_scale: float, finite: Tensor) -> None:
         del lr_scale
         self.finite_steps.add_(1.0).mul_(finite)
         grows = self.finite_steps >= _STEPS_TO_GROW
         self.scale.mul_(torch.where(finite, torch.where(grows, 2.0, 1.0), 0.5)).clamp_(1.0, 2.0**24)
         self.finite_steps.mul_(~grows)
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """The state of a run in another number format has no scale: then it starts as in a new run."""
-        if "loss_scale" in state:
-            super().load(state)

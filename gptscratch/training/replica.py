@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from gptscratch.accelerate.training import accelerate_training
 from gptscratch.device import is_out_of_memory
 from gptscratch.model.gpt import GPT
 from gptscratch.model.layout import document_layout, document_numbers
@@ -31,7 +30,6 @@ class LowPrecisionReplica:
 
     def __init__(self, model: GPT, dtype: torch.dtype, *, mask_at: int | None = None) -> None:
         """``mask_at``: the end-of-text token, where the documents of a row are not to see one another."""
-        accelerate_training(model)
         self.parameters: list[Tensor] = list(model.parameters())
         self.model = model if dtype == torch.float32 else _cast(model, dtype)
         own = {id(parameter) for parameter in self.parameters}
@@ -48,17 +46,16 @@ class LowPrecisionReplica:
         hidden = self._hidden(inputs, layout=layout)  # (B, T, D)
         return head_cross_entropy(self.model.lm_head, hidden.flatten(0, 1), targets.flatten(), factor=factor)
 
-    def compile(self, shapes: Iterable[tuple[int, int]], on_failure: Callable[[str], None]) -> None:
-        """Compile the model for micro-batches of these (rows, tokens), before any step is timed.
+    def compile(self, rows: int, tokens: int, on_failure: Callable[[str], None]) -> None:
+        """Compile the model, for micro-batches of this shape at once, before any step is timed.
 
         What can go wrong there has no common type (no compiler, no space, a bug): then it runs uncompiled.
         If memory runs out, the first step finds a micro-batch that fits and compiles for that.
         """
         self._hidden = torch.compile(self.model.hidden)
         try:
-            for shape in shapes:
-                ids = torch.zeros(shape, dtype=torch.long, device=self.device)
-                self.loss(ids, ids).backward()  # type: ignore[no-untyped-call]
+            ids = torch.zeros(rows, tokens, dtype=torch.long, device=self.device)
+            self.loss(ids, ids).backward()  # type: ignore[no-untyped-call]
         except Exception as error:
             if not is_out_of_memory(error):
                 self._hidden = self.model.hidden

@@ -54,18 +54,14 @@ class TrainState:
         """Raises CheckpointError where a field is missing, not a number, or out of range."""
         known: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
-            value = values.get(field.name, field.default if field.name in _NEWER else None)
+            value = values.get(field.name, 0 if field.name in _NEWER else None)
             if value is None and field.name == "best_val_loss":
-                value = math.inf
-            kinds = (int, float) if isinstance(field.default, float) else int
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, kinds)
-                or not (-1 <= value <= _LARGEST or field.name == "best_val_loss")
-            ):
+                known[field.name] = math.inf
+                continue
+            kinds = (int, float) if isinstance(field.default, float) else (int,)
+            if type(value) not in kinds or not -1 <= value <= _LARGEST:
                 raise CheckpointError(f"The checkpoint's state.json is damaged: {field.name} is {value!r}.")
             known[field.name] = value
-        state = cls(**known)
-        if state.best_step > state.step or math.isnan(state.best_val_loss):
+        if known["best_step"] > known["step"]:
             raise CheckpointError("The checkpoint's state.json is damaged: its best step is not a past one.")
-        return state
+        return cls(**known)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gptscratch.device import on_device
+from gptscratch.device import on_device, out_of_memory
 from gptscratch.training.loss import IGNORE
 from gptscratch.training.optimizer import Optimizer
 from gptscratch.training.replica import LowPrecisionReplica
@@ -41,23 +41,24 @@ def take_step(
         micro_batch_size: rows at a time; the result does not depend on it, except for rounding.
         grad_clip: largest norm of the gradient; 0 leaves it alone.
         lr_scale: factor of the peak learning rate.
+
+    Raises:
+        RuntimeError: memory ran out before the update; after ``replica.zero_grad()`` it may be tried again.
+        RunError: memory ran out in the update, which may have changed some parameters.
     """
     loss, tokens = compute_grads(replica, inputs, targets, micro_batch_size)
-    norm = apply_grads(replica, optimizer, loss, grad_clip=grad_clip, lr_scale=lr_scale)
+    with out_of_memory("while it updates the parameters"):
+        norm = apply_grads(replica, optimizer, loss, grad_clip=grad_clip, lr_scale=lr_scale)
     return StepResult(loss=loss, grad_norm=norm, tokens=tokens)
 
 
 def compute_grads(
     replica: LowPrecisionReplica, inputs: np.ndarray, targets: np.ndarray, micro_batch_size: int
 ) -> tuple[Tensor, int]:
-    """Leave in the parameters the gradient of the mean loss over all targets except ``IGNORE``.
+    """Leave in the parameters the gradient of the mean loss over all targets; returns mean and number.
 
-    Nothing but gradients is changed: where it fails it may be tried again, after ``replica.zero_grad()``.
     Gradients are of the summed loss, times a scale in float16, and divided last: those of the mean would
     vanish in half precision.
-
-    Returns:
-        That mean, and how many targets it is over.
     """
     tokens = int((targets != IGNORE).sum())
     factor: Tensor | float = 1.0
@@ -83,8 +84,7 @@ def apply_grads(
     """
     norm = torch.nn.utils.clip_grad_norm_(replica.parameters, grad_clip or math.inf)
     optimizer.step(lr_scale, loss.isfinite() & norm.isfinite())
-    for parameter in replica.parameters:
-        parameter.grad = None
+    replica.zero_grad()
     return norm
 
 

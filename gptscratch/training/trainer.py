@@ -14,7 +14,7 @@ from gptscratch import paths
 from gptscratch.config import RunConfig
 from gptscratch.data.prepare import Prepared
 from gptscratch.data.token_files import token_counts
-from gptscratch.device import out_of_memory, pick_device, slow_dtype_warning
+from gptscratch.device import fast_dtype, out_of_memory, pick_device, pick_dtype, slow_dtype_warning
 from gptscratch.errors import CheckpointError, ConfigError
 from gptscratch.files import write_json
 from gptscratch.model.gpt import GPT
@@ -36,7 +36,7 @@ from gptscratch.runs.run_tokens import record_of, tokens_of_run
 from gptscratch.training import callbacks
 from gptscratch.training.budget import cooldown as cooled_down
 from gptscratch.training.budget import make_budget
-from gptscratch.training.context import SampleText, TrainContext, resolved_dtypes
+from gptscratch.training.context import SampleText, TrainContext, facts_of
 from gptscratch.training.events import Evaluated, Notice, OnEvent, Started, ignore
 from gptscratch.training.loop import run_loop
 from gptscratch.training.planning.plan_run import plan_run, tokens_per_row
@@ -91,13 +91,13 @@ def train(
         settings["corpus"] = tuple(str(name) for name in names)
     with new_run(RunConfig().with_settings(settings), out, replace=replace_run) as run:
         plan, prepared = plan_run(settings, init_from=init_from, on_event=on_event, started=started)
-        config = resolved_dtypes(replace(plan.config, name=run.name))
-        record = record_of(config, prepared)
-        context = TrainContext(run, record, prepared, TrainState(), started, on_event, sample_text)
+        record = record_of(with_number_formats(replace(plan.config, name=run.name)), prepared)
+        context = TrainContext(run, record, prepared, TrainState(), on_event, sample_text)
         _initialize(context.model, run, prepared, init_from)
         if is_run(run) and not replace_run:
             on_event(Notice(f"The run {run.name} had no checkpoint yet. It starts again."))
         create_run(run, record, prepared.tokenizer, plan.record())
+        context.start(context.state, started)
         result = _train(context)
     if result.interrupted and cooldown:
         return resume(run, cooldown=True, on_event=on_event, sample_text=sample_text)
@@ -112,12 +112,15 @@ def resume(
     sample_text: SampleText | None = None,
     **settings: Any,
 ) -> TrainResult:
-    """Continue a run from its last checkpoint, as if it had never stopped; None: the newest run.
+    """Continue a run from its last checkpoint, as if it had never stopped: ``resume("tales", steps=4000)``.
 
-    A checkpoint's folder may be named instead: the run then forgets what it did after it.
-    ``settings`` may change those of training, to extend the run: ``resume("tales", steps=4000)``.
-    With ``cooldown`` the learning rate falls to 0 from now on, over a length in ``settings`` or a tenth of
-    the steps so far, and the run is finished.
+    Args:
+        name_or_path: a run, or a checkpoint that the run goes back to; None: the newest run.
+        cooldown: the learning rate falls to 0 from now on, over a length in ``settings`` or a tenth of the
+            steps so far, and the run is finished.
+        on_event: as for ``train``.
+        sample_text: as for ``train``.
+        **settings: changes of the settings of training, for example to extend the run.
 
     Raises:
         UserError: the run, its checkpoint or its corpus is not as it was.
@@ -129,48 +132,52 @@ def resume(
             raise
     with held(run):
         folder = paths.find_checkpoint(name_or_path or run, which="last")[1]  # what there is by now
-        return _resume(run, folder, cooldown, on_event, sample_text, settings)
+        record, state = read_run(run), TrainState.from_dict(checkpoint.load_state(folder))
+        was_finished = not cooldown and checkpoint.is_finished(run, state.step)
+        if was_finished and not settings:
+            return _unchanged(run, state, on_event)
+        if not cooldown:
+            record = replace(record, config=resume_config(record.config, settings))
+        prepared = tokens_of_run(run, record)
+        length = (
+            prepared.manifest.train.tokens,
+            tokens_per_row(prepared, record.config.train.documents)(record.config.model.context_length),
+        )
+        if was_finished and make_budget(record.config.train, *length).is_used_up(state):
+            return _unchanged(run, state, on_event)
+        if record.format == 1:
+            on_event(
+                Notice(f"{run.name} was begun by an earlier version: the order of its batches changes here.")
+            )
+        config = record.config
+        if cooldown:
+            config = cooled_down(config, state, *length, settings)
+            on_event(
+                Notice("Cooldown: the learning rate falls to 0 and the run ends. Ctrl-C saves and stops.")
+            )
+        record = record_of(with_number_formats(config), prepared)
+        return _continued(run, record, prepared, folder, state, on_event, sample_text)
 
 
-def _resume(
+def _continued(
     run: Path,
+    record: RunRecord,
+    prepared: Prepared,
     folder: Path,
-    cooldown: bool,
+    state: TrainState,
     on_event: OnEvent,
     sample_text: SampleText | None,
-    settings: dict[str, Any],
 ) -> TrainResult:
-    record = read_run(run)
-    state = TrainState.from_dict(checkpoint.load_state(folder))
-    was_finished = not cooldown and checkpoint.is_finished(run, state.step)
-    if was_finished and not settings:
-        return _unchanged(run, state, on_event)
-    if not cooldown:
-        record = replace(record, config=resume_config(record.config, settings))
-    prepared = tokens_of_run(run, record)
-    if record.format == 1:
-        on_event(
-            Notice(f"{run.name} was begun by an earlier version: the order of its batches changes here.")
-        )
-    record = record_of(record.config, prepared)
-    train_tokens = prepared.manifest.train.tokens
-    row = tokens_per_row(prepared, record.config.train.documents)(record.config.model.context_length)
-    if was_finished and make_budget(record.config.train, train_tokens, row).is_used_up(state):
-        return _unchanged(run, state, on_event)
-    if cooldown:
-        record = replace(record, config=cooled_down(record.config, state, train_tokens, row, settings))
-        on_event(Notice("Cooldown: the learning rate falls to 0 and the run ends. Ctrl-C saves and stops."))
-    record = replace(record, config=resolved_dtypes(record.config))
+    """Train on from the checkpoint in ``folder``."""
     train = record.config.train
     if warning := slow_dtype_warning(getattr(torch, train.dtype), pick_device(train.device)):
         on_event(Notice(warning))
     checkpoint.require_same_shapes(record.config.model, folder)
-    context = TrainContext(run, record, prepared, state, time.perf_counter(), on_event, sample_text)
+    context = TrainContext(run, record, prepared, state, on_event, sample_text)
     checkpoint.load_parameters(context.model, folder)
     context.optimizer.load(checkpoint.load_tensors(folder / "optimizer.safetensors"))
     was_evaluated = _roll_back(run, record, state)
-    # Its own start-up is not counted: a budget in time continues where the run was saved.
-    context.start(time.perf_counter() - state.seconds)
+    context.start(state)  # its own start-up is not counted
     return _train(context, was_evaluated=was_evaluated)
 
 
@@ -200,14 +207,13 @@ def _train(context: TrainContext, *, was_evaluated: bool = True) -> TrainResult:
         context.save()
     interrupted = run_loop(context)
     evaluation = None if interrupted else _evaluate_best(context)
-    return _result(run, state, context.clock.run_seconds(), evaluation, interrupted=interrupted)
+    return _result(run, state, context.run_seconds(), evaluation, interrupted=interrupted)
 
 
 def _result(
     run: Path, state: TrainState, seconds: float, evaluation: Evaluated | None, *, interrupted: bool = False
 ) -> TrainResult:
-    facts = {"step": state.step, "tokens": state.tokens, "best_step": state.best_step}
-    return TrainResult(run=run, seconds=seconds, evaluation=evaluation, interrupted=interrupted, **facts)
+    return TrainResult(run, state.step, state.tokens, seconds, state.best_step, evaluation, interrupted)
 
 
 def _evaluate_best(context: TrainContext) -> Evaluated:
@@ -219,7 +225,7 @@ def _evaluate_best(context: TrainContext) -> Evaluated:
         evaluation = context.evaluate(state.best_step, context.tokens_at_end())
     if evaluation.val_tokens > context.config.eval_tokens:
         context.report(evaluation)  # on more than those along the way
-    checkpoint.finish(run, step=state.step, best_step=state.best_step, best=evaluation.facts())
+    checkpoint.finish(run, step=state.step, best_step=state.best_step, best=facts_of(evaluation))
     return evaluation
 
 
@@ -248,3 +254,13 @@ def _roll_back(run: Path, record: RunRecord, state: TrainState) -> bool:
     counted = state.best_step == state.step or state.evaluations_since_best > 0
     rewind_metrics(run / "samples.jsonl", state.step)
     return rewind_metrics(run / "metrics.jsonl", state.step) and counted
+
+
+def with_number_formats(config: RunConfig) -> RunConfig:
+    """The same with the number formats of this machine instead of "auto": a resumed run keeps them."""
+    device = pick_device(config.train.device)
+    dtypes = {
+        "dtype": pick_dtype(config.train.dtype, device),
+        "muon_dtype": fast_dtype(device) if config.train.muon_dtype == "auto" else config.train.muon_dtype,
+    }
+    return config.with_settings({name: str(dtype).removeprefix("torch.") for name, dtype in dtypes.items()})

@@ -30,9 +30,9 @@ from gptscratch.accelerate import kernels
 from gptscratch.accelerate import linear as linear_module
 from gptscratch.accelerate.decode_step import DecodeStep, accelerate_decoding
 from gptscratch.accelerate.quantization import QUANTIZERS
-from gptscratch.accelerate.training import products_pay, trains_on_cpu
+from gptscratch.accelerate.training import accelerate_training, products_pay, trains_on_cpu
 from gptscratch.accelerate.weight_packing import PackedLinear, can_pack, join
-from gptscratch.config import ModelConfig
+from gptscratch.config import ModelConfig, TrainConfig
 from gptscratch.device import has_fast_bfloat16, set_up
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
@@ -96,11 +96,8 @@ def training_step(label: str, optimizer: str) -> Path:
 
     def step(dtype: torch.dtype) -> Run:
         model = GPT(shape)
-        replica = LowPrecisionReplica(model, dtype)
-        update = make_optimizer(
-            model, optimizer=optimizer, learning_rate=1e-3, adamw_learning_rate=1e-3, weight_decay=0.1,
-            betas=(0.9, 0.95), momentum=0.95,
-        )  # fmt: skip
+        replica = LowPrecisionReplica(accelerate_training(model), dtype)
+        update = make_optimizer(model, TrainConfig(optimizer=optimizer))
         return lambda: take_step(replica, update, ids, ids, micro_batch_size=8, grad_clip=1.0, lr_scale=1.0)
 
     name = f"training step, {label}, bfloat16 products"

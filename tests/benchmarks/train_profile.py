@@ -16,7 +16,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from gptscratch.accelerate import training
-from gptscratch.config import ModelConfig
+from gptscratch.config import ModelConfig, TrainConfig
 from gptscratch.device import pick_dtype, set_up
 from gptscratch.model.gpt import GPT
 from gptscratch.training.optimizer import make_optimizer
@@ -38,11 +38,8 @@ def profiled(config: ModelConfig, rows: int, dtype: torch.dtype, steps: int) -> 
 def make_step(config: ModelConfig, rows: int, dtype: torch.dtype) -> Callable[[], object]:
     torch.manual_seed(0)
     model = GPT(config)
-    replica = LowPrecisionReplica(model, dtype)
-    optimizer = make_optimizer(
-        model, optimizer="muon", learning_rate=0.01, adamw_learning_rate=0.01, weight_decay=0.1,
-        betas=(0.9, 0.95), momentum=0.95,
-    )  # fmt: skip
+    replica = LowPrecisionReplica(training.accelerate_training(model), dtype)
+    optimizer = make_optimizer(model, TrainConfig(optimizer="muon"))
     ids = np.random.default_rng(0).integers(0, config.vocab_size, (rows, config.context_length))
     return lambda: take_step(replica, optimizer, ids, ids, micro_batch_size=rows, grad_clip=1.0, lr_scale=1.0)
 

@@ -25,7 +25,8 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from gptscratch.config import ModelConfig
+from gptscratch.accelerate.training import accelerate_training
+from gptscratch.config import ModelConfig, TrainConfig
 from gptscratch.data.batches import windows
 from gptscratch.device import has_fast_bfloat16, set_up
 from gptscratch.model.gpt import GPT
@@ -165,16 +166,8 @@ def our_step(
     config: ModelConfig, optimizer: str, inputs: np.ndarray, targets: np.ndarray, dtype: torch.dtype
 ) -> Callable[[], None]:
     model = GPT(config)
-    replica = LowPrecisionReplica(model, dtype)
-    update = make_optimizer(
-        model,
-        optimizer=optimizer,
-        learning_rate=1e-3,
-        adamw_learning_rate=1e-3,
-        weight_decay=0.1,
-        betas=(0.9, 0.95),
-        momentum=0.95,
-    )
+    replica = LowPrecisionReplica(accelerate_training(model), dtype)
+    update = make_optimizer(model, TrainConfig(optimizer=optimizer))
 
     def step() -> None:
         take_step(replica, update, inputs, targets, micro_batch_size=ROWS, grad_clip=1.0, lr_scale=1.0)

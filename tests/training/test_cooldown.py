@@ -23,7 +23,7 @@ Fit = Callable[..., TrainResult]
 LONG: dict[str, Any] = {"steps": 400, "log_interval": 1, "warmup_steps": 3, "eval_interval": 100}
 
 
-def interrupt_at(*steps: int) -> callbacks.Hook:
+def interrupt_at(*steps: int) -> callbacks.Callback:
     def hook(context: TrainContext) -> None:
         if context.state.step in steps:
             signal.raise_signal(signal.SIGINT)

@@ -48,15 +48,15 @@ def tiny(position: str = "rope") -> GPT:
     return model
 
 
-class Watching(Optimizer):
-    """An optimizer that only looks."""
+class Watching:
+    """A part of an optimizer that only looks."""
 
     def __init__(self, model: GPT) -> None:
-        super().__init__(torch.device("cpu"))
         self.model = model
+        self.state: dict[str, Tensor] = {}
         self.gradients: list[Tensor] = []
 
-    def _step(self, lr_scale: float, finite: Tensor) -> None:
+    def update(self, lr_scale: float, finite: Tensor) -> None:
         del lr_scale, finite
         self.gradients = [p.grad.clone() for p in self.model.parameters() if p.grad is not None]
 
@@ -67,7 +67,7 @@ def gradients_of_a_step(
     watching = Watching(model)
     replica = LowPrecisionReplica(model, torch.float32, mask_at=END if mask else None)
     result = take_step(
-        replica, watching, *batch, micro_batch_size=micro_batch_size, grad_clip=0.0, lr_scale=1.0
+        replica, Optimizer(watching), *batch, micro_batch_size=micro_batch_size, grad_clip=0.0, lr_scale=1.0
     )
     return result.loss.item(), result.tokens, watching.gradients
 

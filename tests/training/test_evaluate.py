@@ -171,7 +171,7 @@ def test_corpora_with_weights_are_validated_by_their_weights(pad: bool, tmp_path
     scorer = Evaluator(model, found.tokens, found.tokenizer, pad_with=pad_with)
     both = scorer(0)
     first, second = (
-        evaluate(model, scorer._windows(part, None), token_bytes=scorer.token_bytes)
+        evaluate(model, scorer.batches(part, None), token_bytes=scorer.token_bytes)
         for _, part in scorer.parts
     )
     assert (first.val_tokens, second.val_tokens) == ((401, 1201) if pad else (400, 1200))

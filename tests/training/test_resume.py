@@ -33,7 +33,7 @@ HARD = {
 TIMES = ("seconds", "tokens_per_second")
 
 
-def interrupt_at(step: int) -> callbacks.Hook:
+def interrupt_at(step: int) -> callbacks.Callback:
     def hook(context: TrainContext) -> None:
         if context.state.step == step:
             signal.raise_signal(signal.SIGINT)

@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from gptscratch.config import SCHEDULES, TrainConfig
-from gptscratch.training.budget import StepBudget, TimeBudget, make_budget
-from gptscratch.training.schedule import Schedule, make_schedule
+from gptscratch.training.budget import Budget, make_budget
+from gptscratch.training.schedule import Schedule, schedule_of
 from gptscratch.training.state import TrainState
 
 
 def schedule(name: str, *, warmup_steps: int = 0, decay: float = 0.5, final: float = 0.0) -> Schedule:
-    return make_schedule(name, warmup_steps=warmup_steps, decay_fraction=decay, final_fraction=final)
+    return schedule_of(
+        TrainConfig(lr_schedule=name, warmup_steps=warmup_steps, decay_fraction=decay, final_fraction=final)
+    )
 
 
 def test_every_schedule_of_the_config_exists() -> None:
@@ -79,11 +81,11 @@ def test_onecycle_is_torchs() -> None:
 )
 def test_a_budget_in_any_unit_is_rounded_up_to_steps(unit: str, value: float, steps: int) -> None:
     config = TrainConfig(**{unit: value}, batch_size=4)  # type: ignore[arg-type]
-    assert make_budget(config, train_tokens=1001, tokens_per_row=10) == StepBudget(steps)
+    assert make_budget(config, train_tokens=1001, tokens_per_row=10) == Budget(steps)
 
 
 def test_a_step_budget_counts_steps() -> None:
-    budget = StepBudget(8)
+    budget = Budget(8)
     assert [budget.progress(TrainState(step=step)) for step in (0, 2, 8)] == [0, 0.25, 1]
     assert [budget.is_used_up(TrainState(step=step)) for step in (7, 8, 9)] == [False, True, True]
 
@@ -101,7 +103,7 @@ def test_a_time_budget_ends_on_time_with_room_for_the_closing_work() -> None:
 
 
 def test_a_time_budget_makes_at_least_one_step() -> None:
-    budget = TimeBudget(seconds=1.0)
+    budget = Budget(seconds=1.0)
     assert not budget.is_used_up(TrainState(seconds=50.0))
     assert budget.is_used_up(TrainState(seconds=51.0, step=1))
-    assert math.isfinite(TimeBudget(seconds=1.0).progress(TrainState(seconds=2.0, closing_seconds=9.0)))
+    assert math.isfinite(Budget(seconds=1.0).progress(TrainState(seconds=2.0, closing_seconds=9.0)))

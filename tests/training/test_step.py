@@ -10,10 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gptscratch.config import ModelConfig
+from gptscratch.config import ModelConfig, TrainConfig
 from gptscratch.model.gpt import GPT
 from gptscratch.training.loss import IGNORE
-from gptscratch.training.optimizer import CombinedOptimizer, LossScale, Optimizer, make_optimizer
+from gptscratch.training.optimizer import LossScale, Optimizer, make_optimizer
 from gptscratch.training.replica import LowPrecisionReplica
 from gptscratch.training.step import StepResult, take_step
 
@@ -27,22 +27,20 @@ def tiny(**changes: object) -> GPT:
     return GPT(ModelConfig(**shape))  # type: ignore[arg-type]
 
 
-def optimizer_of(model: GPT, kind: str = "muon") -> Optimizer:
-    return make_optimizer(
-        model, optimizer=kind, learning_rate=0.02, adamw_learning_rate=0.01, weight_decay=0.0,
-        betas=(0.9, 0.95), momentum=0.95,
-    )  # fmt: skip
+def optimizer_of(model: GPT, kind: str = "muon", loss_scale: LossScale | None = None) -> Optimizer:
+    rates = {"learning_rate": 0.02, "adamw_learning_rate": 0.01, "weight_decay": 0.0}
+    return make_optimizer(model, TrainConfig(optimizer=kind, **rates), loss_scale)
 
 
-class Watching(Optimizer):
-    """An optimizer that only looks."""
+class Watching:
+    """A part of an optimizer that only looks."""
 
     def __init__(self, model: GPT) -> None:
-        super().__init__(torch.device("cpu"))
         self.model = model
+        self.state: dict[str, torch.Tensor] = {}
         self.gradients: list[torch.Tensor] = []
 
-    def _step(self, lr_scale: float, finite: torch.Tensor) -> None:
+    def update(self, lr_scale: float, finite: torch.Tensor) -> None:
         del lr_scale, finite
         self.gradients = [p.grad.clone() for p in self.model.parameters() if p.grad is not None]
 
@@ -54,7 +52,7 @@ def stepped(
     watching = Watching(model)
     result = take_step(
         LowPrecisionReplica(model, dtype),
-        watching,
+        Optimizer(watching),
         INPUTS,
         targets,
         micro_batch_size=micro_batch_size,
@@ -130,7 +128,7 @@ def test_gradients_of_float16_do_not_vanish() -> None:
 def test_a_tiny_batch_is_memorized(kind: str, dtype: str) -> None:
     model = tiny()
     replica = LowPrecisionReplica(model, getattr(torch, dtype))
-    optimizer = CombinedOptimizer(optimizer_of(model, kind), *[replica.loss_scale] * (dtype == "float16"))
+    optimizer = optimizer_of(model, kind, replica.loss_scale)
     losses = [
         take_step(
             replica, optimizer, INPUTS, TARGETS, micro_batch_size=4, grad_clip=1.0, lr_scale=1.0
@@ -197,7 +195,7 @@ def test_float16_lowers_its_scale_until_the_gradients_fit() -> None:
     replica, watching = LowPrecisionReplica(model, torch.float16), Watching(model)
     assert replica.loss_scale is not None
     replica.loss_scale.scale.fill_(2.0**24)
-    optimizer = CombinedOptimizer(watching, replica.loss_scale)
+    optimizer = Optimizer(watching, replica.loss_scale)
     norms = [
         take_step(
             replica, optimizer, INPUTS, TARGETS, micro_batch_size=8, grad_clip=0.0, lr_scale=1.0
@@ -217,16 +215,16 @@ def test_a_loss_scale_grows_after_many_finite_gradients_and_is_loaded_as_it_was(
     scale, twin = LossScale(torch.device("cpu")), LossScale(torch.device("cpu"))
     before = scale.scale.item()
     finite, not_finite = torch.tensor(True), torch.tensor(False)
-    scale.step(1.0, not_finite)
+    scale.update(1.0, not_finite)
     assert scale.scale.item() == before / 2
     for _ in range(1999):
-        scale.step(1.0, finite)
-    twin.load(scale.state)
+        scale.update(1.0, finite)
+    Optimizer(twin).load(scale.state)
     for each in (scale, twin):
         assert each.scale.item() == before / 2
-        each.step(1.0, finite)
+        each.update(1.0, finite)
         assert each.scale.item() == before
-    twin.load({})  # a state from a run in another type
+    Optimizer(twin).load({})  # a state from a run in another type
     assert twin.scale.item() == before
 
 

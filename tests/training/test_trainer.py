@@ -82,7 +82,7 @@ def test_metrics_are_the_contract(fit: Fit) -> None:
     assert len(logged) + len(evaluated) == len(records)
     for record in logged:
         assert list(record) == [
-            "step", "tokens", "seconds", "train_loss", "learning_rate", "grad_norm", "tokens_per_second",
+            "step", "tokens", "seconds", "train_loss", "learning_rate", "tokens_per_second", "grad_norm",
         ]  # fmt: skip
     for record in evaluated:
         assert list(record) == [

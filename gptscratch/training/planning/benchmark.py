@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from gptscratch.accelerate.linear import linear
+from gptscratch.accelerate.training import accelerate_training
 from gptscratch.config import RunConfig
 from gptscratch.device import is_out_of_memory, one_thread
 from gptscratch.model.gpt import GPT
@@ -52,10 +53,8 @@ def step_seconds(
     """
     with torch.random.fork_rng(devices=[]):
         model = GPT(config.model).to(device)
-    optimizer = make_optimizer(
-        model, optimizer=config.train.optimizer, learning_rate=1e-3, adamw_learning_rate=1e-3,
-        weight_decay=0.0, betas=(0.9, 0.95), momentum=0.9,
-    )  # fmt: skip
+    accelerate_training(model)
+    optimizer = make_optimizer(model, config.train)
     replica = LowPrecisionReplica(model, dtype)
     batch = config.train.batch_size
     ids = np.random.default_rng(0).integers(0, config.model.vocab_size, (rows, config.model.context_length))

@@ -14,7 +14,7 @@ from typing import Any
 from gptscratch import sizing
 from gptscratch.config import UNITS, DataConfig, ModelConfig, RunConfig, TrainConfig, require_cutoffs
 from gptscratch.errors import ConfigError
-from gptscratch.training.budget import budget_steps
+from gptscratch.training.budget import make_budget
 from gptscratch.training.planning import heuristics
 from gptscratch.training.planning.heuristics import Facts
 from gptscratch.training.planning.notices import notices_about
@@ -212,7 +212,7 @@ class _Planner:
         if self.train.minutes:
             return max(1, round(self._run_tokens(self.model) / self._step_tokens()))
         per_row = self.facts.tokens_per_row(self.model.context_length)
-        return budget_steps(self.train, self.facts.train_tokens, per_row)
+        return int(make_budget(self.train, self.facts.train_tokens, per_row).steps)
 
     def _max_steps(self, steps: int) -> int | None:
         """The steps after which the corpus would only be memorized; None where the time ends before."""
