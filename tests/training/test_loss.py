@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from gptscratch.model.head import AdaptiveHead
 from gptscratch.training.loss import IGNORE, head_cross_entropy, linear_cross_entropy, slice_rows
