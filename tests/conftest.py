@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from gptscratch.config import ModelConfig
+from gptscratch.config import ModelConfig, RunConfig, TrainConfig
 from gptscratch.generation.generator import Generator
 from gptscratch.model.gpt import GPT
+from gptscratch.runs.checkpoint import save_checkpoint
+from gptscratch.runs.run import RunRecord, create_run
+from gptscratch.sizing import count_parameters
 from gptscratch.tokenizer import Tokenizer, build_tokenizer
 from gptscratch.training.trainer import TrainResult, train
 
@@ -113,3 +116,25 @@ def reciting(text: str, *, kind: str = "byte", then_end: bool = False, **shape: 
             model.lm_head.weight[following, this] = 1.0
     end = tokenizer.eot_id if then_end else None
     return Generator(model=model, tokenizer=tokenizer, end_of_text=end, run=Path("by-hand"))
+
+
+@pytest.fixture
+def random_run(home: Path) -> Callable[..., Path]:
+    """A run folder named ``random`` with a tokenizer and weights that no training has seen."""
+
+    def make(tokenizer: Tokenizer, *, end_of_text: int | None = None, **shape: Any) -> Path:
+        torch.manual_seed(0)
+        sizes = {"vocab_size": tokenizer.vocab_size, "n_layer": 2, "n_head": 4, "d_model": 32}
+        model = GPT(ModelConfig(**sizes | shape))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        config = RunConfig(model=model.config, train=TrainConfig(steps=1))
+        record = RunRecord(config, "hash", "tokens", end_of_text, count_parameters(model.config).total)
+        run = home / "runs" / "random"
+        create_run(run, record, tokenizer, {})
+        best = {"val_loss": 1.0, "val_accuracy": 0.5, "val_bits_per_byte": 2.0}
+        save_checkpoint(run, model, {}, {"step": 1, "best_step": 1, "tokens": 8}, best=best, keep=1)
+        return run
+
+    return make

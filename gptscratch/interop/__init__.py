@@ -1,1 +1,1 @@
-"""Models in the formats of other programs: Hugging Face transformers."""
+"""Models in the formats of other programs: Hugging Face transformers, llama.cpp."""

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from gptscratch.config import ModelConfig, read_json
-from gptscratch.errors import ConfigError
-from gptscratch.files import new_folder, write_json
+from gptscratch.config import ModelConfig
+from gptscratch.errors import ConfigError, require
+from gptscratch.files import write_json, write_text
 from gptscratch.interop.hf_names import ACTIVATIONS, FIELDS, parameter_pairs
+from gptscratch.interop.model_card import model_card
+from gptscratch.interop.source import Source
 from gptscratch.model.gpt import GPT
 from gptscratch.model.layout import Layout
-from gptscratch.tokenizer.train import END_OF_TEXT
+from gptscratch.runs.checkpoint import save_tensors
 
 # The values of ModelConfig that a family can represent; the first family that has a model's shape is taken.
 _LLAMA = {
@@ -44,7 +45,47 @@ _WRITABLE: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
         "adaptive_cutoffs": ((),),
     },
 }
+DTYPES = ("float32", "bfloat16", "float16")
 _CLASSES = {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM", "gpt2": "GPT2LMHeadModel"}
+
+
+def architecture(source: Source) -> str:
+    """The name of the class in transformers.
+
+    Raises:
+        ConfigError: as ``config_to_hf``.
+    """
+    return str(config_to_hf(source.config)["architectures"][0])
+
+
+def write(source: Source, folder: Path, dtype: str) -> None:
+    """The files that AutoModelForCausalLM and AutoTokenizer load as they are, and a model card.
+
+    Raises:
+        ConfigError: as ``config_to_hf``, or a weight is too large for the type.
+        OSError: the disk is full or cannot be written to.
+    """
+    values, state = to_hf(source.model)
+    special = {"bos_token_id": source.begin_of_text, "eos_token_id": source.end_of_text}
+    values |= {**special, "dtype": dtype, "torch_dtype": dtype}
+    tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in state.items()}
+    require_finite(tensors, dtype)
+    save_tensors(folder / "model.safetensors", tensors)
+    write_json(folder / "config.json", values)
+    write_json(folder / "generation_config.json", _generation_config(source))
+    shutil.copyfile(source.run / "tokenizer.json", folder / "tokenizer.json")
+    write_json(folder / "tokenizer_config.json", _tokenizer_config(source))
+    write_text(folder / "README.md", model_card(source, values["architectures"][0], dtype))
+
+
+def require_finite(tensors: Mapping[str, Tensor], dtype: str) -> None:
+    """Raises ConfigError where a number became infinite in a narrower type."""
+    for name, tensor in tensors.items():
+        require(
+            bool(tensor.isfinite().all()),
+            f"{name} holds numbers that {dtype} cannot represent.",
+            "Take another type, such as bfloat16.",
+        )
 
 
 def to_hf(model: GPT) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -97,50 +138,37 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
             "embd_pdrop": config.dropout,
             "attn_pdrop": config.dropout,
         }
+    rope: dict[str, Any] = {"rope_type": "default"}
+    if config.rope_scaling:
+        factor, low, high, length = config.rope_scaling
+        rope = {"rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high}
+        rope |= {"original_max_position_embeddings": int(length)}
     return values | {
         "hidden_act": "silu",
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},  # the same, from 5.0 on
+        "rope_parameters": {"rope_theta": config.rope_theta, **rope},
+        "rope_theta": config.rope_theta,  # this and rope_scaling are the same, in transformers before 5.0
+        "rope_scaling": rope if config.rope_scaling else None,
         **({"mlp_bias": config.bias} if family == "llama" else {"use_sliding_window": False}),
     }
 
 
-def export_hf(model: GPT, tokenizer_json: str | Path, folder: str | Path) -> Path:
-    """Write a new folder that transformers' AutoModelForCausalLM and AutoTokenizer load as it is.
-
-    It is complete or absent.
-
-    Raises:
-        ConfigError: as ``to_hf``, or ``folder`` exists already.
-    """
-    folder = Path(folder)
-    if folder.exists():
-        raise ConfigError(f"{folder} exists already.", "Name a new folder.")
-    values, state = to_hf(model)
-    end = _end_of_text(read_json(Path(tokenizer_json)))
-    values |= {"bos_token_id": end, "eos_token_id": end}
-
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    with new_folder(folder) as temporary:
-        save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
-        shutil.copyfile(tokenizer_json, temporary / "tokenizer.json")
-        write_json(temporary / "config.json", values)
-        write_json(temporary / "tokenizer_config.json", _tokenizer_config(end, model.config.context_length))
-    return folder
-
-
-def _end_of_text(tokenizer: Mapping[str, Any]) -> int | None:
-    ids = {token["content"]: int(token["id"]) for token in tokenizer.get("added_tokens", [])}
-    return ids.get(END_OF_TEXT)
-
-
-def _tokenizer_config(end: int | None, context_length: int) -> dict[str, Any]:
+def _tokenizer_config(source: Source) -> dict[str, Any]:
+    named = {"bos_token": source.begin_of_text, "eos_token": source.end_of_text, "pad_token": source.padding}
     return {
         # Without a class named, transformers takes the model's own, which rebuilds parts of the file.
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": context_length,
+        "model_max_length": source.config.context_length,
         "clean_up_tokenization_spaces": False,
-        **({} if end is None else {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}),
+        **{key: source.tokenizer.library.id_to_token(i) for key, i in named.items() if i is not None},
+    }
+
+
+def _generation_config(source: Source) -> dict[str, Any]:
+    return {
+        "bos_token_id": source.begin_of_text,
+        "eos_token_id": source.end_of_text,
+        "pad_token_id": source.padding,
+        **({"suppress_tokens": source.untrained_ids} if source.untrained_ids else {}),
     }
 
 

@@ -15,12 +15,10 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from gptscratch.cli.app import app
-from gptscratch.config import ModelConfig
 from gptscratch.errors import ConfigError, RunError
 from gptscratch.generation.generator import Generator, load
 from gptscratch.generation.scoring import score, surprises, token_nats
-from gptscratch.interop.hf_export import export_hf
-from gptscratch.model.gpt import GPT
+from gptscratch.interop.export import export
 from gptscratch.tokenizer import Tokenizer, build_tokenizer
 from gptscratch.training.trainer import TrainResult
 
@@ -150,22 +148,16 @@ def test_an_empty_or_missing_file_is_named(tale: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["modern", "gpt2"])
 @pytest.mark.parametrize("stride", [1, 6, 8, 16])
 def test_a_long_text_scores_as_by_transformers_with_a_sliding_window(
-    family: str, stride: int, tmp_path: Path
+    family: str, stride: int, tmp_path: Path, random_run: Callable[..., Path]
 ) -> None:
     """https://huggingface.co/docs/transformers/perplexity, with windows of a context and one target more."""
     transformers = pytest.importorskip("transformers")
     text = "".join(random.Random(1).choices("abc, ☃\n", k=16 + 48 * 5))  # windows of each stride end with it
     tokenizer = Tokenizer(build_tokenizer("char", [text], alphabet=text))
-    shape = {"vocab_size": tokenizer.vocab_size, "context_length": 16, "n_layer": 2, "n_head": 4}
     gpt2 = {"position": "learned", "norm": "layernorm", "activation": "gelu-tanh", "qk_norm": False}
-    torch.manual_seed(0)
-    model = GPT(ModelConfig(d_model=32, dropout=0.2, **shape, **(gpt2 if family == "gpt2" else {}))).eval()  # type: ignore[arg-type]
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    gpt = Generator(model, tokenizer, tokenizer.eot_id, tmp_path)
-    tokenizer.save(tmp_path / "tokenizer.json")
-    export_hf(model, tmp_path / "tokenizer.json", tmp_path / "exported")
+    shape = {"context_length": 16, "dropout": 0.2, **(gpt2 if family == "gpt2" else {})}
+    gpt = load(random_run(tokenizer, end_of_text=tokenizer.eot_id, **shape), device="cpu")
+    export("random", tmp_path / "exported")
 
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported").eval()
     encode = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from gptscratch.config import ModelConfig
 from gptscratch.errors import CheckpointError, ConfigError
-from gptscratch.interop.hf_export import config_to_hf, export_hf, to_hf
+from gptscratch.interop.hf_export import config_to_hf, to_hf
 from gptscratch.interop.hf_import import config_from_hf, from_hf, load_hf
 from gptscratch.model.gpt import GPT
 from gptscratch.model.layout import padded_layout
@@ -21,6 +21,7 @@ GPT2 = {"position": "learned", "norm": "layernorm", "activation": "gelu-tanh", "
         "bias": True, "tie_embeddings": True, "norm_eps": 1e-5}  # fmt: skip
 SHAPES = {
     "modern": MODERN,
+    "modern, rescaled rotation": {"rope_scaling": (8.0, 1.0, 4.0, 8.0)},
     "modern, grouped and tied": {"n_kv_head": 2, "tie_embeddings": True, "head_dim": 12, "rope_theta": 5e5},
     "llama": {"qk_norm": False},
     "llama, grouped, with biases": {"qk_norm": False, "n_kv_head": 2, "head_dim": 12, "bias": True},
@@ -163,50 +164,6 @@ def test_missing_and_misshapen_weights_are_named():
         from_hf(values, short | {"model.norm.weight": torch.ones(3)})
     with pytest.raises(ConfigError, match="lacks vocab_size"):
         from_hf({name: v for name, v in values.items() if name != "vocab_size"}, state)
-
-
-@pytest.fixture
-def tokenizer_json(tmp_path):
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    tokenizer = Tokenizer(models.WordLevel({c: i for i, c in enumerate("abcdefgh ?")}, unk_token="?"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.add_special_tokens(["<|endoftext|>"])
-    path = tmp_path / "tokenizer.json"
-    tokenizer.save(str(path))
-    return path
-
-
-@pytest.mark.parametrize("name", ["modern", "modern, grouped and tied", "gpt2"])
-def test_an_exported_folder_loads_in_transformers_and_here(name, tmp_path, tokenizer_json):
-    model = shaken(GPT(tiny(**SHAPES[name])))
-    folder = export_hf(model, tokenizer_json, tmp_path / "exports" / "mine")
-    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, local_files_only=True, output_loading_info=True
-    )
-    assert not any(report.values()), report
-    assert theirs.config.eos_token_id == 10
-    assert_same(model, theirs.eval())
-    assert_same(load_hf(folder).eval(), theirs)
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    assert tokenizer("bad face!").input_ids == [1, 0, 3, 8, 5, 0, 2, 4, 9]
-    assert tokenizer.eos_token_id == 10
-    assert sorted(path.name for path in folder.parent.iterdir()) == ["mine"]
-    with pytest.raises(ConfigError, match="exists already"):
-        export_hf(model, tokenizer_json, folder)
-
-
-def test_generation_is_that_of_transformers(tmp_path, tokenizer_json):
-    model = shaken(GPT(tiny()))
-    folder = export_hf(model, tokenizer_json, tmp_path / "mine")
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-    token_ids = torch.tensor([[1, 2, 3]])
-    wanted = theirs.generate(token_ids, max_new_tokens=9, do_sample=False, eos_token_id=None, pad_token_id=0)
-    with torch.no_grad():
-        for _ in range(9):
-            token_ids = torch.cat((token_ids, model(token_ids)[:, -1:].argmax(-1)), dim=1)
-    assert token_ids.tolist() == wanted.tolist()
 
 
 def test_weights_in_several_files_and_a_damaged_file_are_distinguished(tmp_path):
