@@ -164,9 +164,10 @@ def _tokenizer_config(source: Source) -> dict[str, Any]:
 
 
 def _generation_config(source: Source) -> dict[str, Any]:
+    stops = source.stop_ids
     return {
         "bos_token_id": source.begin_of_text,
-        "eos_token_id": source.end_of_text,
+        "eos_token_id": stops if len(stops) > 1 else source.end_of_text,
         "pad_token_id": source.padding,
         **({"suppress_tokens": source.untrained_ids} if source.untrained_ids else {}),
     }

@@ -73,6 +73,7 @@ class Source:
 
     @property
     def untrained_ids(self) -> list[int]:
-        """Special ids that were not in the training tokens, and that no program should generate."""
+        """Ids that must not be generated: special ones that were not in training, those without a token."""
         special = {self.tokenizer.unk_id, self.tokenizer.eot_id} - {*self.stop_ids, None}
-        return sorted(i for i in special if i is not None)
+        without = range(self.tokenizer.vocab_size, self.config.vocab_size)
+        return sorted(i for i in (*special, *without) if i is not None)
