@@ -23,10 +23,10 @@ from gptscratch.errors import ConfigError, did_you_mean
 LENGTH, RUN, MODEL, DATA = "Training length (choose one)", "Run", "Model", "Data"
 TOKENIZER, OPTIMIZATION = "Tokenizer", "Optimization"
 PROMPT, STOPPING, SAMPLING, COPYING = "Prompt", "Length and stopping", "Sampling", "Repetition and copying"
-HARDWARE, OUTPUT, ADVANCED = "Hardware", "Output", "Advanced"
+FINE_TUNING, HARDWARE, OUTPUT, ADVANCED = "Fine-tuning", "Hardware", "Output", "Advanced"
 PANELS = (
-    LENGTH, PROMPT, STOPPING, SAMPLING, COPYING, RUN, MODEL, DATA, TOKENIZER, OPTIMIZATION, HARDWARE, OUTPUT,
-    ADVANCED,
+    LENGTH, PROMPT, STOPPING, SAMPLING, COPYING, RUN, MODEL, DATA, TOKENIZER, OPTIMIZATION, FINE_TUNING,
+    HARDWARE, OUTPUT, ADVANCED,
 )  # fmt: skip
 
 CHOSEN = "chosen"  # as ``default_is``: by the plan, to suit the text, the hardware and the time
@@ -112,7 +112,7 @@ class Setting:
         if self.many:
             parts = _from_json(value) if isinstance(value, str) and value.startswith("[") else value
             parts = parts if isinstance(parts, list | tuple) else [parts]
-            if self.kind is not str:  # --set adaptive_cutoffs=20,40
+            if self.kind is not str or self.choices:  # --set adaptive_cutoffs=20,40
                 parts = [each for part in parts for each in str(part).split(",")]
             parsed = tuple(self._parse_one(part, label) for part in parts)
         elif not (self.optional and value in (None, "null")):

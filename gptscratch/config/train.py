@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gptscratch.config.setting import (
     ADVANCED,
     DATA,
+    FINE_TUNING,
     HARDWARE,
     LENGTH,
     OPTIMIZATION,
@@ -26,6 +27,7 @@ LENGTHS = frozenset(f"train.{name}" for name in (*UNITS, "max_steps"))
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _SHARE = {"at_least": 0, "at_most": 1}
 _BETA = {"at_least": 0, "below": 1}
+LORA_TARGETS = ("q", "k", "v", "out", "up", "gate", "down")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,23 @@ class TrainConfig:
     final_fraction: float = setting(
         0.0, None, "Share of the peak learning rate that is left at the end of a decaying schedule.", **_SHARE
     )
+    keep_file: str | None = setting(
+        None,
+        FINE_TUNING,
+        "With --init-from: report the loss on this text, too: what the model forgets (on its held-out part).",
+        metavar="FILE",
+    )
+    lora_rank: int | None = setting(
+        None, FINE_TUNING, "With --init-from: train LoRA adapters of rank N and nothing else.", at_least=1
+    )
+    lora_alpha: float | None = setting(
+        None, FINE_TUNING, "LoRA: factor alpha / rank of the adapters.", above=0, default_is="twice the rank"
+    )
+    lora_targets: tuple[str, ...] = setting(
+        (), FINE_TUNING, "LoRA: layers that get an adapter, such as q,v.", metavar="NAMES",
+        choices=LORA_TARGETS, default_is="all",
+    )  # fmt: skip
+    lora_dropout: float = setting(0.0, FINE_TUNING, "LoRA: dropout in the adapters.", **_BETA)
     log_interval: int = planned(10, None, "Steps between two lines of metrics.jsonl.", at_least=1)
     eval_interval: int = planned(100, RUN, "Evaluate every N steps.", at_least=1)
     save_interval: int = planned(
@@ -117,4 +136,10 @@ class TrainConfig:
             self.max_steps is None or self.minutes is not None,
             f"max_steps = {self.max_steps} limits a run by --minutes, and no minutes are given.",
             "Give --steps instead.",
+        )
+        given = [name for name in ("lora_alpha", "lora_targets", "lora_dropout") if getattr(self, name)]
+        require(
+            self.lora_rank is not None or not given,
+            f"{', '.join(given)} has no effect without lora_rank (--lora-rank).",
+            "Give --lora-rank too, for example 8.",
         )
