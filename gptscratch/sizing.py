@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from gptscratch.config import NARROWING, ModelConfig
@@ -81,6 +81,18 @@ def count_parameters(config: ModelConfig) -> ParameterCounts:
     )
 
 
+def linear_layers(config: ModelConfig) -> tuple[str, ...]:
+    """The names of a block's linear layers, such as q."""
+    return tuple(name.split(".")[-2] for name, shape in _block_shapes(config).items() if len(shape) == 2)
+
+
+def adapter_parameters(config: ModelConfig, rank: int, targets: Collection[str]) -> int:
+    """Parameters of LoRA adapters for the linear layers of these names: R (N + K) for each of (N, K)."""
+    shapes = [shape for name, shape in _block_shapes(config).items() if len(shape) == 2
+              and name.split(".")[-2] in targets]  # fmt: skip
+    return config.n_layer * rank * sum(map(sum, shapes))
+
+
 def parameter_shapes(config: ModelConfig) -> dict[str, Shape]:
     """Every parameter's name and shape, in the order of the torch model's ``named_parameters``."""
     once, block = _shapes_once(config), _block_shapes(config)
@@ -112,17 +124,21 @@ def memory_to_train(
     optimizer: str = "muon",
     dtype: str = "float32",
     device: str = "cpu",
+    trained: int | None = None,
 ) -> TrainingMemory:
     """Memory to train with ``micro_batch_size`` sequences of full length at a time.
 
     Weights, gradients and the optimizer's moments are float32; ``dtype`` is that of the
-    activations. Muon keeps one moment for the blocks' matrices, AdamW two for everything else.
+    activations. Muon keeps one moment for the blocks' matrices, AdamW two for everything else. ``trained``
+    is the number of parameters that are trained; None: all.
     """
     total = count_parameters(config).total
     moments = 2 * total - (_matrix_parameters(config) if optimizer == "muon" else 0)
+    if trained is not None:
+        moments = 2 * trained
     return TrainingMemory(
-        weights=4 * total,
-        gradients=4 * total,
+        weights=4 * (total + (trained or 0)),
+        gradients=4 * (total if trained is None else trained),
         optimizer=4 * moments,
         activations=_activation_bytes(config, micro_batch_size, DTYPE_BYTES[dtype], device),
     )
@@ -143,13 +159,24 @@ def update_bytes(config: ModelConfig, *, optimizer: str, dtype: str) -> int:
 
 
 def training_peak(
-    config: ModelConfig, *, micro_batch_size: int = 1, optimizer: str, dtype: str, device: str
+    config: ModelConfig,
+    *,
+    micro_batch_size: int = 1,
+    optimizer: str,
+    dtype: str,
+    device: str,
+    trained: int | None = None,
 ) -> int:
     """Bytes at the peak of a step, without what is held for a moment, and without the process itself."""
     memory = memory_to_train(
-        config, micro_batch_size=micro_batch_size, optimizer=optimizer, dtype=dtype, device=device
+        config,
+        micro_batch_size=micro_batch_size,
+        optimizer=optimizer,
+        dtype=dtype,
+        device=device,
+        trained=trained,
     )
-    update = update_bytes(config, optimizer=optimizer, dtype=dtype)
+    update = update_bytes(config, optimizer=optimizer, dtype=dtype) if trained is None else 0
     return memory.total - memory.activations + max(memory.activations, update)
 
 

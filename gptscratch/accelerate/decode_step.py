@@ -26,6 +26,7 @@ from gptscratch.model.attention import Attention
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT, Block
 from gptscratch.model.layout import Layout
+from gptscratch.model.lora import has_adapters
 from gptscratch.model.mlp import MLP, GatedMLP
 from gptscratch.model.position import Rotary
 
@@ -59,7 +60,8 @@ def decoding_step(model: GPT) -> DecodeStep | None:
 def _is_supported(model: GPT) -> bool:
     """A CPU, and nothing that only the modules know."""
     on_cpu = model.token_embedding.weight.device.type == "cpu"
-    return on_cpu and not model.training and not torch.is_autocast_enabled("cpu")
+    plain = on_cpu and not model.training and not torch.is_autocast_enabled("cpu")
+    return plain and not has_adapters(model)
 
 
 class _Layer(NamedTuple):

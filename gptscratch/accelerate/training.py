@@ -10,6 +10,7 @@ from gptscratch.accelerate.linear import linear
 from gptscratch.device import has_fast_bfloat16
 from gptscratch.model.attention import Attention
 from gptscratch.model.gpt import GPT
+from gptscratch.model.lora import LoraLinear
 
 
 def accelerate_training(model: GPT) -> GPT:
@@ -28,6 +29,10 @@ def accelerate_training(model: GPT) -> GPT:
 class FasterLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)  # (..., K) -> (..., M)
+
+
+class FasterLoraLinear(LoraLinear, FasterLinear):
+    """The product with the fixed weights is that of ``FasterLinear``, the next class after ``LoraLinear``."""
 
 
 class FasterRMSNorm(nn.RMSNorm):
@@ -54,6 +59,7 @@ class FasterAttention(Attention):
 
 FASTER: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: FasterLinear,
+    LoraLinear: FasterLoraLinear,
     nn.RMSNorm: FasterRMSNorm,
     nn.Dropout: FasterDropout,
     Attention: FasterAttention,

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from gptscratch import paths
 from gptscratch.cli.console import err, error, facts, notice, out
+from gptscratch.sizing import adapter_parameters
 from gptscratch.units import count, duration, plural, size
 
 __all__ = ["err", "error", "facts", "notice", "out", "plan", "plan_lines", "print_json", "result"]
 
 if TYPE_CHECKING:
-    from gptscratch.config import TrainConfig
+    from gptscratch.config import ModelConfig, TrainConfig
     from gptscratch.data.token_files import Manifest
+    from gptscratch.training.events import FineTuned
     from gptscratch.training.planning.planner import Plan
     from gptscratch.training.trainer import TrainResult
 
@@ -69,8 +71,28 @@ def plan_lines(plan: Plan, manifest: Manifest) -> list[tuple[str, str]]:
         ("training", f"{steps}: {count(plan.tokens)} tokens, {plan.epochs:.3g} epochs"),
         ("optimizer", f"{train.optimizer}, learning rate {train.learning_rate:.3g}, "
                       f"schedule {train.lr_schedule}"),
+        *_adapters(model, train),
         ("cost", f"about {duration(plan.seconds)} and {size(plan.memory_bytes)} of memory, "
                  f"{_machine(train)}"),
+    ]  # fmt: skip
+
+
+def _adapters(model: ModelConfig, train: TrainConfig) -> list[tuple[str, str]]:
+    if train.lora_rank is None:
+        return []
+    number = count(adapter_parameters(model, train.lora_rank, train.lora_targets))
+    return [("adapters", f"LoRA of rank {train.lora_rank} for {', '.join(train.lora_targets)}: "
+                         f"{number} parameters are trained, the others are fixed")]  # fmt: skip
+
+
+def fine_tuned(found: FineTuned) -> list[tuple[str, str]]:
+    """The losses before and after fine-tuning."""
+    pairs = [("validation", found.before, found.after), ("keep file", found.keep_before, found.keep_after)]
+    return [
+        (name, f"loss {before.val_loss:.4f} before, {after.val_loss:.4f} after, "
+               f"bits per byte {before.val_bits_per_byte:.4f} before, {after.val_bits_per_byte:.4f} after")
+        for name, before, after in pairs
+        if before is not None and after is not None
     ]  # fmt: skip
 
 
@@ -117,6 +139,8 @@ def result(result: TrainResult, *, json: bool, quiet: bool) -> None:
         if best.val_unknown:
             share = best.val_unknown / (best.val_tokens + best.val_unknown)
             lines.append(("unknown", f"{share:.2%} of the validation tokens, which are not evaluated"))
+    if result.fine_tuned is not None:
+        lines += fine_tuned(result.fine_tuned)
     done = f"{plural(result.step, 'step')}, {count(result.tokens)} tokens, {duration(result.seconds)}"
     lines += [("trained", done), ("run", str(result.run.resolve()))]
     if result.interrupted:

@@ -11,7 +11,7 @@ import typer
 from gptscratch.accelerate import process
 from gptscratch.cli import options as o
 from gptscratch.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from gptscratch.config.setting import LENGTH, OUTPUT, RUN
+from gptscratch.config.setting import FINE_TUNING, LENGTH, OUTPUT, RUN
 from gptscratch.errors import ConfigError
 
 STARTED = time.perf_counter() - process.age()  # the user's minutes begin to count when the program starts
@@ -21,6 +21,7 @@ EXAMPLES = """Examples:
   gptscratch train notes/ --glob "*.md" --minutes 30    a folder
   gptscratch train book.txt --layers 4 --steps 2000     fixed size and length
   gptscratch train --resume book --steps 4000           train a run longer
+  gptscratch train letters.txt --init-from book         fine-tune a run on another text
 
 Runs are kept in the user's cache directory; GPTSCRATCH_HOME changes it."""
 
@@ -49,8 +50,8 @@ def train(
         str | None,
         o.option(
             "--init-from",
-            help="Start from the parameters, the shape and the tokenizer of a run.",
-            panel=RUN,
+            help="Fine-tune: start from the parameters, the shape and the tokenizer of a run.",
+            panel=FINE_TUNING,
             metavar="RUN",
         ),
     ] = None,

@@ -1,6 +1,6 @@
 """LoRA: low-rank adapters for a finished model, applied from outside.
 
-Hu et al. 2021 (arXiv:2106.09685): y = W x + alpha / R · B A x, where W stays as it is and A and B are trained.
+Hu et al. 2021 (arXiv:2106.09685): y = W x + alpha / R · B A x, where A and B are trained and W is fixed.
 B starts at 0, so that the model computes at first what it did without adapters.
 
 Shapes: ... any leading dimensions, K inputs, N outputs, R rank.
@@ -93,7 +93,7 @@ def merge(model: GPT) -> GPT:
         change = layer.scale * (layer.lora_b.weight.float() @ layer.lora_a.weight.float())  # (N, K)
         layer.weight = nn.Parameter((layer.weight.float() + change).to(layer.weight.dtype))
         del layer.lora_dropout, layer.lora_a, layer.lora_b, layer.scale
-        layer.__class__ = nn.Linear
+        layer.__class__ = nn.Linear  # type: ignore[assignment]
     return model
 
 

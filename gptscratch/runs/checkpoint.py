@@ -2,29 +2,33 @@
 
 A checkpoint is written under a temporary name, flushed to the disk and renamed; before it is deleted it is
 renamed too. So a folder with a state.json is complete. best.json and last.json name a checkpoint.
+
+A run that trains LoRA adapters has the fixed parameters once, in its base.safetensors, and the adapters in
+the adapter.safetensors of each checkpoint, which names the hash of that base.
 """
 
 from __future__ import annotations
 
-import contextlib
+import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gptscratch import paths, sizing
-from gptscratch.config import ModelConfig
 from gptscratch.device import pick_device, pick_dtype
 from gptscratch.errors import CheckpointError
-from gptscratch.files import new_folder, remove_folder, remove_leftovers, write_json
+from gptscratch.files import new_file, new_folder, remove_folder, remove_leftovers, write_json
+from gptscratch.model import lora
 from gptscratch.model.gpt import GPT
-from gptscratch.runs.run import FORMAT, disk_errors_in, read_facts, read_run, read_versioned
+from gptscratch.runs.run import FORMAT, RunRecord, disk_errors_in, read_facts, read_run, read_versioned
+from gptscratch.runs.tensors import hash_of, load_metadata, load_shapes, load_tensors, save_tensors
+
+WEIGHTS, ADAPTER, BASE = "model.safetensors", "adapter.safetensors", "base.safetensors"
 
 
 def save_checkpoint(
@@ -35,6 +39,7 @@ def save_checkpoint(
     *,
     best: Mapping[str, Any] | None = None,
     keep: int,
+    base: str | None = None,
 ) -> Path:
     """Write a checkpoint, name it in last.json (and in best.json, with these facts), and delete old ones.
 
@@ -42,6 +47,7 @@ def save_checkpoint(
         state: numbers that a resume needs, among them ``step`` and ``best_step``.
         best: what is known of this checkpoint, where it is the best one so far.
         keep: how many of the newest checkpoints stay, in addition to the best one.
+        base: the hash of the run's base.safetensors, where the model has adapters: they alone are saved.
 
     Raises:
         RunError: the disk is full or cannot be written to; what was saved before is untouched.
@@ -54,7 +60,11 @@ def save_checkpoint(
             if folder.exists():
                 remove_folder(folder)  # a process was killed while it deleted this one
             with new_folder(folder) as temporary:
-                save_tensors(temporary / "model.safetensors", dict(model.named_parameters()))
+                trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+                if base is None:
+                    save_tensors(temporary / WEIGHTS, trained)
+                else:
+                    save_tensors(temporary / ADAPTER, trained, base=base)
                 save_tensors(temporary / "optimizer.safetensors", optimizer_state)
                 write_json(temporary / "state.json", {"format": FORMAT, **state})
         _point(run, "last", state["step"])
@@ -129,80 +139,98 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def load_model(run: Path, checkpoint: Path, *, device: str, dtype: str) -> GPT:
-    """The model of a checkpoint, in evaluation mode.
+    """The model of a checkpoint, in evaluation mode; adapters are merged into its weights.
 
     Raises:
         CheckpointError: it is missing, damaged, of a newer format, or holds numbers that are not finite.
     """
-    config = read_run(run).config.model
-    require_same_shapes(config, checkpoint)
+    record = read_run(run)
+    require_same_shapes(run, record, checkpoint)
     place = pick_device(device)
     with place, _Uninitialised():
-        model = GPT(config)
-    load_parameters(model, checkpoint)
-    model = model.to(dtype=pick_dtype(dtype, place))
+        model = GPT(record.config.model)
+        if record.base is not None:
+            lora.add_adapters_of(model, record.config.train)
+    load_parameters(model, run, record, checkpoint)
+    model = lora.merge(model).to(dtype=pick_dtype(dtype, place))
     _require_finite(model, checkpoint)
     return model.eval()
 
 
-def load_parameters(model: GPT, checkpoint: Path) -> None:
-    """Copy a checkpoint's parameters into a model.
+def load_parameters(model: GPT, run: Path, record: RunRecord, checkpoint: Path) -> None:
+    """Copy the parameters of a run at a checkpoint into a model of its shape.
 
     Raises:
-        CheckpointError: as ``require_same_shapes``.
+        CheckpointError: as ``require_same_shapes``, or the adapters belong to another base.
     """
-    require_same_shapes(model.config, checkpoint)
-    tensors = load_tensors(checkpoint / "model.safetensors")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[name])
+    require_same_shapes(run, record, checkpoint)
+    if record.base is not None:
+        if hash_of(run / BASE) != record.base:
+            raise CheckpointError(f"{run / BASE} is damaged, or from another run.", "Train the run again.")
+        copy_parameters(model, load_tensors(run / BASE))
+    load_trained(model, checkpoint, record.base)
 
 
-def require_same_shapes(config: ModelConfig, checkpoint: Path) -> None:
+def load_trained(model: GPT, checkpoint: Path, base: str | None) -> None:
+    """Copy what a checkpoint holds into a model: all parameters, or the adapters of this base.
+
+    Raises:
+        CheckpointError: it is missing or damaged, or a name or a shape differs.
+    """
+    file = checkpoint / (ADAPTER if base else WEIGHTS)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
+    _require_shapes(file, shapes)
+    if base is not None and load_metadata(file).get("base") != base:
+        raise CheckpointError(f"{file} belongs to another base.safetensors.", "Use another checkpoint.")
+    copy_parameters(model, load_tensors(file))
+
+
+@torch.no_grad()
+def copy_parameters(model: GPT, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        model.get_parameter(name).copy_(tensor)
+
+
+def save_base(run: Path, model: GPT, source: Path | None) -> str:
+    """Keep the fixed parameters of a model with adapters in its run's folder; returns the file's hash.
+
+    Args:
+        source: a file that holds exactly these parameters, which becomes a second name of that file where the
+            file system allows it: it takes no space then, and stays when the other run is deleted.
+
+    Raises:
+        RunError: the disk is full or cannot be written to.
+    """
+    with disk_errors_in(run, f"writing {BASE}"), new_file(run / BASE) as temporary:
+        if source is None:
+            fixed = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+            save_tensors(temporary, fixed)
+        else:
+            try:
+                os.link(source, temporary)
+            except OSError:
+                shutil.copyfile(source, temporary)
+    return hash_of(run / BASE)
+
+
+def require_same_shapes(run: Path, record: RunRecord, checkpoint: Path) -> None:
     """Check that a checkpoint fits its run's config.json, before memory is taken for a model.
 
     Raises:
         CheckpointError: the file is missing or damaged, or a name or a shape differs.
     """
-    found, wanted = load_shapes(checkpoint / "model.safetensors"), sizing.parameter_shapes(config)
+    file = checkpoint / WEIGHTS if record.base is None else run / BASE
+    _require_shapes(file, sizing.parameter_shapes(record.config.model))
+
+
+def _require_shapes(file: Path, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    found = load_shapes(file)
     for name in [*wanted, *found]:
         if found.get(name) != wanted.get(name):
             raise CheckpointError(
-                f"{checkpoint} does not fit its run's config.json: {name} is "
+                f"{file.parent} does not fit its run's config.json: {name} is "
                 f"{found.get(name, 'missing')}, not {wanted.get(name, 'absent')}."
             )
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raises OSError where the disk has no space or cannot be written to."""
-    try:
-        save_file({n: t.detach().contiguous() for n, t in tensors.items()}, path, metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise OSError(str(error)) from None
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Raises CheckpointError where the file is missing, truncated or not a safetensors file."""
-    with _reading(path):
-        return load_file(path)
-
-
-def load_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The names and shapes in a file, from its header alone; errors as ``load_tensors``."""
-    with _reading(path), safe_open(path, "pt") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        if path.exists() and not path.is_file():
-            raise OSError("not a regular file")  # a pipe or a device could be read without end
-        yield
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or missing ({error}).", "Use another checkpoint of the run, or train again."
-        ) from None
 
 
 def _require_finite(model: GPT, checkpoint: Path) -> None:

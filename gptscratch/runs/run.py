@@ -27,7 +27,10 @@ from gptscratch.tokenizer import Tokenizer
 
 FORMAT = 2  # of config.json and state.json; 1 had other names of settings and another order of batches
 LOCK = ".lock"  # in the run's folder; it holds the number of the process that trains the run
-_KEPT = ("train.optimizer", "train.documents")  # settings of training that a resume cannot change
+_KEPT = (
+    "train.optimizer", "train.documents", "train.keep_file",
+    "train.lora_rank", "train.lora_alpha", "train.lora_targets", "train.lora_dropout",
+)  # fmt: skip  # settings of training that a resume cannot change
 _LARGEST = 1 << 24  # bytes of a config.json or state.json
 
 
@@ -42,6 +45,7 @@ class RunRecord:
     parameters: int
     split: Mapping[str, Any] | None = None  # how the corpus was split; runs of older versions lack it
     imported: Mapping[str, Any] | None = None  # where imported weights are from; such a run has no corpus
+    base: str | None = None  # the hash of base.safetensors, in a run that trains adapters
     format: int = FORMAT
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,6 +65,7 @@ class RunRecord:
             "tokens": isinstance(record.tokens, str),
             "end_of_text": end is None or (type(end) is int and 0 <= end < record.config.model.vocab_size),
             "parameters": type(record.parameters) is int and record.parameters >= 0,
+            "base": record.base is None or isinstance(record.base, str),
             "split": record.split is None or isinstance(record.split, dict),
             "imported": record.imported is None
             or _is_import(record.imported, record.config.model.vocab_size),

@@ -81,9 +81,10 @@ def save(context: TrainContext) -> None:
 def sample(context: TrainContext) -> None:
     step, interval = context.state.step, context.config.sample_interval
     interval = context.config.eval_interval if interval is None else interval
-    if context.sample_text and interval and (step % interval == 0 or context.finished):
+    if interval and (step % interval == 0 or context.finished):
         with context.timed("sample"):
             text = context.sample_text()
+        if text is not None:
             context.report(Sampled(step=step, text=text))
 
 

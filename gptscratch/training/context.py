@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,13 +19,15 @@ from gptscratch.data.prepare import Prepared
 from gptscratch.device import pick_device, set_up
 from gptscratch.errors import RunError
 from gptscratch.model.gpt import GPT
+from gptscratch.model.lora import add_adapters_of, merged
 from gptscratch.runs import checkpoint
 from gptscratch.runs.metrics import append_metrics
 from gptscratch.runs.run import RunRecord
 from gptscratch.training.budget import make_budget
 from gptscratch.training.evaluate import Evaluator
-from gptscratch.training.events import Evaluated, Event, Logged, Notice, OnEvent, Sampled, Saved
+from gptscratch.training.events import Evaluated, Event, FineTuned, Logged, Notice, OnEvent, Sampled, Saved
 from gptscratch.training.optimizer import make_optimizer
+from gptscratch.training.planning.planner import LEAST_FINAL_TOKENS
 from gptscratch.training.replica import LowPrecisionReplica
 from gptscratch.training.schedule import schedule_of
 from gptscratch.training.state import TrainState
@@ -41,6 +42,8 @@ SampleText = Callable[[GPT, Path], str]  # from the model and its run's folder
 class TrainContext:
     """Everything that the training loop reads or changes; callbacks are functions of it."""
 
+    fine_tuned: FineTuned | None = None  # where the run started from another
+
     def __init__(
         self,
         run: Path,
@@ -52,34 +55,29 @@ class TrainContext:
     ) -> None:
         config, context_length = record.config.train, record.config.model.context_length
         self.run, self.record, self.config, self.on_event = run, record, config, on_event
-        mask_at = record.end_of_text if config.documents == "masked" else None
-        pad_with = record.end_of_text if config.documents == "padded" else None
+        self.mask_at = record.end_of_text if config.documents == "masked" else None
+        self.pad_with = record.end_of_text if config.documents == "padded" else None
         device = pick_device(config.device)
         set_up(device)
         torch.manual_seed(config.seed)
         # What is optional is applied to the finished model from outside, in this order.
         self.model = GPT(record.config.model).to(device)  # the parameters, in float32
+        add_adapters_of(self.model, config)
         accelerate_training(self.model)
-        self.replica = LowPrecisionReplica(self.model, getattr(torch, config.dtype), mask_at=mask_at)
+        self.replica = LowPrecisionReplica(self.model, getattr(torch, config.dtype), mask_at=self.mask_at)
         if config.compile:
             rows = min(config.micro_batch_size, config.batch_size)
             self.replica.compile(rows, context_length, lambda text: self.report(Notice(text)))
         self.optimizer = make_optimizer(self.model, config, self.replica.loss_scale)
         self.batches = make_batches(
-            prepared.tokens, context_length, config.batch_size, config.seed, pad_with=pad_with
+            prepared.tokens, context_length, config.batch_size, config.seed, pad_with=self.pad_with
         )
-        self.evaluate = Evaluator(
-            self.replica.model if device.type == "cuda" else self.model,  # half precision halves the time
-            prepared.tokens,
-            prepared.tokenizer,
-            mask_at=mask_at,
-            pad_with=pad_with,
-            copy_weights=self.replica.copy_weights,
-        )
-        self.sample_text = sample_text and partial(sample_text, self.model, run)
+        self.evaluate = self.evaluator(prepared)
+        self._sample_text = sample_text
         self.schedule = schedule_of(config)
         self.budget = make_budget(config, prepared.manifest.train.tokens, self.batches.tokens_per_row)
-        self.final_tokens = int(min(config.final_eval_tokens or math.inf, prepared.manifest.val.tokens))
+        final = int(min(config.final_eval_tokens or math.inf, prepared.manifest.val.tokens))
+        self.final_tokens = final if config.keep_file is None else final + LEAST_FINAL_TOKENS
         self.start(state)
 
     def start(self, state: TrainState, started: float | None = None) -> None:
@@ -102,6 +100,22 @@ class TrainContext:
         self.last_seconds: dict[str, float] = {}  # how long each kind of work between steps took last
         if math.isfinite(self.budget.seconds) and not state.closing_seconds:
             state.closing_seconds = _CLOSING * max(0.0, self.budget.seconds - self.run_seconds())
+
+    def sample_text(self) -> str | None:
+        """A sample of the model as it is now; None: no samples are wanted."""
+        return self._sample_text and self._sample_text(merged(self.model), self.run)
+
+    def evaluator(self, prepared: Prepared) -> Evaluator:
+        """Evaluates the model on a corpus, in sequences of the kind that it is trained on."""
+        on_cuda = self.replica.device.type == "cuda"
+        return Evaluator(
+            self.replica.model if on_cuda else self.model,  # half precision halves the time
+            prepared.tokens,
+            prepared.tokenizer,
+            mask_at=self.mask_at,
+            pad_with=self.pad_with,
+            copy_weights=self.replica.copy_weights,
+        )
 
     def report(self, event: Event) -> None:
         """Pass an event to the caller; write measurements to metrics.jsonl and texts to samples.jsonl."""
@@ -148,6 +162,8 @@ class TrainContext:
     def tokens_at_end(self) -> int | None:
         """Validation tokens to score at the end, or as many as there is time for; None: all."""
         along, final = self.config.eval_tokens, self.config.final_eval_tokens or None
+        if self.fine_tuned is not None:  # as many as before
+            return final
         measured = self.last_seconds.get("evaluate")
         if measured and math.isfinite(self.budget.seconds):
             fits = int((self.budget.seconds - self.run_seconds()) / measured * along)
@@ -188,9 +204,8 @@ class TrainContext:
         if not torch.stack([p.isfinite().all() for p in self.model.parameters()]).all():
             raise self.diverged("a parameter is not finite")
         best, keep = facts_of(self.best) if self.best else None, self.config.keep_checkpoints
-        folder = checkpoint.save_checkpoint(
-            self.run, self.model, self.optimizer.state, self.state.to_dict(), best=best, keep=keep
-        )
+        parts = self.model, self.optimizer.state, self.state.to_dict()
+        folder = checkpoint.save_checkpoint(self.run, *parts, best=best, keep=keep, base=self.record.base)
         self.saved_at = time.perf_counter()
         self.report(Saved(step=self.state.step, folder=folder))
 

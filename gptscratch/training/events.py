@@ -80,6 +80,17 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class FineTuned:
+    """What a run changed that started from another: losses on the same tokens, before and after."""
+
+    init_from: str
+    before: Evaluated
+    after: Evaluated | None = None  # of the best checkpoint; None: not finished
+    keep_before: Evaluated | None = None  # on the text of --keep-file
+    keep_after: Evaluated | None = None
+
+
+@dataclass(frozen=True)
 class Sampled:
     step: int
     text: str

@@ -112,6 +112,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 bias_grad += slope.sum(0)
             slope = slope.to(weight.dtype)
             torch.mm(slope, weight, out=hidden_grad[start : start + len(h)])
+            if not ctx.needs_input_grad[1]:
+                continue
             if weight_grad is None:
                 weight_grad = slope.T @ h  # (V, D)
             elif h.dtype == torch.float32:
@@ -131,5 +133,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden_grad, weight_grad, bias_grad = ctx.saved_tensors
         if bias_grad is not None:
             bias_grad = bias_grad.mul_(grad).to(ctx.weight_dtype)
-        weight_grad = weight_grad.mul_(grad).to(ctx.weight_dtype)
+        if weight_grad is not None:
+            weight_grad = weight_grad.mul_(grad).to(ctx.weight_dtype)
         return hidden_grad.mul_(grad), weight_grad, None, bias_grad, None, None

@@ -68,12 +68,12 @@ class Optimizer:
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig, loss_scale: LossScale | None = None) -> Optimizer:
-    """One optimizer over all of the model's parameters.
+    """One optimizer over all of the model's parameters that are trained.
 
     ``muon`` takes the matrices of ``model.blocks`` and leaves the rest (embeddings, lm_head, norms, biases)
     to AdamW at its own learning rate; ``adamw`` takes everything. Decay is decoupled and spares vectors.
     """
-    rest = dict(model.named_parameters())
+    rest = {name: p for name, p in model.named_parameters() if p.requires_grad}
     parts: list[Updates] = []
     learning_rate, decay = config.learning_rate, config.weight_decay
     if config.optimizer == "muon":

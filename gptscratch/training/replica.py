@@ -23,16 +23,16 @@ class LowPrecisionReplica:
 
     Attributes:
         model: the copy, or the model itself.
-        parameters: the model's own, in float32.
+        parameters: the model's own that are trained, in float32.
         copies: pairs of a parameter and its copy.
         loss_scale: in float16; it belongs to the optimizer's state.
     """
 
     def __init__(self, model: GPT, dtype: torch.dtype, *, mask_at: int | None = None) -> None:
         """``mask_at``: the end-of-text token, where the documents of a row are not to see one another."""
-        self.parameters: list[Tensor] = list(model.parameters())
+        self.parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self.model = model if dtype == torch.float32 else _cast(model, dtype)
-        own = {id(parameter) for parameter in self.parameters}
+        own = {id(parameter) for parameter in model.parameters()}
         named = self.model.named_parameters()
         self.copies = [(model.get_parameter(name), twin) for name, twin in named if id(twin) not in own]
         self.device = model.token_embedding.weight.device
@@ -73,6 +73,7 @@ class LowPrecisionReplica:
         if self.copies:
             parameters, twins = zip(*self.copies, strict=True)
             torch._foreach_copy_(twins, parameters)
+            self.copies = [pair for pair in self.copies if pair[0].requires_grad]  # the others stay the same
 
     @torch.no_grad()
     def accumulate_grads(self) -> None:

@@ -15,7 +15,7 @@ from gptscratch.config import RunConfig
 from gptscratch.data.prepare import Prepared
 from gptscratch.data.token_files import token_counts
 from gptscratch.device import fast_dtype, out_of_memory, pick_device, pick_dtype, slow_dtype_warning
-from gptscratch.errors import CheckpointError, ConfigError
+from gptscratch.errors import CheckpointError
 from gptscratch.files import write_json
 from gptscratch.model.gpt import GPT
 from gptscratch.model.head import init_bias_from_unigrams
@@ -33,11 +33,12 @@ from gptscratch.runs.run import (
     resume_config,
 )
 from gptscratch.runs.run_tokens import record_of, tokens_of_run
-from gptscratch.training import callbacks
+from gptscratch.runs.tensors import load_tensors
+from gptscratch.training import callbacks, fine_tuning
 from gptscratch.training.budget import cooldown as cooled_down
 from gptscratch.training.budget import make_budget
 from gptscratch.training.context import SampleText, TrainContext, facts_of
-from gptscratch.training.events import Evaluated, Notice, OnEvent, Started, ignore
+from gptscratch.training.events import Evaluated, FineTuned, Notice, OnEvent, Started, ignore
 from gptscratch.training.loop import run_loop
 from gptscratch.training.planning.plan_run import plan_run, tokens_per_row
 from gptscratch.training.state import TrainState
@@ -54,6 +55,7 @@ class TrainResult:
     best_step: int
     evaluation: Evaluated | None  # of the best checkpoint at the end; None: interrupted
     interrupted: bool
+    fine_tuned: FineTuned | None = None  # where it started from another run
 
 
 def train(
@@ -73,7 +75,7 @@ def train(
     Args:
         corpus: files, folders or glob patterns; none: text that comes with Python.
         out: the run's folder; None: one with the run's name in the cache directory.
-        init_from: a checkpoint whose parameters, shape and tokenizer the run starts from.
+        init_from: a checkpoint whose parameters, shape and tokenizer the run starts from: fine-tuning.
         replace_run: allow an existing run in that folder to be replaced.
         cooldown: after an interrupt the learning rate falls to 0 before the run stops.
         on_event: is called with what happens (``training.events``).
@@ -93,10 +95,15 @@ def train(
         plan, prepared = plan_run(settings, init_from=init_from, on_event=on_event, started=started)
         record = record_of(with_number_formats(replace(plan.config, name=run.name)), prepared)
         context = TrainContext(run, record, prepared, TrainState(), on_event, sample_text)
-        _initialize(context.model, run, prepared, init_from)
+        source = None if init_from is None else fine_tuning.load_source(context.model, run, init_from)
+        found = None if init_from is None else fine_tuning.before(context, init_from)
+        if init_from is None and context.model.config.output_bias:
+            _init_bias(context.model, prepared)
         if is_run(run) and not replace_run:
             on_event(Notice(f"The run {run.name} had no checkpoint yet. It starts again."))
         create_run(run, record, prepared.tokenizer, plan.record())
+        if found is not None:
+            fine_tuning.begin(context, found, source)
         context.start(context.state, started)
         result = _train(context)
     if result.interrupted and cooldown:
@@ -155,7 +162,7 @@ def resume(
             on_event(
                 Notice("Cooldown: the learning rate falls to 0 and the run ends. Ctrl-C saves and stops.")
             )
-        record = record_of(with_number_formats(config), prepared)
+        record = replace(record_of(with_number_formats(config), prepared), base=record.base)
         return _continued(run, record, prepared, folder, state, on_event, sample_text)
 
 
@@ -172,10 +179,11 @@ def _continued(
     train = record.config.train
     if warning := slow_dtype_warning(getattr(torch, train.dtype), pick_device(train.device)):
         on_event(Notice(warning))
-    checkpoint.require_same_shapes(record.config.model, folder)
+    checkpoint.require_same_shapes(run, record, folder)
     context = TrainContext(run, record, prepared, state, on_event, sample_text)
-    checkpoint.load_parameters(context.model, folder)
-    context.optimizer.load(checkpoint.load_tensors(folder / "optimizer.safetensors"))
+    checkpoint.load_parameters(context.model, run, record, folder)
+    context.fine_tuned = fine_tuning.read(run)
+    context.optimizer.load(load_tensors(folder / "optimizer.safetensors"))
     was_evaluated = _roll_back(run, record, state)
     context.start(state)  # its own start-up is not counted
     return _train(context, was_evaluated=was_evaluated)
@@ -194,7 +202,7 @@ def _unchanged(run: Path, state: TrainState, on_event: OnEvent) -> TrainResult:
     facts = {field.name: best.get(field.name) for field in fields(Evaluated)}
     known = all(isinstance(value, int | float) for value in facts.values())
     evaluation = Evaluated(**facts) if known else None  # type: ignore[arg-type]
-    return _result(run, state, state.seconds, evaluation)
+    return replace(_result(run, state, state.seconds, evaluation), fine_tuned=fine_tuning.read(run))
 
 
 def _train(context: TrainContext, *, was_evaluated: bool = True) -> TrainResult:
@@ -202,12 +210,16 @@ def _train(context: TrainContext, *, was_evaluated: bool = True) -> TrainResult:
     run, record, state = context.run, context.record, context.state
     context.finished = context.budget.is_used_up(state) or context.is_out_of_patience()
     context.report(Started(run=run, config=record.config, step=state.step, parameters=record.parameters))
+    if context.fine_tuned is not None and not state.step:
+        context.report(context.fine_tuned.before)
     if context.finished and not was_evaluated:
         callbacks.evaluate(context)
         context.save()
     interrupted = run_loop(context)
     evaluation = None if interrupted else _evaluate_best(context)
-    return _result(run, state, context.run_seconds(), evaluation, interrupted=interrupted)
+    fine_tuned = context.fine_tuned if evaluation is None else fine_tuning.end(context, evaluation)
+    result = _result(run, state, context.run_seconds(), evaluation, interrupted=interrupted)
+    return replace(result, fine_tuned=fine_tuned)
 
 
 def _result(
@@ -220,7 +232,8 @@ def _evaluate_best(context: TrainContext) -> Evaluated:
     """The best checkpoint on more of the validation split, which replaces its entry in best.json."""
     run, state = context.run, context.state
     if state.best_step != state.step:
-        checkpoint.load_parameters(context.model, paths.checkpoint_dir(run, state.best_step))
+        folder = paths.checkpoint_dir(run, state.best_step)
+        checkpoint.load_trained(context.model, folder, context.record.base)
     with out_of_memory("while it evaluates"):
         evaluation = context.evaluate(state.best_step, context.tokens_at_end())
     if evaluation.val_tokens > context.config.eval_tokens:
@@ -229,20 +242,9 @@ def _evaluate_best(context: TrainContext) -> Evaluated:
     return evaluation
 
 
-def _initialize(model: GPT, run: Path, prepared: Prepared, init_from: str | Path | None) -> None:
-    """Give a new model the parameters that it starts from, where those are not its seed's.
-
-    Raises:
-        ConfigError: they would be those of the run that is to be replaced.
-    """
-    if init_from is not None:
-        source, weights = paths.find_checkpoint(init_from)
-        if source.resolve() == run.resolve():
-            raise ConfigError(f"{run.name} cannot start from itself.", "Take another --name.")
-        checkpoint.load_parameters(model, weights)
-    elif model.config.output_bias:
-        counts = token_counts(prepared.tokens.train, model.config.vocab_size)
-        init_bias_from_unigrams(model.lm_head, torch.from_numpy(counts))
+def _init_bias(model: GPT, prepared: Prepared) -> None:
+    counts = token_counts(prepared.tokens.train, model.config.vocab_size)
+    init_bias_from_unigrams(model.lm_head, torch.from_numpy(counts))
 
 
 def _roll_back(run: Path, record: RunRecord, state: TrainState) -> bool:

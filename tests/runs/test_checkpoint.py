@@ -22,8 +22,9 @@ from gptscratch.errors import CheckpointError, RunError, UserError
 from gptscratch.files import write_json
 from gptscratch.generation.generator import load
 from gptscratch.model.gpt import GPT
-from gptscratch.runs.checkpoint import load_state, load_tensors, save_checkpoint, save_tensors
+from gptscratch.runs.checkpoint import load_state, save_checkpoint
 from gptscratch.runs.run import LOCK, create_run, is_run, read_run
+from gptscratch.runs.tensors import load_tensors, save_tensors
 from gptscratch.training.events import Event, Notice
 from gptscratch.training.state import TrainState
 from gptscratch.training.trainer import resume

@@ -27,9 +27,9 @@ import torch
 
 from gptscratch import paths
 from gptscratch.errors import CheckpointError
-from gptscratch.runs import checkpoint as storage
-from gptscratch.runs.checkpoint import load_tensors
+from gptscratch.runs import tensors as storage
 from gptscratch.runs.metrics import read_metrics
+from gptscratch.runs.tensors import load_tensors
 from gptscratch.training.trainer import resume, train
 
 SETTINGS: dict[str, Any] = {

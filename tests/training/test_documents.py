@@ -21,8 +21,8 @@ from gptscratch.data.batches import Batch, Batches, windows
 from gptscratch.data.document_batches import DocumentRows, padded_windows
 from gptscratch.errors import ConfigError
 from gptscratch.model.gpt import GPT
-from gptscratch.runs.checkpoint import load_tensors
 from gptscratch.runs.metrics import read_metrics
+from gptscratch.runs.tensors import load_tensors
 from gptscratch.training import callbacks, loop
 from gptscratch.training.context import TrainContext
 from gptscratch.training.evaluate import means, sums_over

@@ -17,7 +17,7 @@ from gptscratch.config import ModelConfig
 from gptscratch.errors import CheckpointError, RunError
 from gptscratch.model.gpt import GPT
 from gptscratch.runs import checkpoint
-from gptscratch.runs.checkpoint import load_tensors
+from gptscratch.runs.tensors import load_tensors
 from gptscratch.training import callbacks, loop
 from gptscratch.training import optimizer as module
 from gptscratch.training.events import Event, Logged, Notice, Started

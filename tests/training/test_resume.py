@@ -17,8 +17,8 @@ import torch
 
 from gptscratch import paths
 from gptscratch.model.gpt import GPT
-from gptscratch.runs.checkpoint import load_tensors
 from gptscratch.runs.metrics import read_metrics
+from gptscratch.runs.tensors import load_tensors
 from gptscratch.training import callbacks, loop
 from gptscratch.training.context import TrainContext
 from gptscratch.training.events import Event, Saved
@@ -187,7 +187,7 @@ def test_a_run_that_died_between_an_evaluation_and_its_save_makes_both_again(
 CHILD = """
 import os, signal, sys
 import torch
-from gptscratch.runs import checkpoint as storage
+from gptscratch.runs import tensors as storage
 from gptscratch.training.events import Logged, Saved
 from gptscratch.training.trainer import train
 torch.set_num_threads(1)

@@ -14,6 +14,7 @@ from gptscratch.accelerate.training import accelerate_training
 from gptscratch.config import RunConfig
 from gptscratch.device import is_out_of_memory, one_thread
 from gptscratch.model.gpt import GPT
+from gptscratch.model.lora import add_adapters_of
 from gptscratch.training.optimizer import make_optimizer
 from gptscratch.training.replica import LowPrecisionReplica
 from gptscratch.training.step import apply_grads, take_step
@@ -52,7 +53,7 @@ def step_seconds(
     sequences. The rest of a step grows with them.
     """
     with torch.random.fork_rng(devices=[]):
-        model = GPT(config.model).to(device)
+        model = add_adapters_of(GPT(config.model).to(device), config.train)
     accelerate_training(model)
     optimizer = make_optimizer(model, config.train)
     replica = LowPrecisionReplica(model, dtype)

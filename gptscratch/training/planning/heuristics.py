@@ -6,7 +6,7 @@ Plain numbers and pure functions, fitted to the sweeps in docs/decisions/planner
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from gptscratch import sizing
@@ -30,6 +30,7 @@ class Facts:
     start_up_seconds: float = 3.0  # of the user's time, until training begins
     tokens_per_row: Callable[[int], float] = float  # by context length; fewer where rows are padded
     can_compile: bool = False  # whether torch.compile has what it needs on that device
+    fine_tunes: bool = False  # the run starts from weights that are trained already
     speed: float = 1.0  # of training, measured, as a multiple of what is expected from that
 
 
@@ -117,6 +118,20 @@ def rates(optimizer: str, d_model: int, steps: int, factor: float = 1.0) -> dict
         "adamw_learning_rate": factor * min(0.02, max(0.002, 0.02 * 128 / d_model)),
         "momentum": 0.9 if steps < 500 else 0.95,
     }
+
+
+def fine_tuning_rates(rates: Mapping[str, float], *, adapters: bool) -> dict[str, float]:
+    """Peak learning rates for weights that are trained already: lower, so that less is forgotten.
+
+    Adapters start at 0 and need higher ones than the weights themselves.
+    """
+    factor = LORA_RATE if adapters else FINE_TUNING_RATE
+    return {
+        name: value * factor if name.endswith("learning_rate") else value for name, value in rates.items()
+    }
+
+
+FINE_TUNING_RATE, LORA_RATE = 0.3, 2.0  # multiples of the rates for new weights
 
 
 def useful_epochs(train_tokens: int) -> float:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gptscratch import paths
-from gptscratch.config import ModelConfig, RunConfig, all_settings, qualified
+from gptscratch.config import ModelConfig, RunConfig, qualified
 from gptscratch.data.document_batches import require_documents
 from gptscratch.data.mixture import tokens_per_padded_row
 from gptscratch.data.prepare import Prepared, ineffective, prepare
@@ -25,12 +24,12 @@ from gptscratch.device import (
     slow_dtype_warning,
 )
 from gptscratch.errors import ConfigError
-from gptscratch.runs.run import read_run
 from gptscratch.training.events import Notice, OnEvent, Planned, Working, ignore
 from gptscratch.training.planning import heuristics
 from gptscratch.training.planning.benchmark import matmul_rate, measured_step_seconds
 from gptscratch.training.planning.heuristics import Facts
 from gptscratch.training.planning.planner import Plan, make_plan
+from gptscratch.training.planning.source import settings_from
 
 MOST_PLANS = 3  # that are measured, while the measurement changes the shape
 SETUP_SECONDS = 0.3  # from the plan to the first step
@@ -47,27 +46,31 @@ def plan_run(
 
     Args:
         settings: what the user gave, as in ``RunConfig.with_settings``.
-        init_from: a checkpoint whose shape and tokenizer are taken over.
+        init_from: a checkpoint that the run starts from: see ``settings_from``.
         started: ``time.perf_counter()`` when the user's time began to count; None: now.
     """
     started = time.perf_counter() if started is None else started
     given = qualified(settings)
     if init_from is not None:
-        given |= _shape_of(init_from, given)
+        given |= settings_from(init_from, given)
     config = RunConfig().with_settings(given)  # checks all that was given, before any work
+    for name in ("lora_rank", "keep_file"):
+        if init_from is None and getattr(config.train, name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag} is for a model that is trained already.", "Name it with --init-from.")
     if not config.data.corpus:
         on_event(Notice("No corpus was named: training on Python's own language reference."))
     device = pick_device(config.train.device)
     if warning := slow_dtype_warning(pick_dtype(config.train.dtype, device), device):
         on_event(Notice(warning))
-    plan, prepared = _planned(given, config, on_event, started)
+    plan, prepared = _planned(given, config, init_from is not None, on_event, started)
     chosen = not (config.data.tokenizer or config.data.vocab_size) and prepared.tokenizer.kind == "bpe"
     manifest = prepared.manifest
     if chosen and heuristics.repeats_too_often(
         plan.epochs, manifest.characters, manifest.distinct_characters
     ):
         config = replace(config, data=replace(config.data, tokenizer="char"))
-        plan, prepared = _planned(given, config, on_event, started)
+        plan, prepared = _planned(given, config, False, on_event, started)
     plan = replace(plan, notices=(*ineffective(config.data, prepared.manifest), *plan.notices))
     on_event(Planned(plan, prepared.manifest))
     for notice in plan.notices:
@@ -88,13 +91,13 @@ def tokens_per_row(prepared: Prepared, documents: str) -> Callable[[int], float]
 
 
 def _planned(
-    given: Mapping[str, Any], config: RunConfig, on_event: OnEvent, started: float
+    given: Mapping[str, Any], config: RunConfig, fine_tunes: bool, on_event: OnEvent, started: float
 ) -> tuple[Plan, Prepared]:
     device = pick_device(config.train.device)
     dtype = pick_dtype(config.train.dtype, device)
     prepared = prepare(config.data, on_progress=lambda *progress: on_event(Working(*progress)))
     set_up(device)  # before anything is timed
-    facts = _facts(prepared, config, device, dtype)
+    facts = replace(_facts(prepared, config, device, dtype), fine_tunes=fine_tunes)
     data = replace(config.data, tokenizer=config.data.tokenizer or prepared.tokenizer.kind)
     plan = make_plan(given, data, facts)
     measured: set[ModelConfig] = set()
@@ -125,21 +128,3 @@ def _facts(prepared: Prepared, config: RunConfig, device: torch.device, dtype: t
         can_compile=can_compile(device),
         tokens_per_row=tokens_per_row(prepared, config.train.documents),
     )
-
-
-def _shape_of(init_from: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The shape and the tokenizer of a checkpoint, as settings.
-
-    Raises:
-        ConfigError: something else was given.
-    """
-    run, _ = paths.find_checkpoint(init_from)
-    theirs = {f"model.{name}": value for name, value in asdict(read_run(run).config.model).items()}
-    for key, value in given.items():
-        if key.startswith("model.") and key != "model.dropout" and theirs[key] != value:
-            name = all_settings()[key].label
-            raise ConfigError(f"{name} is {value}, but in {run.name} it is {theirs[key]}.", "Leave it out.")
-    if given.get("data.tokenizer"):
-        raise ConfigError("--init-from brings its own tokenizer.", "Leave --tokenizer out.")
-    shape = {key: value for key, value in theirs.items() if key != "model.vocab_size" and key not in given}
-    return {**shape, "data.tokenizer": str(run / "tokenizer.json")}

@@ -89,6 +89,9 @@ class _Planner:
             "device": facts.device,
         }
         self.model = self._choose_model()
+        if rank := self.train.lora_rank:
+            self._choose(lora_alpha=2.0 * rank, lora_targets=sizing.linear_layers(self.model))
+            self.memory["trained"] = sizing.adapter_parameters(self.model, rank, self.train.lora_targets)
 
     def plan(self) -> Plan:
         self._require_fit()
@@ -134,7 +137,9 @@ class _Planner:
     # The model
 
     def _choose_model(self) -> ModelConfig:
-        given = {**self._section("model"), "vocab_size": self.facts.vocab_size}
+        given = self._section("model")
+        if not self.facts.fine_tunes:  # else the embedding may have more rows than the tokenizer has tokens
+            given["vocab_size"] = self.facts.vocab_size
         require_cutoffs(given.get("adaptive_cutoffs", ()), self.facts.vocab_size)
         layers, width, heads = (given.get(name) for name in ("n_layer", "d_model", "n_head"))
         if layers or width or heads:
@@ -268,9 +273,13 @@ class _Planner:
         epochs = steps * self._step_tokens() / self.facts.train_tokens
         planned = min(self._planned_batch(), self.facts.train_tokens)
         factor = heuristics.batch_rate_factor(self._step_tokens(), planned)
+        rates, warmup = heuristics.rates(self.train.optimizer, self.model.d_model, steps, factor), steps // 20
+        if self.facts.fine_tunes:
+            rates = heuristics.fine_tuning_rates(rates, adapters=self.train.lora_rank is not None)
+            warmup = steps // 10
         self._choose(
-            **heuristics.rates(self.train.optimizer, self.model.d_model, steps, factor),
-            warmup_steps=min(100, steps // 20),
+            **rates,
+            warmup_steps=min(100, warmup),
             compile=heuristics.compiling_pays(self.facts, self.train.documents, seconds),
         )
         self._choose(weight_decay=heuristics.weight_decay(self.train.learning_rate, steps))

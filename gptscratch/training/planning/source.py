@@ -1,0 +1,52 @@
+"""What a run that starts from another takes over from it, as settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from gptscratch import paths
+from gptscratch.config import ModelConfig, all_settings
+from gptscratch.errors import require
+from gptscratch.runs.run import read_run
+
+_TOKENIZER = {"data.tokenizer": "--tokenizer", "data.vocab_size": "--vocab-size"}
+_FREE = ("model.dropout", "model.context_length")  # of the shape: they change no parameter, or are checked
+
+
+def settings_from(init_from: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The shape and the tokenizer of a checkpoint, and an optimizer that suits its weights.
+
+    Raises:
+        ConfigError: something else was given.
+    """
+    run, _ = paths.find_checkpoint(init_from)
+    config = read_run(run).config
+    theirs = {f"model.{name}": value for name, value in asdict(config.model).items()}
+    for key, value in given.items():
+        if key.startswith("model.") and key not in _FREE:
+            theirs_is = f"{all_settings()[key].label} is {value}, but in {run.name} it is {theirs[key]}."
+            require(theirs[key] == value, theirs_is, "Leave it out: --init-from takes over the shape.")
+    for key, flag in _TOKENIZER.items():
+        keeps = f"{run.name} keeps its own tokenizer and vocabulary: each token has a row of its embedding."
+        require(given.get(key) is None, keeps, f"Leave {flag} out.")
+    _check_context(config.model, given.get("model.context_length"), run.name)
+    shape = {key: value for key, value in theirs.items() if key not in given}
+    # Adapters are trained by AdamW everywhere else; Muon's gain is in full matrices.
+    optimizer = "adamw" if given.get("train.lora_rank") else config.train.optimizer
+    return {
+        "train.optimizer": given.get("train.optimizer", optimizer),
+        **shape,
+        "data.tokenizer": str(run / "tokenizer.json"),
+    }
+
+
+def _check_context(model: ModelConfig, length: int | None, name: str) -> None:
+    """Learned positions end; the other kinds are computed for any length."""
+    require(
+        model.position != "learned" or (length or 0) <= model.context_length,
+        f"{name} has learned positions for {model.context_length} tokens: a context of {length} needs more.",
+        f"Take --context-length {model.context_length} or less, or leave it out.",
+    )
