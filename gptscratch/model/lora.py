@@ -64,7 +64,7 @@ def add_adapters(
 
 
 def add_adapters_of(model: GPT, config: TrainConfig) -> GPT:
-    """``add_adapters`` as the settings of a run say; without a rank the model stays as it is."""
+    """``add_adapters`` by the settings of a run; without a rank the model stays as it is."""
     if config.lora_rank is not None:
         add_adapters(
             model,

@@ -15,10 +15,14 @@ from gptscratch.errors import CheckpointError
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: str) -> None:
-    """Raises OSError where the disk has no space or cannot be written to."""
+    """Write a file; equal tensors make equal bytes if there is one entry of metadata, or none.
+
+    Raises:
+        OSError: the disk has no space or cannot be written to.
+    """
     plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(plain, path, metadata={"format": "pt", **metadata})
+        save_file(plain, path, metadata=metadata or {"format": "pt"})
     except SafetensorError as error:
         raise OSError(str(error)) from None
 

@@ -227,8 +227,8 @@ def test_a_run_that_starts_from_another_begins_where_that_one_ended(tale: Path) 
     )  # fmt: skip
     config = read(result.run / "config.json")
     assert config["model"] == read(tale / "config.json")["model"]
-    ours = [record for record in read_metrics(result.run / "metrics.jsonl") if "train_loss" in record]
-    assert ours[0]["train_loss"] < theirs[0]["train_loss"] - 0.5
+    logged = [record for record in read_metrics(result.run / "metrics.jsonl") if "train_loss" in record]
+    assert logged[0]["train_loss"] < theirs[0]["train_loss"] - 0.5
     assert (result.run / "tokenizer.json").read_text() == (tale / "tokenizer.json").read_text()
 
 
