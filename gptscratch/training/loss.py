@@ -120,7 +120,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 weight_grad.addmm_(slope.T, h)
             else:
                 weight_grad = weight_grad.float().add_(slope.T @ h)
-        if weight_grad is None:
+        if weight_grad is None and ctx.needs_input_grad[1]:
             weight_grad = torch.zeros_like(weight)
         ctx.save_for_backward(hidden_grad, weight_grad, bias_grad)
         ctx.weight_dtype = weight.dtype
