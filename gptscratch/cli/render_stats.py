@@ -13,8 +13,8 @@ from gptscratch.cli.render import facts, out, print_json
 from gptscratch.units import plural, size
 
 if TYPE_CHECKING:
+    from gptscratch.data.chunks import Removed
     from gptscratch.data.statistics import CorpusStatistics
-    from gptscratch.data.token_files import Removed
     from gptscratch.tokenizer import Tokenizer
 
 _ODD = 8  # kinds of odd characters shown

@@ -1,36 +1,49 @@
-"""Arguments and results of readers: chunks of text, counts of a pass over a corpus, sizes, errors."""
+"""Chunks of text, the arguments of the functions that read them, and the counts of what they find.
+
+A chunk is text in UTF-8 in which the byte 0xff, which UTF-8 never contains, ends each document. A document
+may have any size, so a chunk may end inside of one: before a space that follows a word. GPT-2's
+pre-tokenization splits there too, so that the ids do not change.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gptscratch.config import DataConfig
 from gptscratch.data.sources import Source
-from gptscratch.data.token_files import Removed
-from gptscratch.errors import CorpusError
 
-
-class Documents(NamedTuple):
-    """Some documents in a row; the first may continue the last one of those before."""
-
-    texts: list[str]  # at least one
-    complete: bool  # whether the last one ends here
+END = b"\xff"  # of a document
+_HASHED = 1 << 16  # bytes at the beginning of a document, at most a chunk, which decide its side
+_BREAK = re.compile(r"(?s:.*)\S(?= )|(?s:.*)\S(?=\s)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
     """How much is held in memory at once, so that it is bounded whatever the corpus's size and form."""
 
-    block: int = 1 << 18  # bytes read at once: with 1 << 20 the C heap fragments to ten times what is used
-    chunk: int = 1 << 17  # characters of a document
+    chunk: int = 1 << 17  # bytes read at once, and about those of a chunk
     longest: int = 1 << 26  # characters of a line, or of a field of a table
-    whole: int = 16_000_000  # characters of a document that is cleaned as a whole
-    sample: int = 32_000_000  # characters kept between the two passes over a corpus
-    batch: int = 1 << 20  # characters encoded at once
+    whole: int = 16_000_000  # bytes of a document that is cleaned as a whole
+    sample: int = 32_000_000  # bytes kept between the two passes over a corpus
     small: int = 32 << 20  # bytes: a smaller corpus is found again by its content, others by size and time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removed:
+    """Counts of what one cleaning step removed."""
+
+    step: str
+    documents: int = 0  # dropped
+    characters: int = 0  # with those of the dropped documents; below 0 where a step made text longer
+    changed: int = 0  # documents kept, but changed
 
 
 @dataclass
@@ -50,51 +63,70 @@ class Reading:
     source: Source
     config: DataConfig
     counts: ReadCounts
-    on_bytes: Callable[[int], None]  # called with the position in the file
     sizes: Sizes
+    on_bytes: Callable[[int], None]  # called with the position in the file
 
 
-def in_batches(documents: Iterable[str], size: int) -> Iterator[Documents]:
-    """Whole documents, together of about ``size`` characters; longer ones are divided."""
-    texts: list[str] = []
-    characters = 0
-    for text in documents:
-        start = 0
-        while len(text) - start > size:
-            at = start + split_point(text[start : start + size + 1], size)
-            yield Documents([*texts, text[start:at]], False)
-            texts, characters, start = [], 0, at
-        texts.append(text[start:])
-        characters += len(text) - start
-        if characters > size:
-            yield Documents(texts, True)
-            texts, characters = [], 0
-    if texts:
-        yield Documents(texts, True)
+def divided(text: str, size: int) -> Iterator[bytes]:
+    """A document in parts of at most ``size`` characters."""
+    start = 0
+    while len(text) - start > size:
+        end = break_point(text, start, start + size)
+        yield text[start:end].encode()
+        start = end
+    yield text[start:].encode() + END
 
 
-def split_point(text: str, size: int) -> int:
+def break_point(text: str, start: int, end: int) -> int:
     """The last place in the second half of a chunk that is before white space and after none."""
-    for space in (" ", "\n", "\t"):
-        at = text.rfind(space, size // 2, size)
-        while at > 0:
-            if not text[at - 1].isspace():
-                return at
-            at = text.rfind(space, size // 2, at)
-    return size
+    found = _BREAK.match(text, (start + end) // 2, end)
+    return found.end() if found else end
 
 
-def unix_newlines(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+def texts_of(data: bytes) -> tuple[list[str], list[bool]]:
+    """The texts of a chunk, and whether each ends its document."""
+    *texts, rest = data.split(END)
+    ends = [True] * len(texts)
+    if rest:
+        texts.append(rest)
+        ends.append(False)
+    return [text.decode() for text in texts], ends
 
 
-def too_long(where: str, what: str, longest: int) -> CorpusError:
-    return CorpusError(
-        f"{where}: {what} is longer than {longest:,} characters, which is not read.",
-        "Is a quotation mark or a line end missing? A document of any length can be a plain text file.",
-    )
+class Chunk(NamedTuple):
+    """A chunk and its place in the corpus."""
+
+    component: int  # which of several corpora
+    start: int  # in characters of the component
+    end: int
+    hashes: NDArray[np.uint64]  # of its documents; of one that began before it, the hash of its beginning
+    sizes: NDArray[np.int64]  # bytes of its documents in this chunk
+    data: bytes
 
 
-def no_column(where: str, column: str, columns: list[str]) -> CorpusError:
-    known = ", ".join(columns[:20])
-    return CorpusError(f"{where} has no column {column!r}.", f"Name one with --text-column. It has: {known}.")
+def located(parts: Iterable[bytes], component: int, size: int) -> Iterator[Chunk]:
+    """The parts of a component in chunks of about ``size`` bytes, with their places."""
+    end, open_hash = 0, b""  # of the document that the chunk before ends in
+    for data in _joined(parts, size):
+        texts = data.split(END)
+        if not texts[-1]:
+            texts.pop()
+        hashes = [hashlib.blake2b(text[:_HASHED], digest_size=8).digest() for text in texts]
+        hashes[0] = open_hash or hashes[0]
+        open_hash = b"" if data.endswith(END) else hashes[-1]
+        start, end = end, end + len(data.translate(None, END).decode())
+        sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+        yield Chunk(component, start, end, np.frombuffer(b"".join(hashes), "<u8"), sizes, data)
+
+
+def _joined(parts: Iterable[bytes], size: int) -> Iterator[bytes]:
+    chunk: list[bytes] = []
+    length = 0
+    for part in parts:
+        chunk.append(part)
+        length += len(part)
+        if length >= size:
+            yield b"".join(chunk)
+            chunk, length = [], 0
+    if chunk:
+        yield b"".join(chunk)

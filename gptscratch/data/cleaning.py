@@ -16,8 +16,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
-from gptscratch.data.chunks import Documents
-from gptscratch.data.token_files import Removed
+from gptscratch.data.chunks import END, Removed
 from gptscratch.errors import MissingExtraError
 
 Step = Callable[[str], str | None]
@@ -32,45 +31,42 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<![a-zA-Z][^<>]*>")
 
 
 def clean(
-    chunks: Iterable[tuple[int, Documents]], names: Sequence[str], removed: dict[str, Removed], whole: int
-) -> Iterator[tuple[int, Documents]]:
-    """The documents after the named steps, in their order; empty ones are left out.
+    documents: Iterable[bytes], steps: Mapping[str, Step], removed: dict[str, Removed], whole: int
+) -> Iterator[bytes]:
+    """The documents after the steps, in their order; empty ones are left out.
 
     Args:
-        chunks: (component, documents) of a corpus.
+        documents: each in one part or more.
         removed: filled with what each step took away.
-        whole: characters; a longer document is cleaned in parts, and never dropped.
+        whole: bytes; a longer document is cleaned in parts, and never dropped.
+    """
+    parts: list[bytes] = []
+    begins = True  # the parts begin a document
+    for part in documents:
+        parts.append(part)
+        ends = part.endswith(END)
+        if not ends and sum(map(len, parts)) <= whole:
+            continue
+        before = b"".join(parts).removesuffix(END).decode()
+        text = _cleaned(before, steps, removed, droppable=begins and ends)
+        if not begins and before[:1].isspace() and not text[:1].isspace():
+            text = before[0] + text  # between two parts of a document no step may join words
+        if text.strip() or not (begins and ends):
+            yield text.encode() + END * ends
+        parts, begins = [], ends
+
+
+def steps_named(names: Sequence[str], removed: dict[str, Removed]) -> dict[str, Step]:
+    """The steps by their names, for one pass over a corpus.
 
     Raises:
         MissingExtraError: a step needs a package that is not installed.
     """
-    steps = {name: STEPS[name.partition(":")[0]](name.partition(":")[2]) for name in names}
     removed.update({name: Removed(step=name) for name in names})
-    parts: list[str] = []
-    size = 0
-    begins = True  # the parts begin a document
-    for component, (texts, complete) in chunks:
-        found: list[str] = []
-        last = True  # the last text found ends its document
-        for number, part in enumerate(texts, 1):
-            ends = complete or number < len(texts)
-            parts.append(part)
-            size += len(part)
-            if not ends and size <= whole:
-                continue
-            before = "".join(parts)
-            text = _cleaned(before, steps, removed, droppable=begins and ends)
-            if not begins and before[:1].isspace() and not text[:1].isspace():
-                text = before[0] + text  # between two parts of a document no step may join words
-            if text.strip() or not (begins and ends):
-                found.append(text)
-                last = ends
-            parts, size, begins = [], 0, ends
-        if found:
-            yield component, Documents(found, last)
+    return {name: STEPS[name.partition(":")[0]](name.partition(":")[2]) for name in names}
 
 
-def _cleaned(text: str, steps: dict[str, Step], removed: dict[str, Removed], *, droppable: bool) -> str:
+def _cleaned(text: str, steps: Mapping[str, Step], removed: dict[str, Removed], *, droppable: bool) -> str:
     for name, step in steps.items():
         if not droppable and name.partition(":")[0] in DROPPING:
             continue
@@ -82,9 +78,9 @@ def _cleaned(text: str, steps: dict[str, Step], removed: dict[str, Removed], *, 
             characters=before.characters + len(text) - len(after or ""),
             changed=before.changed + (after is not None and after != text),
         )
-        text = after or ""
         if after is None:
-            break
+            return ""
+        text = after
     return text
 
 

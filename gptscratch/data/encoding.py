@@ -1,10 +1,13 @@
-"""Which encoding the bytes of a file have, and which files are not text at all."""
+"""From bytes to text: the encoding of a file, its line ends, and which files are not text at all."""
 
 from __future__ import annotations
 
 import codecs
+import io
+from collections.abc import Iterator
 from importlib import import_module
 
+from gptscratch.data.chunks import Reading
 from gptscratch.errors import CorpusError, MissingExtraError
 
 _BYTE_ORDER_MARKS = (
@@ -17,11 +20,48 @@ _BYTE_ORDER_MARKS = (
 _SIGNATURES = {b"%PDF": "a PDF", b"PK\x03\x04": "a zip archive (docx, epub and odt are)",
                b"\x89PNG": "an image", b"\xff\xd8\xff": "an image", b"GIF8": "an image",
                b"BZh": "compressed with bzip2", b"\xfd7zXZ": "compressed with xz"}  # fmt: skip
+_HALVES = ("utf-7", "unicode-escape", "raw-unicode-escape")  # may decode to half of a surrogate pair
 _LOOKED_AT = 1 << 16  # bytes
 
 
 class NotTextError(CorpusError):
     """A binary file: an error if the user named it, skipped in a folder."""
+
+
+def decoded(reading: Reading) -> Iterator[str]:
+    """The text of a file in blocks, with every line end as \\n, also where CR and LF are in two blocks.
+
+    Raises:
+        CorpusError: the encoding is unknown, or the bytes are not text in it.
+    """
+    name, errors = reading.source.name, reading.config.encoding_errors
+    with reading.source.open() as (file, content):
+        block = content.read(reading.sizes.chunk)
+        encoding = encoding_of(block, name, reading.config.encoding)
+        reading.counts.encodings[encoding] += 1
+        decoder = codecs.getincrementaldecoder(encoding)(errors)
+        newlines = io.IncrementalNewlineDecoder(decoder, translate=True)
+        start = 0  # of the block, in the content
+        while True:
+            waiting = len(decoder.getstate()[0])
+            try:
+                text = newlines.decode(block, final=not block)
+            except UnicodeError as error:
+                raise _undecodable(name, encoding, error, block, start - waiting) from None
+            if errors == "replace":
+                reading.counts.replaced += text.count("\ufffd")
+            if text:
+                yield whole_characters(text) if encoding in _HALVES else text
+            if not block:
+                return
+            start += len(block)
+            reading.on_bytes(file.tell())
+            block = content.read(reading.sizes.chunk)
+
+
+def whole_characters(text: str) -> str:
+    """Half of a surrogate pair is not a character, and nothing can encode it: U+FFFD replaces it."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def encoding_of(head: bytes, name: str, wanted: str) -> str:
@@ -45,33 +85,35 @@ def encoding_of(head: bytes, name: str, wanted: str) -> str:
     return known
 
 
-def undecodable(name: str, encoding: str, error: UnicodeError, data: bytes, offset: int) -> CorpusError:
+def _undecodable(name: str, encoding: str, error: UnicodeError, data: bytes, offset: int) -> CorpusError:
     """The error for bytes that the encoding does not have; ``data`` begins at ``offset`` of the file."""
     if not isinstance(error, UnicodeDecodeError):  # without a place: UTF-16 without a byte-order mark
         wide = _wide_encoding(data)
         hint = f"It is probably {wide}: --encoding {wide}" if wide else "Name another one with --encoding."
         return CorpusError(f"{name} is not {encoding}: {error}.", hint)
     object_, at = error.object, error.start
-    if offset <= 0 and _kind(object_):
-        return NotTextError(
-            f"{name} is not text: it looks like {_kind(object_)}.", "Convert it to plain text."
-        )
+    if offset <= 0 and (kind := _kind(object_)):
+        return NotTextError(f"{name} is not text: it looks like {kind}.", "Convert it to plain text.")
     if error.encoding == "utf-8" and _has_utf8_letters(object_[:at]):
         hint = "The text before it is UTF-8: --encoding-errors replace reads damaged places as U+FFFD."
     else:
-        hint = _suggestion(object_[max(0, at - _LOOKED_AT // 2) :])
+        try:
+            guess = _guess(object_[max(0, at - _LOOKED_AT // 2) :])
+            hint = f"It is probably {guess}: --encoding {guess}"
+        except MissingExtraError as missing:
+            hint = f"Name its encoding, as in --encoding cp1252, or let it be guessed. {missing.hint}"
     shown = f"byte 0x{object_[at]:02x}" if at < len(object_) else "a missing byte"
     return CorpusError(f"{name} is not {error.encoding}: {shown} at offset {offset + at:,}.", hint)
 
 
 def _text_encoding(name: str) -> str:
-    hint = "Encodings are utf-8, latin-1, cp1252, shift_jis ..."
     try:
         known = codecs.lookup(name).name
         b" ".decode(name)
     except UnicodeError:
         pass  # as for UTF-16 and one byte
     except (LookupError, ValueError):
+        hint = "Encodings are utf-8, latin-1, cp1252, shift_jis ..."
         raise CorpusError(f"{name!r} is not an encoding of text.", hint) from None
     return known
 
@@ -91,14 +133,6 @@ def _guess(data: bytes) -> str:
     if not names:
         return "latin-1"
     return "cp1252" if "cp1252" in names else str(names[0])  # of equally good ones the Western one
-
-
-def _suggestion(data: bytes) -> str:
-    try:
-        guess = _guess(data)
-    except MissingExtraError as error:
-        return f"Name its encoding, as in --encoding cp1252, or let it be guessed. {error.hint}"
-    return f"It is probably {guess}: --encoding {guess}"
 
 
 def _kind(data: bytes) -> str:

@@ -13,8 +13,10 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby, islice
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -22,34 +24,32 @@ from filelock import FileLock, Timeout
 
 from gptscratch import paths
 from gptscratch.config import DataConfig
-from gptscratch.data.chunks import Documents, ReadCounts, Sizes
-from gptscratch.data.corpus import Corpus, CorpusSummary, Sample, TextHash, survey
+from gptscratch.data.chunks import Chunk, ReadCounts, Sizes, texts_of
+from gptscratch.data.corpus import Corpus, Survey, survey
 from gptscratch.data.sources import Progress
-from gptscratch.data.split import split_chunks
 from gptscratch.data.token_files import (
     FORMAT,
     Manifest,
     Share,
+    SplitCounts,
+    TokenFile,
     Tokens,
     manifest_json,
     open_tokens,
     read_manifest,
 )
-from gptscratch.data.token_writer import Written, write_tokens
-from gptscratch.data.tokenizer_training import train_tokenizer
 from gptscratch.errors import CorpusError, UserError, disk_errors
 from gptscratch.files import new_folder
-from gptscratch.tokenizer import KINDS, Tokenizer
+from gptscratch.tokenizer import KINDS, Tokenizer, build_tokenizer, choose_tokenizer
 from gptscratch.tokenizer.bulk import bulk_encoder
+from gptscratch.tokenizer.train import bpe_seconds, bpe_vocab_size, sample_limit
 
-FILES = (
-    "train.bin",
-    "val.bin",
-    "tokenizer.json",
-    "manifest.json",
-    "train.suffixes",
-)  # the last: memorization
-_ABANDONED = 86_400.0  # seconds
+# The last one is made by generation/memorization.py.
+FILES = ("train.bin", "val.bin", "tokenizer.json", "manifest.json", "train.suffixes")
+_ABANDONED = 86_400  # seconds, after which a temporary folder of another key is deleted
+_AT_ONCE = 8  # chunks that are encoded together
+_LARGE = 4_000_000  # characters, from which on it is announced how long training a BPE takes
+_TIMED = 1_000_000  # characters on which that is measured
 
 
 @dataclass(frozen=True)
@@ -82,22 +82,21 @@ def prepare(
         TokenizerError: the tokenizer is unknown or does not fit.
         RunError: the token files cannot be written.
     """
-    progress = on_progress or _ignore
     loaded = Tokenizer.load(config.tokenizer) if config.tokenizer not in (None, *KINDS) else None
-    folder = _token_folder(config)
-    if folder is not None:
-        return _used_as_it_is(folder, config, loaded, out)
+    given = [folder for folder in map(Path, config.corpus) if _holds_tokens(folder.expanduser())]
+    if given:
+        return _used_as_it_is(given[0].expanduser(), config, loaded, out)
     if out is not None:
         out = out.expanduser().resolve()
         _require_free(out)
-    with Corpus(config, progress, sizes) as corpus:
+    with Corpus(config, on_progress, sizes) as corpus:
         key = cache_key(corpus, loaded)
         folder = out or paths.tokens_dir() / key
-        with contextlib.nullcontext() if out else _one_at_a_time(key, progress):
+        with contextlib.nullcontext() if out else _one_at_a_time(folder, corpus.on_progress):
             with contextlib.suppress(UserError):  # missing, or damaged: it is made again
                 if read_manifest(folder).key == key:
                     return open_prepared(folder, loaded)
-            tokenizer = _build(corpus, loaded, folder, key, progress)
+            tokenizer = _build(corpus, loaded, folder, key)
     return dataclasses.replace(open_prepared(folder, tokenizer), reused=False)
 
 
@@ -131,75 +130,97 @@ def cache_key(corpus: Corpus, loaded: Tokenizer | None) -> str:
 def ineffective(config: DataConfig, manifest: Manifest) -> list[str]:
     """Options that had no effect on the token files, one line each."""
     kind = manifest.tokenizer_kind
-    asked = {"--vocab-size": config.vocab_size, "--lowercase": config.lowercase,
-             "--min-frequency": config.min_frequency}  # fmt: skip
     if config.tokenizer not in (None, *KINDS):
-        given = (flag for flag, value in asked.items() if value)
-        return [f"{flag} has no effect: {config.tokenizer} is a finished tokenizer." for flag in given]
+        asked = {"--vocab-size": config.vocab_size, "--lowercase": config.lowercase,
+                 "--min-frequency": config.min_frequency}  # fmt: skip
+        reason = f"has no effect: {config.tokenizer} is a finished tokenizer."
+        return [f"{flag} {reason}" for flag, value in asked.items() if value]
     found = []
     if config.min_frequency and kind != "word":
         found.append(f"--min-frequency has no effect with a {kind} tokenizer, only with --tokenizer word.")
     if config.vocab_size and config.vocab_size > manifest.vocab_size:
-        found.append(
-            f"The vocabulary has {manifest.vocab_size:,} entries, not {config.vocab_size:,}: "
-            "the text gives no more."
-        )
+        size = f"{manifest.vocab_size:,} entries, not {config.vocab_size:,}"
+        found.append(f"The vocabulary has {size}: the text gives no more.")
     return found
 
 
-def _build(
-    corpus: Corpus, loaded: Tokenizer | None, folder: Path, key: str, on_progress: Progress
-) -> Tokenizer:
-    summary, sample = survey(corpus, on_progress)
-    tokenizer = loaded or train_tokenizer(corpus, summary, sample, on_progress)
-    end_of_text = tokenizer.eot_id if summary.documents > 1 else None
+def train_tokenizer(corpus: Corpus, found: Survey) -> Tokenizer:
+    """The tokenizer that the settings ask for; it learns from training text alone.
+
+    Raises:
+        TokenizerError: the vocabulary is too small for its kind.
+    """
+    config, n_distinct = corpus.config, len(found.alphabet)
+    kind, size = config.tokenizer, config.vocab_size
+    if not kind:  # a size without a kind asks for a tokenizer that has one
+        kind, size = ("bpe", size) if size else choose_tokenizer(found.characters, n_distinct)
+    texts: Iterable[str] = ()
+    if kind == "bpe":
+        size = size or bpe_vocab_size(found.characters, n_distinct)
+        sample, _ = found.sample.texts(found.split)
+        texts = sample[:: -(-sum(map(len, sample)) // sample_limit(sample)) or 1]
+        if found.characters > _LARGE:
+            _announce(texts, found, size, corpus.on_progress)
+    elif kind == "word":
+        chunks = _second_pass(corpus, found, "training tokenizer")
+        texts = (text for chunk in chunks for text in texts_of(found.split.parts(chunk)[0])[0])
+    library = build_tokenizer(
+        kind,
+        texts,
+        alphabet=found.alphabet,
+        vocab_size=size,
+        lowercase=config.lowercase,
+        min_frequency=config.min_frequency,
+    )
+    return Tokenizer(library)
+
+
+def _announce(texts: list[str], found: Survey, size: int, on_progress: Progress) -> None:
+    characters = sum(map(len, texts))
+    timed = texts[: max(1, len(texts) * _TIMED // max(1, characters))]
+    seconds = bpe_seconds(timed, characters, size)
+    part = f"{characters / found.characters * found.bytes / 1e6:,.0f} MB of {found.bytes / 1e6:,.0f} MB"
+    on_progress(f"training {size:,} BPE entries on {part}, about {seconds:,.0f} s", 0, 0)
+
+
+def _build(corpus: Corpus, loaded: Tokenizer | None, folder: Path, key: str) -> Tokenizer:
+    found = survey(corpus)
+    tokenizer = loaded or train_tokenizer(corpus, found)
     with disk_errors(f"writing {folder}"), new_folder(folder) as temporary:
         tokenizer.save(temporary / "tokenizer.json")
-        written = write_tokens(
-            temporary,
-            split_chunks(_second_pass(corpus, summary, sample), summary.split),
-            tokenizer,
-            bulk_encoder(tokenizer, summary.alphabet),
-            end_of_text=end_of_text,
-            batch=corpus.sizes.batch,
-            on_bytes=lambda done: on_progress("tokenizing", done, summary.bytes),
-        )
-        manifest = _manifest(key, corpus, summary, tokenizer, end_of_text, written)
+        manifest = _write_tokens(temporary, corpus, found, tokenizer, key)
         (temporary / "manifest.json").write_text(manifest_json(manifest), encoding="utf-8")
-        on_progress("writing to the disk", summary.bytes, summary.bytes)
+        corpus.on_progress("writing to the disk", found.bytes, found.bytes)
         if folder.is_dir():  # damaged, or of another key
             old = folder.rename(folder.with_name(f".{folder.name}.old.{os.getpid()}.tmp"))
             shutil.rmtree(old, ignore_errors=True)
     return tokenizer
 
 
-def _second_pass(corpus: Corpus, summary: CorpusSummary, sample: Sample) -> Iterator[tuple[int, Documents]]:
-    """Raises CorpusError where the text is not that of the first pass."""
-    if sample.chunks is not None:
-        yield from sample.chunks
-        return
-    text_hash = TextHash()
-    for component, chunk in corpus.chunks(ReadCounts()):
-        text_hash.add(chunk)
-        yield component, chunk
-    if text_hash.hexdigest() != summary.hash:
-        raise CorpusError("the corpus changed while it was being read.", "Run the command again.")
-
-
-def _manifest(
-    key: str,
-    corpus: Corpus,
-    summary: CorpusSummary,
-    tokenizer: Tokenizer,
-    end_of_text: int | None,
-    written: Written,
-) -> Manifest:
-    tokens = written.component_tokens
-    has_val_file = summary.split.kind == "file"
-    shares = [
-        Share(name=n, weight=w, tokens=tokens["train", i], val_tokens=0 if has_val_file else tokens["val", i])
-        for i, (n, w) in enumerate(zip(corpus.names, corpus.weights, strict=False))
-    ]
+def _write_tokens(folder: Path, corpus: Corpus, found: Survey, tokenizer: Tokenizer, key: str) -> Manifest:
+    """Writes train.bin and val.bin. Raises CorpusError where one of them would have fewer than two tokens."""
+    end_of_text = tokenizer.eot_id if found.documents > 1 else None
+    encode = bulk_encoder(tokenizer, found.alphabet)
+    with (folder / "train.bin").open("wb") as train_file, (folder / "val.bin").open("wb") as val_file:
+        train = TokenFile(train_file, tokenizer, encode, end_of_text, is_val=False)
+        val = TokenFile(val_file, tokenizer, encode, end_of_text, is_val=True)
+        for component, own in groupby(_second_pass(corpus, found), key=attrgetter("component")):
+            while group := list(islice(own, _AT_ONCE)):
+                parts = zip(*map(found.split.parts, group), strict=True)
+                for file, data in zip((train, val), parts, strict=True):
+                    file.write(data, component)
+                corpus.on_progress("tokenizing", train.counts["bytes"] + val.counts["bytes"], found.bytes)
+    if min(train.counts["tokens"], val.counts["tokens"]) < 2:
+        more = ", or hold more of it out: --val-fraction 0.5." if train.counts["tokens"] >= 20 else "."
+        raise CorpusError(
+            "the corpus is too short: at least 2 tokens are needed to train and 2 to validate; it has "
+            f"{train.counts['tokens']:,} and {val.counts['tokens']:,}.",
+            f"Add more text{more}",
+        )
+    corpora = (
+        Share(name=name, weight=weight, tokens=train.component_tokens[i], val_tokens=val.component_tokens[i])
+        for i, (name, weight) in enumerate(zip(corpus.names, corpus.weights, strict=False))
+    )
     return Manifest(
         key=key,
         dtype=np.dtype(tokenizer.dtype).name,
@@ -207,74 +228,75 @@ def _manifest(
         tokenizer_kind=tokenizer.kind,
         tokenizer_hash=tokenizer.hash,
         lossy=not tokenizer.lossless,
-        corpus_hash=summary.hash,
+        corpus_hash=found.hash,
         end_of_text=end_of_text,
-        files=summary.files,
-        skipped=summary.skipped,
-        split=summary.split.kind,
-        documents=summary.documents,
-        distinct_characters=len(summary.alphabet),
-        replaced=summary.replaced,
-        removed=summary.removed,
-        corpora=tuple(shares),
-        val_unknown_bytes=written.val_unknown_bytes,
-        train=written.of("train"),
-        val=written.of("val"),
+        files=found.files,
+        skipped=found.counts.skipped,
+        split=found.split.kind,
+        documents=found.documents,
+        distinct_characters=len(found.alphabet),
+        replaced=found.counts.replaced,
+        removed=tuple(found.counts.removed.values()),
+        corpora=tuple(corpora),
+        val_unknown_bytes=val.unknown_bytes,
+        train=SplitCounts(**train.counts),
+        val=SplitCounts(**val.counts),
     )
 
 
+def _second_pass(corpus: Corpus, found: Survey, stage: str = "") -> Iterator[Chunk]:
+    """Raises CorpusError where the text is not that of the first pass."""
+    if found.sample.is_whole:
+        yield from found.sample.chunks
+        return
+    text_hash = hashlib.blake2b(digest_size=16)
+    for chunk in corpus.chunks(ReadCounts(), stage):
+        text_hash.update(chunk.data)
+        yield chunk
+    if text_hash.hexdigest() != found.hash:
+        raise CorpusError("the corpus changed while it was being read.", "Run the command again.")
+
+
 @contextlib.contextmanager
-def _one_at_a_time(key: str, on_progress: Progress) -> Iterator[None]:
-    """Holds the lock of a key; where the file system has no locks, it does not wait."""
-    folder = paths.tokens_dir()
-    with disk_errors(f"making {folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f".{key}.lock")
+def _one_at_a_time(folder: Path, on_progress: Progress) -> Iterator[None]:
+    """Holds the lock of a folder that is about to be made, and deletes what killed processes left of it."""
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"), poll_interval=0.2)
+    with disk_errors(f"making {folder.parent}"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             on_progress("waiting for another gptscratch that writes these token files", 0, 0)
-            lock.acquire(poll_interval=0.2)
-        except NotImplementedError:
-            pass
+            lock.acquire()
     try:
-        _remove_leftovers(folder, key)
+        for leftover in folder.parent.glob(".*.tmp"):
+            with contextlib.suppress(OSError):
+                own = leftover.name.startswith(f".{folder.name}.")
+                if own or time.time() - leftover.stat().st_mtime > _ABANDONED:
+                    shutil.rmtree(leftover, ignore_errors=True)
         yield
     finally:
         lock.release()
 
 
-def _remove_leftovers(folder: Path, key: str) -> None:
-    """Folders that killed processes left: of this key, and of other keys if older than a day."""
-    for leftover in folder.glob(".*.tmp"):
-        with contextlib.suppress(OSError):
-            if leftover.name.startswith(f".{key}.") or time.time() - leftover.stat().st_mtime > _ABANDONED:
-                shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _token_folder(config: DataConfig) -> Path | None:
-    """The folder of token files that is the whole corpus, if that is what it is."""
-    folders = [Path(item).expanduser() for item in config.corpus]
-    found = [f for f in folders if os.path.isfile(f / "manifest.json") and any(f.glob("*.bin"))]  # noqa: PTH113
-    if found and len(folders) > 1:
-        hint = "Name it alone."
-        raise CorpusError(f"{found[0]} holds token files, which cannot be joined with other corpora.", hint)
-    return found[0] if found else None
+def _holds_tokens(folder: Path) -> bool:
+    """Also of a name that is too long for a file, which ``os.path`` does not refuse."""
+    return os.path.isfile(folder / "manifest.json") and any(folder.glob("*.bin"))  # noqa: PTH113
 
 
 def _used_as_it_is(folder: Path, config: DataConfig, loaded: Tokenizer | None, out: Path | None) -> Prepared:
     """Raises CorpusError for settings that were decided when the tokens were made."""
     hint = "Leave it out, or name the text that the tokens were made from."
+    if len(config.corpus) > 1:
+        message = f"{folder} holds token files, which cannot be joined with other corpora."
+        raise CorpusError(message, "Name it alone.")
     if out is not None and out.resolve() != folder.resolve():
         raise CorpusError(f"{folder} holds token files already: there is nothing to tokenize.", hint)
     found = open_prepared(folder)
     same = loaded is not None and loaded.hash == found.manifest.tokenizer_hash
-    decided = {"corpus", "tokenizer"} if same else {"corpus"}
-    asked = [
-        f"{field.name} = {getattr(config, field.name)!r}"
-        for field in dataclasses.fields(config)
-        if field.name not in decided and getattr(config, field.name) != field.default
-    ]
+    given = dataclasses.replace(config, corpus=(), tokenizer=None if same else config.tokenizer)
+    default = vars(DataConfig())
+    asked = [f"{name} = {value!r}" for name, value in vars(given).items() if value != default[name]]
     if asked:
         raise CorpusError(f"{folder} holds finished tokens: {', '.join(asked)} has no effect.", hint)
     return found
@@ -287,7 +309,3 @@ def _require_free(out: Path) -> None:
     if strange:
         hint = "Name a new or empty folder with --out."
         raise CorpusError(f"{out} holds other files ({strange[0]}).", hint)
-
-
-def _ignore(stage: str, done: int, total: int) -> None:
-    """For callers who want no progress."""

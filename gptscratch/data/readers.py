@@ -1,85 +1,71 @@
-"""The documents of one file: a reader for each format, from bytes to chunks of text.
-
-A document may have any size, so it comes in chunks of about ``Sizes.chunk`` characters. They end before a
-space that follows a word: GPT-2's pre-tokenization splits there too, so that the ids do not change.
-"""
+"""The documents of one file: a reader for each format."""
 
 from __future__ import annotations
 
-import codecs
 import csv
-import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from itertools import chain
 from types import MappingProxyType
 
-from gptscratch.data.chunks import (
-    Documents,
-    Reading,
-    in_batches,
-    no_column,
-    split_point,
-    too_long,
-    unix_newlines,
-)
-from gptscratch.data.encoding import encoding_of, undecodable
-from gptscratch.data.parquet import parquet_documents
-from gptscratch.errors import CorpusError
+from gptscratch.data.chunks import END, Reading, break_point, divided
+from gptscratch.data.encoding import decoded, whole_characters
+from gptscratch.errors import CorpusError, MissingExtraError
 
 END_OF_TEXT = "<|endoftext|>"
-_HALVES = ("utf-7", "unicode-escape", "raw-unicode-escape")  # may decode to half of a surrogate pair
+_ROWS = 16  # of a parquet file that are taken at once: one may be a whole book
 
 
-def read_documents(reading: Reading) -> Iterator[Documents]:
-    """The documents of one file; those of white space alone are left out.
+def read_documents(reading: Reading) -> Iterator[bytes]:
+    """The documents of one file, each in one part or more; those of white space alone are left out.
 
     Raises:
         CorpusError: bytes that are not text, a missing column, a damaged row.
         MissingExtraError: the format or the compression needs a package that is not installed.
     """
     reader = READERS.get(reading.source.format)
-    return in_batches(reader(reading), reading.sizes.chunk) if reader else _read_text(reading)
+    if reader is None:
+        yield from _text_documents(reading)
+        return
+    for text in reader(reading):
+        if text and not text.isspace():
+            yield from divided(text, reading.sizes.chunk)
 
 
-def _read_text(reading: Reading) -> Iterator[Documents]:
+def _text_documents(reading: Reading) -> Iterator[bytes]:
     """Documents end at each separator; one line end on either side belongs to it."""
     separator = (reading.config.separator or "").replace("\\n", "\n").replace("\\t", "\t") or END_OF_TEXT
     trims = bool(separator.strip())
-    hold = len(separator) + 1  # a separator and the line end before it may span two blocks
-    rest, begun, fresh = "", False, False  # begun: a part of this document is out; fresh: a separator ended
-    for block in _decoded(reading):
-        rest += block
-        # Each "in" is one scan by the C library; a search for the whole separator takes ten times as long.
-        *done, rest = rest.split(separator) if all(letter in rest for letter in separator) else (rest,)
-        if done:
-            first, *others = done
-            first = first.removeprefix("\n") if fresh and not begun else first
-            if trims:
-                first, others = (
-                    first.removesuffix("\n"),
-                    [o.removeprefix("\n").removesuffix("\n") for o in others],
-                )
-            texts = [text for text in others if text and not text.isspace()]
-            yield from in_batches([first, *texts] if begun or first.strip() else texts, reading.sizes.chunk)
-            begun, fresh = False, trims
-        while len(rest) > reading.sizes.chunk + hold:
-            rest = rest.removeprefix("\n") if fresh and not begun else rest
-            at = split_point(rest, reading.sizes.chunk)
-            if begun or rest[:at].strip():
-                yield Documents([rest[:at]], False)
-                begun = True
+    hold = len(separator) + 1  # a separator and the line end before it may be in two blocks
+    rest, begun, ended = "", False, False  # begun: a part of this document is out; ended: by a separator
+    for block in decoded(reading):
+        text = rest + (block.removeprefix("\n") if ended else block)
+        *whole, rest = text.split(separator)
+        if whole and trims:
+            text = text.replace("\n" + separator, separator).replace(separator + "\n", separator)
+            *whole, rest = text.split(separator)
+        ended = trims and bool(whole) and not rest
+        for document in whole:
+            if begun or (document and not document.isspace()):
+                yield document.encode() + END
+            begun = False
+        if len(rest) > reading.sizes.chunk + hold:
+            at = break_point(rest, 0, len(rest) - hold)
+            begun = begun or not rest[:at].isspace()
+            if begun:
+                yield rest[:at].encode()
             rest = rest[at:]
-    rest = rest.removeprefix("\n") if fresh and not begun else rest
     if begun or rest.strip():
-        yield from in_batches([rest], reading.sizes.chunk)
+        yield rest.encode() + END
 
 
 def _jsonl_documents(reading: Reading) -> Iterator[str]:
-    name, column = reading.source.name, reading.config.text_column or "text"
+    column = reading.config.text_column or "text"
     for number, line in enumerate(_lines(reading), 1):
-        if not line.strip():
+        if line.isspace():
             continue
-        where = f"{name}, line {number:,}"
+        where = f"{reading.source.name}, line {number:,}"
         try:
             row = json.loads(line)
         except ValueError as error:
@@ -88,39 +74,80 @@ def _jsonl_documents(reading: Reading) -> Iterator[str]:
             raise CorpusError(f"{where}: the JSON is nested too deep.") from None
         if not isinstance(row, dict):
             raise CorpusError(f"{where}: a JSON object is expected on each line.")
-        if column not in row:
-            raise no_column(where, column, list(row))
-        text = row[column]
+        text = row[_column(where, reading, list(row), "text")]
         if not isinstance(text, str | None):
             raise CorpusError(f"{where}: {column!r} is not text but {text!r:.40}.")
-        if text and text.strip():
-            text = _whole_characters(text) if "\\u" in line else text
-            yield unix_newlines(text)
+        if text:
+            yield _unix_newlines(whole_characters(text) if "\\u" in line else text)
 
 
 def _table_documents(reading: Reading) -> Iterator[str]:
-    name = reading.source.name
     lines = _lines(reading)
     first = next(lines, "")
     delimiter = "\t" if reading.source.format == "tsv" else max(",;\t", key=first.count)
     limit = csv.field_size_limit(reading.sizes.longest)  # the module's own is 128 kB
     try:
-        rows = csv.reader(_joined(first, lines), delimiter=delimiter)
+        rows = csv.reader(chain([first] if first else [], lines), delimiter=delimiter)
         header = next(rows, [])
-        wanted = reading.config.text_column or ("text" if len(header) != 1 else header[0])
-        if header and wanted not in header:
-            raise no_column(name, wanted, header)
-        at = header.index(wanted) if header else 0
+        at = header.index(_column(reading.source.name, reading, header)) if header else 0
         for row in rows:
-            if len(row) > at and row[at].strip():
+            if len(row) > at:
                 yield row[at]
     except csv.Error as error:
-        where = f"{name}, line {rows.line_num:,}"
+        where = f"{reading.source.name}, line {rows.line_num:,}"
         if "field larger than" in str(error):
-            raise too_long(where, "a field", reading.sizes.longest) from None
+            raise _too_long(where, "a field", reading) from None
         raise CorpusError(f"{where}: {error}.") from None
     finally:
         csv.field_size_limit(limit)
+
+
+def _parquet_documents(reading: Reading) -> Iterator[str]:
+    try:
+        parquet, arrow = import_module("pyarrow.parquet"), import_module("pyarrow")
+    except ImportError:
+        raise MissingExtraError("pyarrow", "parquet") from None
+    name, number = reading.source.name, 0
+    with reading.source.open() as (raw, content):
+        try:
+            file = parquet.ParquetFile(content, buffer_size=1 << 20)
+            column = _column(name, reading, file.schema_arrow.names)
+            kind = file.schema_arrow.field(column).type
+            inner = kind.value_type if arrow.types.is_dictionary(kind) else kind
+            if str(inner) not in ("string", "large_string", "string_view"):
+                message = f"{name}: the column {column!r} does not hold text but {kind}."
+                raise CorpusError(message, "Name another with --text-column.")
+            for rows in file.iter_batches(_ROWS, columns=[column]):
+                reading.on_bytes(raw.tell())
+                values = rows.column(0)
+                if arrow.types.is_dictionary(values.type):
+                    values = values.dictionary_decode()
+                for data in values.cast(arrow.large_binary()).to_pylist():
+                    number += 1
+                    yield _parquet_text(data or b"", f"{name}, row {number:,}", column, reading)
+        except MemoryError:
+            raise CorpusError(
+                f"{name}: one of its row groups does not fit into memory.",
+                "Write it with smaller row groups, and this column without a dictionary.",
+            ) from None
+        except (arrow.ArrowException, OSError) as error:
+            raise CorpusError(f"{name} cannot be read: {error}.", "Is it complete?") from None
+
+
+def _parquet_text(data: bytes, where: str, column: str, reading: Reading) -> str:
+    try:
+        text = data.decode(errors=reading.config.encoding_errors)
+    except UnicodeDecodeError as error:
+        raise CorpusError(
+            f"{where}: the text in {column!r} is not UTF-8: byte 0x{data[error.start]:02x} at offset "
+            f"{error.start:,}.",
+            "--encoding-errors replace reads such bytes as U+FFFD.",
+        ) from None
+    if len(text) > reading.sizes.longest:
+        raise _too_long(where, f"the text in {column!r}", reading)
+    if reading.config.encoding_errors == "replace":
+        reading.counts.replaced += text.count("\ufffd")
+    return _unix_newlines(text)
 
 
 Reader = Callable[[Reading], Iterator[str]]
@@ -129,48 +156,21 @@ READERS: Mapping[str, Reader] = MappingProxyType(
         "jsonl": _jsonl_documents,
         "csv": _table_documents,
         "tsv": _table_documents,
-        "parquet": parquet_documents,
+        "parquet": _parquet_documents,
     }
 )
-
-
-def _decoded(reading: Reading) -> Iterator[str]:
-    """Text in blocks, with every line end as \\n, also where CR and LF are in two blocks."""
-    name, replaces = reading.source.name, reading.config.encoding_errors == "replace"
-    with reading.source.open() as (file, content):
-        block = content.read(reading.sizes.block)
-        encoding = encoding_of(block, name, reading.config.encoding)
-        reading.counts.encodings[encoding] += 1
-        decoder = codecs.getincrementaldecoder(encoding)(reading.config.encoding_errors)
-        newlines = io.IncrementalNewlineDecoder(decoder, translate=True)
-        start = 0  # of the block, in the content
-        while True:
-            waiting = len(decoder.getstate()[0])
-            try:
-                text = newlines.decode(block, final=not block)
-            except UnicodeError as error:
-                raise undecodable(name, encoding, error, block, start - waiting) from None
-            if replaces:
-                reading.counts.replaced += text.count("\ufffd")
-            if text:
-                yield _whole_characters(text) if encoding in _HALVES else text
-            if not block:
-                return
-            start += len(block)
-            reading.on_bytes(file.tell())
-            block = content.read(reading.sizes.block)
 
 
 def _lines(reading: Reading) -> Iterator[str]:
     """Lines with their \\n; a list of parts, so that a long line is joined once."""
     parts: list[str] = []
     size = 0
-    for block in _decoded(reading):
+    for block in decoded(reading):
         first, *others = block.split("\n")
         parts.append(first)
         size += len(first)
         if size > reading.sizes.longest:
-            raise too_long(reading.source.name, "a line", reading.sizes.longest)
+            raise _too_long(reading.source.name, "a line", reading)
         for line in others:
             yield "".join(parts) + "\n"
             parts, size = [line], len(line)
@@ -178,12 +178,21 @@ def _lines(reading: Reading) -> Iterator[str]:
         yield "".join(parts)
 
 
-def _joined(first: str, lines: Iterable[str]) -> Iterator[str]:
-    if first:
-        yield first
-        yield from lines
+def _column(where: str, reading: Reading, columns: list[str], default: str = "") -> str:
+    """The column of the text: the one asked for, or the only one, or "text"."""
+    wanted = reading.config.text_column or default or ("text" if len(columns) != 1 else columns[0])
+    if wanted not in columns:
+        hint = f"Name one with --text-column. It has: {', '.join(columns[:20])}."
+        raise CorpusError(f"{where} has no column {wanted!r}.", hint)
+    return wanted
 
 
-def _whole_characters(text: str) -> str:
-    """Half of a surrogate pair is not a character, and nothing can encode it: U+FFFD replaces it."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+def _unix_newlines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def _too_long(where: str, what: str, reading: Reading) -> CorpusError:
+    return CorpusError(
+        f"{where}: {what} is longer than {reading.sizes.longest:,} characters, which is not read.",
+        "Is a quotation mark or a line end missing? A document of any length can be a plain text file.",
+    )

@@ -15,20 +15,20 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatch
 from importlib import import_module
-from io import BufferedReader
 from pathlib import Path
 from typing import IO, cast
 
 from gptscratch import paths
 from gptscratch.config import DataConfig
-from gptscratch.errors import ConfigError, CorpusError, MissingExtraError, did_you_mean, disk_errors
+from gptscratch.errors import ConfigError, CorpusError, MissingExtraError, disk_errors
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
 _FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
-_WEIGHTED = re.compile(r"(.+)=([-+]?(?:[\d.]+(?:e[-+]?\d+)?|nan|inf))", re.IGNORECASE)
+_WEIGHTED = re.compile(r"(.+)=([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf)", re.IGNORECASE)
 _LEAST_SHARE = 1e-5  # of the weights of all corpora
 _IN_MEMORY = 64 << 20  # bytes of a stream that are kept without a temporary file
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
@@ -43,9 +43,14 @@ class Source:
     """One file of a corpus."""
 
     name: str  # its path, for reading and for messages
-    format: str  # text, jsonl, csv, tsv or parquet
     named: bool  # by the user: an error stops; in a folder, a file that is not text is skipped
     copy: IO[bytes] | None = None  # of a stream, which can be read only once
+
+    @property
+    def format(self) -> str:
+        """Text, jsonl, csv, tsv or parquet."""
+        name = self.name.lower().removesuffix(".gz").removesuffix(".zst")
+        return _FORMATS.get(os.path.splitext(name)[1], "text")  # noqa: PTH122
 
     @contextmanager
     def open(self) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
@@ -80,35 +85,30 @@ class Source:
         return found.st_size, found.st_mtime_ns
 
 
-def find_sources(
-    config: DataConfig, names: Sequence[str], on_progress: Progress | None = None
-) -> list[Source]:
+def find_sources(names: Sequence[str], config: DataConfig, on_progress: Progress) -> list[Source]:
     """Every file that some names refer to, those of folders and patterns in sorted order.
 
     Raises:
         CorpusError: a name does not exist, or a folder or pattern has no file.
     """
-    if not names:
-        return _default_corpus()
-    found: list[Source] = []
+    found = [] if names else _default_corpus()
     for item in names:
         path = Path(item).expanduser()
-        exists = item != "-" and _exists(path)
         if item == "-":
-            found.append(Source("stdin", "text", True, _copied(sys.stdin.buffer, "stdin", on_progress)))
-        elif exists and path.is_dir():
-            files = [Source(name, _format(name), False) for name in _files_below(path, config.glob or "")]
-            if not files:
-                matching = f" that matches {config.glob!r}" if config.glob else ""
-                raise CorpusError(f"the folder {item} holds no file{matching}.")
-            found += files
-        elif exists:
-            found.append(_named(path, on_progress))
-        else:
+            found.append(Source("stdin", True, _copied(sys.stdin.buffer, "stdin", on_progress)))
+        elif not _exists(path):
             matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - pathlib takes no absolute ones
             if not matches:
                 raise _missing(item, path)
             found += [_named(Path(match), on_progress) for match in matches if not Path(match).is_dir()]
+        elif path.is_dir():
+            files = [Source(name, False) for name in _files_below(path, config.glob or "*")]
+            if not files:
+                matching = f" that matches {config.glob!r}" if config.glob else ""
+                raise CorpusError(f"the folder {item} holds no file{matching}.")
+            found += files
+        else:
+            found.append(_named(path, on_progress))
     return found
 
 
@@ -124,24 +124,17 @@ def split_weights(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, .
     matches = [match for match in found if match]
     if not matches:
         return tuple(names), ()
-    bare = next((name for name, match in zip(names, found, strict=True) if match is None), None)
-    if bare is not None:
+    if len(matches) < len(names):
+        bare = names[found.index(None)]
         raise ConfigError(f"{bare} has no weight, and other corpora have one.", f"For example: {bare}=0.5")
-    weights = [_number(match[2]) for match in matches]
+    weights = [float(match[2]) for match in matches]
     if not all(0 < weight < float("inf") for weight in weights):
         raise ConfigError("the weight of a corpus must be a number above 0.", "For example: a.txt=3 b.txt=1")
     shares = tuple(weight / sum(weights) for weight in weights)
-    small = next((m[1] for m, share in zip(matches, shares, strict=True) if share < _LEAST_SHARE), None)
-    if small is not None:
+    if min(shares) < _LEAST_SHARE:
+        small = matches[shares.index(min(shares))][1]
         raise ConfigError(f"the weight of {small} is less than a hundred-thousandth of all.", "Leave it out.")
     return tuple(match[1] for match in matches), shares
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
 
 
 def _decompressed(file: IO[bytes]) -> IO[bytes]:
@@ -163,19 +156,18 @@ def _decompressed(file: IO[bytes]) -> IO[bytes]:
 
 def _damage() -> tuple[type[Exception], ...]:
     """The exceptions of reading a damaged or incomplete file."""
-    modules = (sys.modules.get(name) for name in ("compression.zstd", "backports.zstd"))
-    return (EOFError, zlib.error, OSError, *(module.ZstdError for module in modules if module))
+    loaded = (sys.modules.get(name) for name in ("compression.zstd", "backports.zstd"))
+    return (EOFError, zlib.error, OSError, *(module.ZstdError for module in loaded if module))
 
 
-def _named(path: Path, on_progress: Progress | None) -> Source:
-    mode = path.stat().st_mode
-    if stat.S_ISREG(mode):
-        return Source(str(path), _format(str(path)), True)
-    if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and str(path) != "/dev/stdin"):  # /dev/zero never ends
+def _named(path: Path, on_progress: Progress) -> Source:
+    if path.is_file():
+        return Source(str(path), True)
+    if path.is_block_device() or (path.is_char_device() and str(path) != "/dev/stdin"):  # it may never end
         raise UnreadableError(f"{path} is a device, not a file.", "Name a text file, or - for stdin.")
     try:
         with path.open("rb") as pipe:
-            return Source(str(path), _format(str(path)), True, _copied(pipe, str(path), on_progress))
+            return Source(str(path), True, _copied(pipe, str(path), on_progress))
     except OSError as error:
         raise UnreadableError(f"{path} cannot be read: {error.strerror}.") from None
 
@@ -190,18 +182,13 @@ def _exists(path: Path) -> bool:
     return True
 
 
-def _format(name: str) -> str:
-    path = Path(name.lower())
-    return _FORMATS.get((path.with_suffix("") if path.suffix in (".gz", ".zst") else path).suffix, "text")
-
-
 def _files_below(folder: Path, pattern: str) -> Iterator[str]:
     """Files of a folder and its folders without hidden ones; strings, for there may be millions."""
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(name for name in files if not name.startswith(".")):
             path = os.path.join(root, name)  # noqa: PTH118 - a million Paths are a gigabyte
-            if not pattern or fnmatch(name, pattern) or fnmatch(os.path.relpath(path, folder), pattern):
+            if fnmatch(name, pattern) or fnmatch(os.path.relpath(path, folder), pattern):
                 yield path
 
 
@@ -209,37 +196,35 @@ def _default_corpus() -> list[Source]:
     """English prose that comes with Python: its language reference, else the source of its library."""
     try:
         topics: dict[str, str] = import_module("pydoc_data.topics").topics
-        return [
-            Source(f"Python's language reference: {name}", "text", True, io.BytesIO(text.encode()))
-            for name, text in topics.items()
-        ]
     except ImportError:
         root = Path(sysconfig.get_paths()["stdlib"])
         others = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
-        files = (name for name in _files_below(root, "*.py"))
-        found = [name for name in files if not others & set(Path(name).relative_to(root).parts)]
+        files = (Path(name) for name in _files_below(root, "*.py"))
+        found = [Source(str(file), False) for file in files if not others & {*file.relative_to(root).parts}]
         if not found:
             hint = "Name a text: gptscratch train corpus.txt"
             raise CorpusError("no corpus is given, and this Python has no text of its own.", hint) from None
-        return [Source(name, "text", False) for name in found]
+        return found
+    named = ((f"Python's language reference: {name}", text) for name, text in topics.items())
+    return [Source(name, True, io.BytesIO(text.encode())) for name, text in named]
 
 
-def _copied(stream: IO[bytes], name: str, on_progress: Progress | None) -> IO[bytes]:
+def _copied(stream: IO[bytes], name: str, on_progress: Progress) -> IO[bytes]:
     """A copy of a stream, which is read more than once: a large one on the disk, in the cache directory."""
     with disk_errors(f"copying {name}"):
         paths.tokens_dir().mkdir(parents=True, exist_ok=True)
         copy = tempfile.SpooledTemporaryFile(_IN_MEMORY, dir=str(paths.tokens_dir()))  # noqa: SIM115
         size = 0
-        while chunk := cast("BufferedReader", stream).read1(1 << 16):  # the available bytes, without waiting
+        while chunk := cast("io.BufferedReader", stream).read1(1 << 16):  # what is there, without waiting
             size += copy.write(chunk)
-            if on_progress:
-                on_progress(f"reading {name}", size, 0)
+            on_progress(f"reading {name}", size, 0)
     return cast("IO[bytes]", copy)
 
 
 def _missing(item: str, path: Path) -> CorpusError:
+    hint = f"The current folder is {Path.cwd()}."
     if glob.has_magic(item):
-        return CorpusError(f"no file matches {item}.", f"The current folder is {Path.cwd()}.")
-    names = [str(path.parent / entry.name) for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    hint = did_you_mean(str(path), names) or f"The current folder is {Path.cwd()}."
-    return CorpusError(f"{item} does not exist.", hint)
+        return CorpusError(f"no file matches {item}.", hint)
+    entries = {entry.stem.lower(): entry for entry in path.parent.iterdir()} if path.parent.is_dir() else {}
+    near = get_close_matches(path.stem.lower(), entries, n=1, cutoff=0.75)
+    return CorpusError(f"{item} does not exist.", f"Did you mean {entries[near[0]]}?" if near else hint)

@@ -12,7 +12,6 @@ import re
 import unicodedata
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,17 +19,15 @@ from numpy.typing import NDArray
 from tokenizers import models
 
 from gptscratch.config import DataConfig
-from gptscratch.data.chunks import Documents, ReadCounts, Sizes
-from gptscratch.data.corpus import Corpus, CorpusSummary, Sample, survey
+from gptscratch.data.chunks import Chunk, ReadCounts, Removed, Sizes, texts_of
+from gptscratch.data.corpus import Corpus, Survey, survey
 from gptscratch.data.sources import Progress
-from gptscratch.data.split import split_chunks
-from gptscratch.data.token_files import SPLITS, Removed
 from gptscratch.tokenizer import Tokenizer, build_tokenizer, choose_tokenizer
 
 VOCAB_SIZES = (512, 1024, 2048, 4096, 8192, 16_384, 32_768)  # that are tried
 TOP = 20
 WINDOW = 13  # words: as GPT-3's authors looked for leakage (Brown et al. 2020, appendix C)
-_SAMPLE = 16_000_000  # characters
+_SAMPLE = 16_000_000  # bytes
 _TRAINED, _MEASURED = 8_000_000, 2_000_000  # characters for the vocabularies that are tried
 _SHOWN = 1024  # entries of the vocabulary whose tokens are shown where none is suggested
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
@@ -87,45 +84,41 @@ class CorpusStatistics:
 
 
 def corpus_statistics(
-    config: DataConfig, *, on_progress: Progress | None = None, sample: int = _SAMPLE
+    config: DataConfig, *, on_progress: Progress | None = None, sizes: Sizes | None = None
 ) -> CorpusStatistics:
     """Read a corpus and say what is in it. Memory: 16 bytes a document, and a sample of characters.
 
     Raises:
         CorpusError: the corpus is missing, empty or cannot be read.
     """
-    with Corpus(config, on_progress, Sizes(sample=sample)) as corpus:
-        summary, kept = survey(corpus, on_progress)
-        counts = _Counts(share=min(1.0, sample / summary.characters))
-        chunks = kept.chunks or corpus.chunks(ReadCounts(), on_progress, "counting")
-        for side, _, chunk in split_chunks(counts.counted(chunks), summary.split):
-            counts.add(side, chunk)
-    if on_progress:
-        on_progress("trying vocabularies", 0, 1)
-    return _statistics(summary, kept, counts)
+    with Corpus(config, on_progress, sizes or Sizes(sample=_SAMPLE)) as corpus:
+        seen = survey(corpus)
+        counts = _Counts(share=min(1.0, corpus.sizes.sample / seen.bytes))
+        for chunk in seen.sample.chunks if seen.sample.is_whole else corpus.chunks(ReadCounts(), "counting"):
+            counts.add(chunk, seen.split.parts(chunk))
+    corpus.on_progress("trying vocabularies", 0, 1)
+    return _statistics(seen, counts)
 
 
-def _statistics(summary: CorpusSummary, sample: Sample, counts: _Counts) -> CorpusStatistics:
+def _statistics(seen: Survey, counts: _Counts) -> CorpusStatistics:
     lengths = np.frombuffer(counts.lengths, np.int64)
-    hashes = {side: np.frombuffer(found, np.uint64) for side, found in counts.hashes.items()}
-    known = np.isin(hashes["val"], hashes["train"])
-    found = np.concatenate(list(hashes.values()))
-    duplicates = len(found) - len(np.unique(found))
-    documents = summary.documents
-    val_documents = documents - len(hashes["train"])  # without one that the split divides
-    kind, size = choose_tokenizer(summary.characters, len(summary.alphabet))
-    texts = sample.texts(summary.split)
-    bytes_per_token, top_tokens, top_tokens_of = _tokens(texts, size or _SHOWN)
-    words = Counter(word for side in SPLITS for text in texts[side] for word in _words(text))
+    train_hashes, val_hashes = (np.frombuffer(hashes, np.uint64) for hashes in counts.hashes)
+    known = np.isin(val_hashes, train_hashes)
+    duplicates = len(train_hashes) + len(val_hashes) - len(np.union1d(train_hashes, val_hashes))
+    val_documents = seen.documents - len(train_hashes)  # without one that the split divides
+    kind, size = choose_tokenizer(seen.characters, len(seen.alphabet))
+    train, val = seen.sample.texts(seen.split)
+    bytes_per_token, top_tokens, top_tokens_of = _tokens(train, val, size or _SHOWN)
+    words = Counter(word for text in [*train, *val] for word in _words(text))
     characters = counts.characters
     return CorpusStatistics(
-        files=summary.files,
-        skipped=summary.skipped,
-        encodings=summary.encodings,
-        bytes=summary.bytes,
-        characters=summary.characters,
+        files=seen.files,
+        skipped=seen.counts.skipped,
+        encodings=dict(seen.counts.encodings.most_common()),
+        bytes=seen.bytes,
+        characters=seen.characters,
         lines=int(characters[ord("\n")]),
-        documents=documents,
+        documents=seen.documents,
         document_characters={
             "shortest": int(lengths.min()),
             "median": int(np.median(lengths)),
@@ -133,13 +126,13 @@ def _statistics(summary: CorpusSummary, sample: Sample, counts: _Counts) -> Corp
             "longest": int(lengths.max()),
         },
         duplicate_documents=duplicates,
-        duplicate_share=duplicates / documents,
-        removed=summary.removed,
-        replaced=summary.replaced,
-        distinct_characters=len(summary.alphabet),
+        duplicate_share=duplicates / seen.documents,
+        removed=tuple(seen.counts.removed.values()),
+        replaced=seen.counts.replaced,
+        distinct_characters=len(seen.alphabet),
         scripts=_script_shares(characters),
         odd_characters=_odd_characters(characters),
-        sample_share=sum(len(t) for found in texts.values() for t in found) / summary.characters,
+        sample_share=sum(map(len, [*train, *val])) / seen.characters,
         words=words.total(),
         distinct_words=len(words),
         top_words=tuple(words.most_common(TOP)),
@@ -148,7 +141,7 @@ def _statistics(summary: CorpusSummary, sample: Sample, counts: _Counts) -> Corp
         top_tokens_of=top_tokens_of,
         suggested_tokenizer=kind,
         suggested_vocab_size=size or 0,
-        split=summary.split.kind,
+        split=seen.split.kind,
         val_documents=val_documents,
         overlap=Overlap(
             documents=float(known.sum()) / max(1, val_documents), windows=counts.shared_windows()
@@ -157,44 +150,42 @@ def _statistics(summary: CorpusSummary, sample: Sample, counts: _Counts) -> Corp
 
 
 class _Counts:
-    """The counts of one pass over the text."""
+    """The counts of one pass over the text; pairs are for training and validation."""
 
     def __init__(self, share: float) -> None:
         """``share`` of the distinct runs of words are kept: those with the smallest hashes, so that a run is
         kept on both sides or on neither (the "modulo" sketch of Broder 1997, On the resemblance and
         containment of documents).
         """
-        self._limit = np.uint64(min(share * 2**64, 2**64 - 1))
-        self._windows: dict[str, array[int]] = {"train": array("Q"), "val": array("Q")}
         self.lengths = array("q")  # of the documents, in characters
-        self.hashes: dict[str, array[int]] = {"train": array("Q"), "val": array("Q")}  # of the documents
         self.characters = np.zeros(0x110000, np.int64)  # how often each code point occurs
-        self._digests = {str(side): hashlib.blake2b(digest_size=8) for side in SPLITS}
+        self.hashes = array("Q"), array("Q")  # of the documents
+        self._windows = array("Q"), array("Q")
+        self._limit = np.uint64(min(share * 2**64, 2**64 - 1))
+        self._length = 0  # of the open document
+        self._digests = [hashlib.blake2b(digest_size=8), hashlib.blake2b(digest_size=8)]
 
-    def counted(self, chunks: Iterable[tuple[int, Documents]]) -> Iterator[tuple[int, Documents]]:
-        """The same chunks, on their way to the split."""
-        length = 0  # of the open document
-        for component, chunk in chunks:
-            lengths = array("q", map(len, chunk.texts))
-            lengths[0] += length
-            length = 0 if chunk.complete else lengths.pop()
-            self.lengths += lengths
-            found = np.bincount(np.frombuffer("".join(chunk.texts).encode("utf-32-le"), "<i4"))
-            self.characters[: len(found)] += found
-            yield component, chunk
-
-    def add(self, side: str, chunk: Documents) -> None:
-        for number, text in enumerate(chunk.texts, 1):
-            windows = _windows(_words(text))
-            self._windows[side].frombytes(windows[windows <= self._limit].tobytes())
-            self._digests[side].update(text.encode())
-            if chunk.complete or number < len(chunk.texts):
-                self.hashes[side].append(int.from_bytes(self._digests[side].digest(), "little"))
-                self._digests[side] = hashlib.blake2b(digest_size=8)
+    def add(self, chunk: Chunk, parts: tuple[bytes, bytes]) -> None:
+        texts, ends = texts_of(chunk.data)
+        found = np.bincount(np.frombuffer("".join(texts).encode("utf-32-le"), "<i4"))
+        self.characters[: len(found)] += found
+        for text, end in zip(texts, ends, strict=True):
+            self._length += len(text)
+            if end:
+                self.lengths.append(self._length)
+                self._length = 0
+        for side, part in enumerate(parts):
+            for text, end in zip(*texts_of(part), strict=True):
+                windows = _windows(_words(text))
+                self._windows[side].frombytes(windows[windows <= self._limit].tobytes())
+                self._digests[side].update(text.encode())
+                if end:
+                    self.hashes[side].append(int.from_bytes(self._digests[side].digest(), "little"))
+                    self._digests[side] = hashlib.blake2b(digest_size=8)
 
     def shared_windows(self) -> float:
         """The share of the runs of words in the validation text that the training text has too."""
-        train, val = (np.frombuffer(self._windows[side], np.uint64) for side in SPLITS)
+        train, val = (np.frombuffer(windows, np.uint64) for windows in self._windows)
         return float(np.isin(val, train).mean()) if len(val) else 0.0
 
 
@@ -213,15 +204,15 @@ def _windows(words: list[str]) -> NDArray[np.uint64]:
 
 
 def _tokens(
-    texts: dict[str, list[str]], shown: int
+    train: list[str], val: list[str], shown: int
 ) -> tuple[dict[str, float], tuple[tuple[str, int], ...], int]:
     """Bytes per token of vocabularies of several sizes, on text they did not learn from; the most frequent
     tokens of the one with ``shown`` entries, or of the largest below; its size.
 
     One BPE is trained: a smaller one is the beginning of a larger one.
     """
-    train = _spread(texts["train"] or texts["val"], _TRAINED)
-    text = "\n".join(_spread(texts["val"] or train, _MEASURED))
+    train = _spread(train or val, _TRAINED)
+    text = "\n".join(_spread(val or train, _MEASURED))
     n_bytes = len(text.encode())
     library = build_tokenizer("bpe", train, alphabet="", vocab_size=VOCAB_SIZES[-1])
     spec = json.loads(library.to_str())["model"]

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, BinaryIO, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gptscratch.data.chunks import Removed, texts_of
 from gptscratch.errors import CorpusError
+from gptscratch.tokenizer import Tokenizer
+from gptscratch.tokenizer.bulk import Encode
 
 FORMAT = 3
-Split = Literal["train", "val"]
-SPLITS: tuple[Split, ...] = ("train", "val")
+SPLITS = ("train", "val")
 TokenArray = NDArray[np.unsignedinteger[Any]]
 
-_CHUNK = 1 << 22  # tokens counted at once
-_CHUNKS = 16  # of a long text: enough for its frequencies
+_BLOCK = 1 << 22  # tokens counted at once
+_BLOCKS = 16  # of a long text: enough for its frequencies
 _Record = TypeVar("_Record")
 
 
@@ -37,16 +40,6 @@ class SplitCounts:
     bytes: int = 0  # of the text in UTF-8
     tokens: int = 0  # end-of-text tokens included
     unknown: int = 0  # tokens for text that the vocabulary lacks
-
-
-@dataclass(frozen=True, kw_only=True)
-class Removed:
-    """Counts of what one cleaning step removed."""
-
-    step: str
-    documents: int = 0  # dropped
-    characters: int = 0  # with those of the dropped documents; below 0 where a step made text longer
-    changed: int = 0  # documents kept, but changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,23 +105,23 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder of token files.
 
     Raises:
-        CorpusError: there is none, it is damaged, or of a newer format.
+        CorpusError: there is none, it is damaged, or of another format.
     """
     file = folder / "manifest.json"
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        if values["format"] <= FORMAT:
-            train, val = (_checked(SplitCounts(**values.pop(name))) for name in SPLITS)
-            values["removed"] = tuple(_checked(Removed(**step)) for step in values.get("removed", ()))
-            values["corpora"] = tuple(_checked(Share(**share)) for share in values.get("corpora", ()))
-            manifest = Manifest(**_of_this_format(values, val), train=train, val=val)
-            _require_consistent(_checked(manifest))
-            return manifest
+        if type(values["format"]) is int and values["format"] != FORMAT:
+            message = f"{folder} has format {values['format']}; this gptscratch reads format {FORMAT}."
+            raise CorpusError(message, "Update gptscratch, or delete the folder: it is made again.")
+        for name in SPLITS:
+            values[name] = _checked(SplitCounts(**values[name]))
+        values["removed"] = tuple(_checked(Removed(**step)) for step in values["removed"])
+        values["corpora"] = tuple(_checked(Share(**share)) for share in values["corpora"])
+        return _consistent(_checked(Manifest(**values)))
     except FileNotFoundError:
         raise CorpusError(f"{folder} holds no token files: it has no manifest.json.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise CorpusError(f"{file} is damaged.", f"Delete {folder}: it is made again.") from None
-    raise CorpusError(f"{folder} was written by a newer gptscratch.", "Update gptscratch to read it.")
 
 
 def open_tokens(folder: str | Path) -> Tokens:
@@ -140,8 +133,7 @@ def open_tokens(folder: str | Path) -> Tokens:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    train = _map(folder / "train.bin", manifest, manifest.train.tokens)
-    val = _map(folder / "val.bin", manifest, manifest.val.tokens)
+    train, val = (_map(folder / f"{name}.bin", manifest, getattr(manifest, name).tokens) for name in SPLITS)
     return Tokens(folder, train, val, manifest)
 
 
@@ -150,52 +142,79 @@ def manifest_json(manifest: Manifest) -> str:
 
 
 def token_counts(tokens: TokenArray, vocab_size: int) -> NDArray[np.int64]:
-    """(vocab_size,) counts over the tokens, or over chunks spread evenly where they are many."""
+    """(vocab_size,) counts over the tokens, or over blocks spread evenly where they are many."""
     counts = np.zeros(vocab_size, np.int64)
-    for chunk in _spread(tokens):
-        counts += np.bincount(chunk, minlength=vocab_size)
+    for block in _spread(tokens):
+        counts += np.bincount(block, minlength=vocab_size)
     return counts
 
 
+class TokenFile:
+    """train.bin or val.bin while it is written.
+
+    Attributes:
+        counts: the fields of ``SplitCounts``.
+        component_tokens: tokens by component.
+        unknown_bytes: of the text, counted for validation only.
+    """
+
+    def __init__(
+        self, file: BinaryIO, tokenizer: Tokenizer, encode: Encode, end_of_text: int | None, *, is_val: bool
+    ) -> None:
+        """``end_of_text``: the token after each document, if any."""
+        self.counts: Counter[str] = Counter()
+        self.component_tokens: Counter[int] = Counter()
+        self.unknown_bytes = 0
+        self._file, self._tokenizer, self._encode, self._is_val = file, tokenizer, encode, is_val
+        self._end = np.array([] if end_of_text is None else [end_of_text], tokenizer.dtype)
+
+    def write(self, chunks: Sequence[bytes], component: int) -> None:
+        """Encode some chunks, and add their tokens."""
+        found = [texts_of(chunk) for chunk in chunks]
+        texts = [text for texts, _ in found for text in texts]
+        ends = [end for _, ends in found for end in ends]
+        if not texts:
+            return
+        encoded = self._encode(texts)
+        pairs = zip(encoded, ends, strict=True)
+        ids = np.concatenate([part for own, end in pairs for part in (own, self._end)[: 1 + end]])
+        ids.astype(ids.dtype.newbyteorder("<"), copy=False).tofile(self._file)
+        lacking = [] if (unk := self._tokenizer.unk_id) is None else [own == unk for own in encoded]
+        self.counts += Counter(
+            documents=sum(ends),
+            characters=sum(map(len, texts)),
+            bytes=sum(map(len, chunks)) - sum(ends),
+            tokens=len(ids),
+            unknown=sum(int(np.count_nonzero(places)) for places in lacking),
+        )
+        self.component_tokens[component] += len(ids)
+        if self._is_val:
+            own = (text for text, places in zip(texts, lacking, strict=False) if places.any())
+            self.unknown_bytes += sum(map(self._tokenizer.unknown_bytes, own))
+
+
 def _spread(tokens: TokenArray) -> Iterator[TokenArray]:
-    starts = np.arange(0, len(tokens), _CHUNK)
-    if len(starts) > _CHUNKS:
-        starts = starts[np.linspace(0, len(starts) - 1, _CHUNKS).astype(int)]
-    return (tokens[start : start + _CHUNK] for start in starts)
+    starts = np.arange(0, len(tokens), _BLOCK)
+    if len(starts) > _BLOCKS:
+        starts = starts[np.linspace(0, len(starts) - 1, _BLOCKS).astype(int)]
+    return (tokens[start : start + _BLOCK] for start in starts)
 
 
 def _map(file: Path, manifest: Manifest, n_tokens: int) -> TokenArray:
     little = np.dtype(manifest.dtype).newbyteorder("<")
-    hint = f"Delete {file.parent}: it is made again."
-    size = file.stat().st_size if file.is_file() else -1
-    if size != n_tokens * little.itemsize:
-        state = "missing" if size < 0 else f"{size:,} bytes long, not {n_tokens * little.itemsize:,}"
-        raise CorpusError(f"{file} is damaged: it is {state}.", hint)
+    size, wanted = file.stat().st_size if file.is_file() else -1, n_tokens * little.itemsize
+    if size != wanted:
+        raise _damaged(file, "it is missing" if size < 0 else f"it is {size:,} bytes long, not {wanted:,}")
     tokens: TokenArray = np.memmap(file, little, mode="r") if n_tokens else np.zeros(0, little)
-    largest = max((int(chunk.max()) for chunk in _spread(tokens)), default=-1)
+    largest = max((int(block.max()) for block in _spread(tokens)), default=-1)
     if largest >= manifest.vocab_size:
         last = manifest.vocab_size - 1
-        raise CorpusError(
-            f"{file} is damaged: it holds the id {largest:,}, and the vocabulary ends at {last:,}.", hint
-        )
+        raise _damaged(file, f"it holds the id {largest:,}, and the vocabulary ends at {last:,}")
     return tokens
 
 
-def _of_this_format(values: dict[str, Any], val: SplitCounts) -> dict[str, Any]:
-    """The fields of formats 1 and 2 as those of format 3; what they do not say is estimated or left open."""
-    if values["format"] == FORMAT:
-        return values
-    values = {k: v for k, v in values.items() if k not in ("recipe", "sources")}
-    by_document = values.pop("by_document")
-    new = {
-        "key": "",
-        "lossy": False,
-        "split": "documents" if by_document else "tail",
-        "documents": 0,
-        "distinct_characters": 0,
-        "val_unknown_bytes": val.bytes * val.unknown // max(1, val.tokens),
-    }
-    return {**new, **values}
+def _damaged(file: Path, fault: str) -> CorpusError:
+    return CorpusError(f"{file} is damaged: {fault}.", f"Delete {file.parent}: it is made again.")
 
 
 def _checked(record: _Record) -> _Record:
@@ -212,7 +231,7 @@ def _checked(record: _Record) -> _Record:
     return record
 
 
-def _require_consistent(manifest: Manifest) -> None:
+def _consistent(manifest: Manifest) -> Manifest:
     shares = manifest.corpora
     faults = (
         manifest.dtype not in ("uint16", "uint32"),
@@ -224,3 +243,4 @@ def _require_consistent(manifest: Manifest) -> None:
     )
     if any(faults):
         raise ValueError
+    return manifest

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from gptscratch.config import DataConfig
-from gptscratch.data.chunks import ReadCounts
+from gptscratch.data.chunks import ReadCounts, texts_of
 from gptscratch.data.corpus import Corpus
 from gptscratch.data.prepare import prepare
 from gptscratch.tokenizer import Tokenizer, build_tokenizer, bulk_encoder
@@ -86,7 +86,7 @@ def whole_jobs(corpus: str, column: str, tokenizers: list[str], rounds: int) -> 
 
 def read(corpus: str, column: str, limit: float) -> Iterator[list[str]]:
     opened = Corpus(DataConfig(corpus=(corpus,), text_column=column))
-    texts = (text for _, chunk in opened.chunks(ReadCounts()) for text in chunk.texts)
+    texts = (text for chunk in opened.chunks(ReadCounts()) for text in texts_of(chunk.data)[0])
     batch: list[str] = []
     size = total = 0
     for text in texts:

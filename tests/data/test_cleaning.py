@@ -8,27 +8,26 @@ from pathlib import Path
 import pytest
 
 from gptscratch.config import CLEAN, DataConfig
-from gptscratch.data.chunks import Documents, ReadCounts
-from gptscratch.data.cleaning import DROPPING, STEPS, clean
+from gptscratch.data.chunks import END, ReadCounts, Removed, texts_of
+from gptscratch.data.cleaning import DROPPING, STEPS, clean, steps_named
 from gptscratch.data.corpus import Corpus, survey
-from gptscratch.data.token_files import Removed
 from gptscratch.errors import ConfigError, MissingExtraError
 
 
 def cleaned(texts: list[str], *names: str) -> tuple[list[str], dict[str, Removed]]:
     removed: dict[str, Removed] = {}
-    found = cleaned_chunks([Documents(texts, True)], names, removed)
-    return [text for chunk in found for text in chunk.texts], removed
+    found = cleaned_parts([text.encode() + END for text in texts], names, removed)
+    return texts_of(found)[0], removed
 
 
-def cleaned_chunks(
-    chunks: list[Documents],
+def cleaned_parts(
+    parts: list[bytes],
     names: tuple[str, ...],
     removed: dict[str, Removed] | None = None,
     whole: int = 99_999,
-) -> list[Documents]:
-    found = clean(((0, chunk) for chunk in chunks), names, {} if removed is None else removed, whole)
-    return [chunk for _, chunk in found]
+) -> bytes:
+    removed = {} if removed is None else removed
+    return b"".join(clean(parts, steps_named(names, removed), removed, whole))
 
 
 def test_every_step_of_the_config_is_here() -> None:
@@ -79,24 +78,23 @@ def test_near_duplicates_go_and_the_first_stays() -> None:
 
 
 def test_a_document_that_is_too_large_is_cleaned_in_parts() -> None:
-    chunks = [Documents(["ABCD"], False), Documents([" EF"], True), Documents(["x"], True)]
-    found = cleaned_chunks(chunks, ("lowercase", "min-length:6"), whole=3)
-    assert found == [Documents(["abcd"], False), Documents([" ef"], True)]
+    parts = [b"ABCD", b" EF\xff", b"x\xff"]
+    assert cleaned_parts(parts, ("lowercase", "min-length:6"), whole=3) == b"abcd ef\xff"
 
 
 def test_words_stay_apart_between_the_parts_of_a_large_document() -> None:
-    chunks = [Documents([" one  two"], False), Documents([" three"], False), Documents(["\n\nfour "], True)]
-    found = cleaned_chunks(chunks, ("whitespace",), whole=3)
-    assert "".join(text for chunk in found for text in chunk.texts) == "one two three\nfour"
+    parts = [b" one  two", b" three", b"\n\nfour \xff"]
+    assert cleaned_parts(parts, ("whitespace",), whole=3) == b"one two three\nfour\xff"
 
 
 def test_a_corpus_is_cleaned_equally_in_every_pass(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("A b<|endoftext|>a B<|endoftext|>c", encoding="utf-8")
     corpus = Corpus(DataConfig(corpus=(str(tmp_path / "a.txt"),), clean=("lowercase", "dedup")))
-    passes = [[text for _, chunk in corpus.chunks(ReadCounts()) for text in chunk.texts] for _ in range(2)]
-    assert passes == [["a b", "c"]] * 2
-    summary, _ = survey(corpus)
-    assert (summary.documents, summary.alphabet, summary.removed[1].documents) == (2, " abc", 1)
+    passes = [b"".join(chunk.data for chunk in corpus.chunks(ReadCounts())) for _ in range(2)]
+    assert passes == [b"a b\xffc\xff"] * 2
+    found = survey(corpus)
+    removed = list(found.counts.removed.values())
+    assert (found.documents, found.alphabet, removed[1].documents) == (2, " abc", 1)
 
 
 @pytest.mark.parametrize("step", ["htlm", "min-length", "min-length:x", "html:3"])

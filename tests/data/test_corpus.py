@@ -10,17 +10,15 @@ import os
 import random
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gptscratch.config import DataConfig
-from gptscratch.data.chunks import ReadCounts, Sizes
-from gptscratch.data.corpus import Corpus, CorpusSummary, survey
-from gptscratch.data.parquet import rows_at_once
-from gptscratch.data.split import chosen_fraction, split_chunks
+from gptscratch.data.chunks import END, ReadCounts, Sizes, texts_of
+from gptscratch.data.corpus import Corpus, Survey, survey
+from gptscratch.data.split import SplitPlan, chosen_fraction
 from gptscratch.errors import CorpusError, MissingExtraError
 from gptscratch.tokenizer import Tokenizer, build_tokenizer, bulk_encoder
 
@@ -39,19 +37,17 @@ def documents(*corpus: Path | str, sizes: Sizes | None = None, **settings: objec
 def chunks(*corpus: Path | str, sizes: Sizes | None = None, **settings: object) -> list[tuple[str, bool]]:
     """Each text, and whether its document ends with it."""
     with opened(*corpus, sizes=sizes, **settings) as corpus_:
-        found: list[tuple[str, bool]] = []
-        for _, (texts, complete) in corpus_.chunks(ReadCounts()):
-            found += [*((text, True) for text in texts[:-1]), (texts[-1], complete)]
-        return found
+        found = [texts_of(chunk.data) for chunk in corpus_.chunks(ReadCounts())]
+        return [pair for texts, ends in found for pair in zip(texts, ends, strict=True)]
 
 
 def opened(*corpus: Path | str, sizes: Sizes | None = None, **settings: object) -> Corpus:
     return Corpus(DataConfig(corpus=tuple(map(str, corpus)), **settings), sizes=sizes)  # type: ignore[arg-type]
 
 
-def scanned(*corpus: Path | str, sizes: Sizes | None = None, **settings: object) -> CorpusSummary:
+def scanned(*corpus: Path | str, sizes: Sizes | None = None, **settings: object) -> Survey:
     with opened(*corpus, sizes=sizes, **settings) as corpus_:
-        return survey(corpus_)[0]
+        return survey(corpus_)
 
 
 def written(path: Path, data: bytes | str) -> Path:
@@ -77,7 +73,7 @@ def test_each_file_of_a_folder_is_a_document_in_sorted_order(tmp_path: Path) -> 
     assert documents(tmp_path) == ["b", "z"]
     assert documents(tmp_path, glob="*.md") == ["z"]
     assert documents(tmp_path / "*.txt") == ["b"]
-    assert scanned(tmp_path).skipped == 1
+    assert scanned(tmp_path).counts.skipped == 1
 
 
 def test_separators_split_and_take_one_line_end_along(tmp_path: Path) -> None:
@@ -91,7 +87,7 @@ def test_separators_split_and_take_one_line_end_along(tmp_path: Path) -> None:
 def test_chunk_borders_change_nothing(chunk: int, tmp_path: Path) -> None:
     text = "a\r\n\r\rb é😀\n\r<|endoftext|>\r\nc <|endoftext|d\r"
     file = written(tmp_path / "a.txt", text)
-    assert documents(file, sizes=Sizes(block=chunk)) == ["a\n\n\nb é😀\n", "c <|endoftext|d\n"]
+    assert documents(file, sizes=Sizes(chunk=chunk)) == ["a\n\n\nb é😀\n", "c <|endoftext|d\n"]
 
 
 def test_chunks_join_to_the_documents(tmp_path: Path) -> None:
@@ -99,7 +95,7 @@ def test_chunks_join_to_the_documents(tmp_path: Path) -> None:
     for _ in range(5):
         texts = ["".join(rng.choices("ab \n\t.", k=rng.randrange(1, 400))) + "." for _ in range(20)]
         file = written(tmp_path / "a.txt", "<|endoftext|>".join(texts))
-        sizes = Sizes(chunk=16, block=50)
+        sizes = Sizes(chunk=16)
         assert documents(file, sizes=sizes) == documents(file)
         assert max(len(text) for text, _ in chunks(file, sizes=sizes)) < 100
 
@@ -165,9 +161,8 @@ def test_half_a_surrogate_pair_in_json_is_replaced(tmp_path: Path) -> None:
 def test_stdin_and_pipes_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("von außen".encode())))
     with Corpus(DataConfig(corpus=("-",))) as corpus:
-        assert [
-            [text for _, chunk in corpus.chunks(ReadCounts()) for text in chunk.texts] for _ in range(2)
-        ] == [["von außen"]] * 2
+        passes = [[chunk.data for chunk in corpus.chunks(ReadCounts())] for _ in range(2)]
+        assert passes == [["von außen".encode() + END]] * 2
     os.mkfifo(tmp_path / "pipe")
     thread = threading.Thread(target=(tmp_path / "pipe").write_text, args=("through",))
     thread.start()
@@ -194,7 +189,7 @@ def test_what_a_slow_pipe_gave_is_shown_at_once(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Slow())))
     seen: list[int] = []
     with Corpus(DataConfig(corpus=("-",)), lambda _, done, __: seen.append(done)) as corpus:
-        assert [text for _, chunk in corpus.chunks(ReadCounts()) for text in chunk.texts] == ["abcdef"]
+        assert [chunk.data for chunk in corpus.chunks(ReadCounts())] == [b"abcdef" + END]
     assert seen == [2, 4, 6]
 
 
@@ -267,8 +262,8 @@ def test_damaged_bytes_are_replaced_by_request(tmp_path: Path) -> None:
 @pytest.mark.parametrize("chunk", [1, 3, 1 << 18])
 def test_replaced_characters_are_counted(chunk: int, tmp_path: Path) -> None:
     file = written(tmp_path / "a.txt", b"a\xffb \xe2\x82 c\xc3")
-    found = scanned(file, encoding_errors="replace", sizes=Sizes(block=chunk))
-    assert found.replaced == 3
+    found = scanned(file, encoding_errors="replace", sizes=Sizes(chunk=chunk))
+    assert found.counts.replaced == 3
     assert found.characters == len("a?b ? c?")
 
 
@@ -324,23 +319,14 @@ def test_parquet_bytes_that_are_not_utf8_are_named_or_replaced(tmp_path: Path) -
     ):
         documents(tmp_path / "a.parquet")
     assert documents(tmp_path / "a.parquet", encoding_errors="replace") == ["ok", "x\ufffdy"]
-    assert scanned(tmp_path / "a.parquet", encoding_errors="replace").replaced == 1
-
-
-def test_parquet_rows_are_taken_by_their_size(tmp_path: Path) -> None:
-    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    texts = [f"{i}" * (8 << 20) for i in range(6)]
-    parquet.write_table(arrow.table({"text": texts}), tmp_path / "a.parquet", use_dictionary=False)
-    file = parquet.ParquetFile(tmp_path / "a.parquet")
-    assert rows_at_once(file, "text") in (1, 2)
-    assert documents(tmp_path / "a.parquet") == texts
+    assert scanned(tmp_path / "a.parquet", encoding_errors="replace").counts.replaced == 1
 
 
 @pytest.mark.parametrize(("name", "row"), [("a.jsonl", '{"text": "%s"}'), ("a.csv", 'text\n"%s"\n')])
 def test_a_line_or_field_without_end_is_refused_before_it_fills_the_memory(
     name: str, row: str, tmp_path: Path
 ) -> None:
-    sizes = Sizes(longest=1000, block=64)
+    sizes = Sizes(longest=1000, chunk=64)
     file = written(tmp_path / name, row % ("x\n" * 2000 if name == "a.csv" else "x" * 2000))
     with pytest.raises(CorpusError, match="is longer than"):
         documents(file, sizes=sizes)
@@ -381,7 +367,7 @@ def test_what_cannot_be_read_in_a_folder_is_passed_over_and_counted(tmp_path: Pa
     (tmp_path / "loop.txt").symlink_to("loop.txt")
     (tmp_path / "gone.txt").symlink_to("nowhere.txt")
     found = scanned(tmp_path)
-    assert (found.files, found.skipped, found.alphabet) == (1, 3, "etx")
+    assert (found.files, found.counts.skipped, found.alphabet) == (1, 3, "etx")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
@@ -431,8 +417,8 @@ def test_a_file_of_a_folder_that_vanishes_is_passed_over_and_counted(tmp_path: P
         written(tmp_path / f"{name}.txt", name)
     corpus = Corpus(DataConfig(corpus=(str(tmp_path),)))
     (tmp_path / "b.txt").unlink()
-    summary, _ = survey(corpus)
-    assert (summary.alphabet, summary.files, summary.skipped) == ("ac", 2, 1)
+    found = survey(corpus)
+    assert (found.alphabet, found.files, found.counts.skipped) == ("ac", 2, 1)
 
 
 def test_encoding_auto_guesses_file_by_file(tmp_path: Path) -> None:
@@ -476,21 +462,34 @@ def test_the_share_is_that_of_the_split(tmp_path: Path) -> None:
     file = written(tmp_path / "a.txt", b"to be or not to be, that is the question. " * 400)
     for given, wanted in ((None, 0.1), (0.25, 0.25)):
         with opened(file, val_fraction=given) as corpus:
-            summary, _ = survey(corpus)
-            parts = split_chunks(corpus.chunks(ReadCounts()), summary.split)
-            held_out = sum(len("".join(chunk.texts)) for side, _, chunk in parts if side == "val")
+            plan = survey(corpus).split
+            held_out = sum(len(plan.parts(chunk)[1].strip(END)) for chunk in corpus.chunks(ReadCounts()))
         assert held_out == pytest.approx(wanted * 16_800, abs=1)
 
 
-def test_documents_have_the_same_side_whether_their_hashes_are_kept_or_computed_again(tmp_path: Path) -> None:
+def test_documents_have_the_same_side_whatever_the_chunks(tmp_path: Path) -> None:
     texts = [f"document {i} " + "x " * (i * 7 % 90) for i in range(60)]
     file = written(tmp_path / "a.txt", "<|endoftext|>".join(texts))
-    with opened(file, sizes=Sizes(chunk=32, block=100)) as corpus:
-        plan = survey(corpus)[0].split
-        found = [
-            list(split_chunks(corpus.chunks(ReadCounts()), replace(plan, hashes=plan.hashes[:n])))
-            for n in (0, 30, 60)
-        ]
+    sides = []
+    for size in (200, 300, 1 << 17):
+        with opened(file, sizes=Sizes(chunk=size)) as corpus:
+            plan = survey(corpus).split
+            parts = zip(*(plan.parts(chunk) for chunk in corpus.chunks(ReadCounts())), strict=True)
+            sides.append([b"".join(part) for part in parts])
     assert plan.kind == "documents"
-    assert {side for side, _, _ in found[0]} == {"train", "val"}
-    assert found[0] == found[1] == found[2]
+    assert sides[0] == sides[1] == sides[2]
+    assert sorted(b"".join(sides[0]).split(END)[:-1]) == sorted(text.encode() for text in texts)
+    assert all(sides[0])
+
+
+@pytest.mark.parametrize("border", [1, 3, 4, 5, 8])
+def test_a_document_that_the_split_divides_ends_on_both_sides(border: int, tmp_path: Path) -> None:
+    file = written(tmp_path / "a.txt", "é1<|endoftext|>two<|endoftext|>3456")
+    plan = SplitPlan("tail", train_ends=(border,))
+    with opened(file, sizes=Sizes(chunk=64)) as corpus:
+        train, val = plan.parts(next(corpus.chunks(ReadCounts())))
+    assert train.endswith(END)
+    assert val.endswith(END)
+    assert (train + val).replace(END, b"").decode() == "é1two3456"
+    assert len(train.replace(END, b"").decode()) == border
+    assert END + END not in train + val

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from gptscratch.config import DataConfig
-from gptscratch.data.chunks import Sizes
+from gptscratch.data.chunks import Removed, Sizes
 from gptscratch.data.corpus import Corpus
 from gptscratch.data.prepare import Prepared, prepare
-from gptscratch.data.token_files import Removed, open_tokens, read_manifest
+from gptscratch.data.token_files import open_tokens, read_manifest
 from gptscratch.errors import CorpusError
 from gptscratch.tokenizer import KINDS, Tokenizer
 
@@ -169,7 +169,7 @@ def test_nothing_is_left_of_a_run_that_failed(tmp_path: Path, monkeypatch: pytes
     def fails(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gptscratch.data.prepare.write_tokens", fails)
+    monkeypatch.setattr("gptscratch.data.prepare.bulk_encoder", fails)
     with pytest.raises(KeyboardInterrupt):
         prepared(tmp_path, tokenizer="char")
     assert [path.suffix for path in (tmp_path / "home" / "tokens").iterdir()] == [".lock"]
@@ -252,7 +252,7 @@ def test_token_files_are_a_corpus_alone_and_whole(tmp_path: Path) -> None:
         prepare(DataConfig(corpus=(str(folder),)))
 
 
-SMALL = Sizes(sample=1000, batch=300, chunk=200)
+SMALL = Sizes(sample=1000, chunk=200)
 
 
 @pytest.mark.parametrize("kind", ["char", "word", "bpe"])
@@ -290,7 +290,7 @@ def test_a_text_that_changes_between_the_passes_is_noticed(tmp_path: Path) -> No
         if stage == "tokenizing":
             file.write_text(TEXT.replace("cat", "cow") * 20, encoding="utf-8")
 
-    sizes = dataclasses.replace(SMALL, block=64)
+    sizes = dataclasses.replace(SMALL, chunk=64)
     with pytest.raises(CorpusError, match="changed"):
         prepare(DataConfig(corpus=(str(file),), tokenizer="byte"), on_progress=progress, sizes=sizes)
     assert not list((tmp_path / "home" / "tokens").glob("*/*"))
@@ -332,14 +332,14 @@ def test_what_a_killed_process_left_is_deleted(tmp_path: Path) -> None:
     assert [path.name for path in tokens.glob("*.tmp")] == [".other.123.tmp"]
 
 
-def test_an_older_manifest_is_still_read(tmp_path: Path) -> None:
-    manifest = prepared(tmp_path, tokenizer="char").manifest
-    new = ("key", "lossy", "split", "distinct_characters", "val_unknown_bytes")
-    old = {k: v for k, v in dataclasses.asdict(manifest).items() if k not in new}
-    old |= {"format": 1, "recipe": "x", "sources": "", "by_document": True}
-    (tmp_path / "manifest.json").write_text(json.dumps(old))
-    found = read_manifest(tmp_path)
-    assert (found.split, found.train, found.val) == ("documents", manifest.train, manifest.val)
+@pytest.mark.parametrize("number", [2, 4])
+def test_token_files_of_another_format_are_made_again(number: int, tmp_path: Path) -> None:
+    folder = prepared(tmp_path, tokenizer="char").folder
+    values = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**values, "format": number}))
+    with pytest.raises(CorpusError, match=f"has format {number}"):
+        read_manifest(folder)
+    assert not prepared(tmp_path, tokenizer="char").reused
 
 
 def test_progress_names_its_stages(tmp_path: Path) -> None:

@@ -8,15 +8,16 @@ import random
 from pathlib import Path
 
 from gptscratch.config import DataConfig
+from gptscratch.data.chunks import Sizes
 from gptscratch.data.statistics import Character, CorpusStatistics, corpus_statistics
 
 
 def found(
-    tmp_path: Path, text: str | bytes, sample: int = 16_000_000, **settings: object
+    tmp_path: Path, text: str | bytes, sizes: Sizes | None = None, **settings: object
 ) -> CorpusStatistics:
     file = tmp_path / "a.txt"
     file.write_bytes(text.encode() if isinstance(text, str) else text)
-    return corpus_statistics(DataConfig(corpus=(str(file),), **settings), sample=sample)  # type: ignore[arg-type]
+    return corpus_statistics(DataConfig(corpus=(str(file),), **settings), sizes=sizes)  # type: ignore[arg-type]
 
 
 def test_sizes_and_documents_are_counted(tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_leakage_in_a_sample_is_that_of_the_whole(tmp_path: Path) -> None:
     texts = [" ".join(str(rng.randrange(9999)) for _ in range(100)) for _ in range(1000)]
     (tmp_path / "val.txt").write_text("<|endoftext|>".join(texts[800:]), encoding="utf-8")
     text = "<|endoftext|>".join(texts[:850])
-    seen = found(tmp_path, text, sample=100_000, val_file=str(tmp_path / "val.txt"))
+    seen = found(tmp_path, text, sizes=Sizes(sample=100_000, chunk=2000), val_file=str(tmp_path / "val.txt"))
     assert seen.sample_share < 0.25
     assert seen.overlap.documents == 0.25
     assert 0.22 < seen.overlap.windows < 0.28
@@ -85,7 +86,7 @@ def test_leakage_in_a_sample_is_that_of_the_whole(tmp_path: Path) -> None:
 
 def test_a_large_corpus_is_sampled(tmp_path: Path) -> None:
     text = "<|endoftext|>".join(f"number {i} of them" for i in range(1000))
-    seen = found(tmp_path, text, sample=2000)
+    seen = found(tmp_path, text, sizes=Sizes(sample=2000, chunk=200))
     assert seen.sample_share < 0.2
     assert seen.documents == 1000
     assert 200 < seen.words < 500
