@@ -29,8 +29,7 @@ def read_documents(reading: Reading) -> Iterator[bytes]:
         yield from _text_documents(reading)
         return
     for text in reader(reading):
-        if text and not text.isspace():
-            yield from divided(text, reading.sizes.chunk)
+        yield from divided(text, reading.sizes.chunk)
 
 
 def _text_documents(reading: Reading) -> Iterator[bytes]:

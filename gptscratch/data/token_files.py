@@ -179,18 +179,19 @@ class TokenFile:
         pairs = zip(encoded, ends, strict=True)
         ids = np.concatenate([part for own, end in pairs for part in (own, self._end)[: 1 + end]])
         ids.astype(ids.dtype.newbyteorder("<"), copy=False).tofile(self._file)
-        lacking = [] if (unk := self._tokenizer.unk_id) is None else [own == unk for own in encoded]
+        unk = self._tokenizer.unk_id
+        unknown = 0 if unk is None else int(np.count_nonzero(ids == unk))
         self.counts += Counter(
             documents=sum(ends),
             characters=sum(map(len, texts)),
             bytes=sum(map(len, chunks)) - sum(ends),
             tokens=len(ids),
-            unknown=sum(int(np.count_nonzero(places)) for places in lacking),
+            unknown=unknown,
         )
         self.component_tokens[component] += len(ids)
-        if self._is_val:
-            own = (text for text, places in zip(texts, lacking, strict=False) if places.any())
-            self.unknown_bytes += sum(map(self._tokenizer.unknown_bytes, own))
+        if unknown and self._is_val:
+            lacking = (text for text, own in zip(texts, encoded, strict=True) if unk in own)
+            self.unknown_bytes += sum(map(self._tokenizer.unknown_bytes, lacking))
 
 
 def _spread(tokens: TokenArray) -> Iterator[TokenArray]:
