@@ -3,8 +3,8 @@
     from gptscratch import GPT, ModelConfig, PRESETS, Tokenizer, generate, load, train
 
 The packages, each of which imports only from those after it: cli; report; training, generation, interop;
-accelerate; runs; model, data; tokenizer; config. docs/architecture.md describes them. The names above are imported
-when they are first used, so that ``import gptscratch`` takes no time.
+accelerate; runs; model, data; tokenizer; config. docs/architecture.md describes them. The names above are
+imported when they are first used, so that ``import gptscratch`` takes no time.
 """
 
 from __future__ import annotations

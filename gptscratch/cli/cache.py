@@ -12,6 +12,7 @@ from gptscratch.cli import options as o
 from gptscratch.cli import runs
 from gptscratch.cli.console import notice, out
 from gptscratch.cli.render import print_json
+from gptscratch.config.setting import RUN, setting
 from gptscratch.errors import ConfigError, listed
 from gptscratch.units import count, plural, size, timestamp
 
@@ -21,7 +22,8 @@ _SHOWN = 8  # characters of a folder's name, which is a hash
 
 
 @app.callback()
-def cache(context: typer.Context, json: o.Json = False) -> None:
+@o.command()
+def cache(context: typer.Context, json: bool = o.JSON) -> None:
     """Show the token files in the cache directory: their size, and the runs that were trained on them."""
     if context.invoked_subcommand is not None:
         return
@@ -47,6 +49,7 @@ def cache(context: typer.Context, json: o.Json = False) -> None:
 
 
 @app.command("clear")
+@o.command()
 def clear(
     names: Annotated[
         list[str] | None,
@@ -55,8 +58,8 @@ def clear(
             help="Names of folders, or their first characters (default: all that no run was trained on).",
         ),
     ] = None,
-    everything: Annotated[bool, o.option("--all", help="Delete those of runs as well.")] = False,
-    yes: runs.Yes = False,
+    everything: bool = setting(False, RUN, "Delete those of runs as well.", flag="--all"),
+    yes: bool = runs.YES,
 ) -> None:
     """Delete token files, after a question. They are made again from the corpus when they are needed."""
     from gptscratch.runs import manage

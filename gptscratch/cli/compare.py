@@ -13,11 +13,12 @@ from gptscratch.cli.console import notice, out
 from gptscratch.cli.render import print_json
 
 
+@o.command()
 def compare(
     names: Annotated[
         list[str], typer.Argument(metavar="RUN...", help="Two or more runs.", autocompletion=o.run_names)
     ],
-    json: o.Json = False,
+    json: bool = o.JSON,
 ) -> None:
     """Compare runs: their results, and the settings that differ."""
     from gptscratch import paths

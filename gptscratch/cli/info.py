@@ -11,33 +11,32 @@ from gptscratch.cli import curve, render_info
 from gptscratch.cli import options as o
 from gptscratch.cli.console import notice
 from gptscratch.config.presets import PRESETS
-from gptscratch.errors import ConfigError
+from gptscratch.errors import require
+
+EXAMPLES = """Examples:
+  gptscratch info                     the runs
+  gptscratch info book                a run: results, settings, model
+  gptscratch info gpt2                a preset: parameters, memory"""
 
 
+@o.command()
 def info(
     what: Annotated[
         str | None,
         typer.Argument(metavar="[CKPT|PRESET|FOLDER]", help="A run, a preset or a folder of token files."),
     ] = None,
-    preset: o.Preset = None,
-    sort: o.Sort = "when",
-    json: o.Json = False,
+    preset: str | None = o.PRESET,
+    sort: str = o.SORT,
+    json: bool = o.JSON,
 ) -> None:
-    """List the runs, or show a run, a preset or a folder of token files.
-
-    Presets: nano, tiny, mini, small, medium, large, gpt2, gpt2-medium, gpt2-large, gpt2-xl.
-    """
+    """List the runs, or show a run, a preset or a folder of token files."""
     from gptscratch.runs import summary
 
-    if preset is not None:
-        if what is not None:
-            raise ConfigError(f"{what} and --preset are both given.", "Give one of them.")
-        render_info.model(summary.describe_preset(preset), title=preset, json=json)
-        return
-    if what is None:
+    if what is None and preset is None:
         render_info.runs(summary.list_runs(sort=sort), json=json)
         return
-    described = summary.describe(what)
+    require(what is None or preset is None, f"{what} and --preset are both given.", "Give one of them.")
+    described = summary.describe_preset(preset) if preset else summary.describe(what or "")
     if isinstance(described, summary.RunDescription):
         render_info.run(described, json=json)
         if not json:
@@ -45,6 +44,6 @@ def info(
         if what in PRESETS:
             notice(f"There is also a preset of this name: gptscratch info --preset {what}")
     elif isinstance(described, summary.ModelDescription):
-        render_info.model(described, title=what, json=json)
+        render_info.model(described, title=preset or what or "", json=json)
     else:
         render_info.token_files(described, json=json)

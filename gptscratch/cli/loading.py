@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gptscratch.errors import ConfigError
+from gptscratch.errors import ConfigError, require
 from gptscratch.sizing import count_parameters
 
 if TYPE_CHECKING:
@@ -18,30 +18,23 @@ if TYPE_CHECKING:
 _SMALL = 4_000_000  # parameters in blocks
 
 
-def load(
-    run: str | None, *, quantize: str | None, device: str | None, dtype: str | None, exact: bool = False
-) -> Generator:
+def load(run: str | None, *, quantize: str | None, device: str, dtype: str, exact: bool = False) -> Generator:
     """A generator made fast; a small model gets a single thread, since waiting for a second one takes longer.
 
-    What is not given, or auto, is chosen: see ``sampling_device`` and ``sampling_dtype``. With ``exact``, as
-    for a score, it is the fastest device, and float32.
+    What is auto is chosen: see ``sampling_device`` and ``sampling_dtype``. With ``exact``, as for a score, it
+    is the fastest device, and float32.
     """
     import torch
 
     from gptscratch import paths
-    from gptscratch.accelerate.quantization import QUANTIZERS, slower_notice
+    from gptscratch.accelerate.quantization import slower_notice
     from gptscratch.cli.console import notice
     from gptscratch.device import pick_device, slow_dtype_warning
-    from gptscratch.errors import require
     from gptscratch.generation.generator import Generator
     from gptscratch.runs.run import read_run
 
-    if quantize is not None:
-        names = ", ".join(QUANTIZERS)
-        require(quantize in QUANTIZERS, f"--quantize is {quantize!r}: it must be one of {names}.")
-    if quantize and device is None:
+    if quantize and device == "auto":
         device = "cpu"  # the only device that has such kernels
-    device, dtype = device or "auto", dtype or "auto"
     if device == "auto" and not exact:
         device = sampling_device(read_run(paths.find_checkpoint(run)[0]).config.model)
     if dtype == "auto":
@@ -84,16 +77,14 @@ def with_training_tokens(generator: Generator) -> Generator:
 
 def read_prompt(prompt: str | None, file: str | None) -> str:
     """What was given, or stdin where it is not a terminal, without its last line end."""
-    if prompt is not None and file is not None:
-        raise ConfigError("--prompt and --prompt-file are both given.", "Give one of them.")
+    require(prompt is None or file is None, "--prompt and --prompt-file are both given.", "Give one of them.")
     if prompt is not None and prompt != "-":
         return checked(prompt)
     if file is not None and file != "-":
         return read_file(file)
-    asked = prompt or file
-    if sys.stdin is None or (sys.stdin.isatty() and not asked):
+    if sys.stdin is None or (sys.stdin.isatty() and not (prompt or file)):
         return ""
-    return _stdin().removesuffix("\n").removesuffix("\r")
+    return read_file("-").removesuffix("\n")
 
 
 def checked(text: str) -> str:
@@ -102,8 +93,8 @@ def checked(text: str) -> str:
     Raises:
         ConfigError: there are such bytes.
     """
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ConfigError("The prompt contains bytes that are invalid in the terminal's encoding.")
+    invalid = any("\ud800" <= character <= "\udfff" for character in text)
+    require(not invalid, "The prompt contains bytes that are invalid in the terminal's encoding.")
     return text
 
 
@@ -114,25 +105,22 @@ def unescaped(text: str) -> str:
 
 def read_lines(file: str) -> list[str]:
     """A file's lines, without their ends; - is stdin."""
-    lines = (_stdin() if file == "-" else read_file(file)).split("\n")
-    if not lines[-1]:
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
+    lines = read_file(file).split("\n")
+    return lines if lines[-1] else lines[:-1]
 
 
 def read_file(name: str) -> str:
+    """The text of a file; - is stdin.
+
+    Raises:
+        ConfigError: it cannot be read, or it is not UTF-8.
+    """
     try:
-        return Path(name).expanduser().read_text(encoding="utf-8-sig")
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).expanduser().read_bytes()
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
         raise ConfigError(f"{name} does not exist.") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{name} cannot be read: {error}.", "Save it as UTF-8 first.") from None
-    except OSError as error:
-        raise ConfigError(f"{name} cannot be read: {error.strerror}.") from None
-
-
-def _stdin() -> str:
-    try:
-        return sys.stdin.buffer.read().decode("utf-8-sig") if sys.stdin else ""
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"stdin cannot be read: {error}.") from None
+        file = "stdin" if name == "-" else name
+        reason = (error.strerror or error) if isinstance(error, OSError) else error
+        raise ConfigError(f"{file} cannot be read: {reason}.", "It must be UTF-8.") from None

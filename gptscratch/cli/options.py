@@ -1,7 +1,8 @@
-"""The options of the command line: those made from config classes, and those that commands share."""
+"""The options of the command line: each is a setting, of a config class or of a command's own parameter."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,58 +10,61 @@ from typing import Annotated, Any
 
 import typer
 
-from gptscratch.cli import console
-from gptscratch.config import (
-    LENGTHS,
-    SECTIONS,
-    RunConfig,
-    TrainConfig,
-    flattened,
-    qualified,
-    read_json,
-)
+from gptscratch.cli.console import plain
+from gptscratch.config import LENGTHS, SECTIONS, RunConfig, TrainConfig, flattened, qualified, read_json
 from gptscratch.config.presets import PRESETS, preset_settings
-from gptscratch.config.setting import HARDWARE, MODEL, OUTPUT, PANELS, RUN, Setting, settings_of
+from gptscratch.config.setting import (
+    HARDWARE,
+    MODEL,
+    OUTPUT,
+    PANELS,
+    RUN,
+    Setting,
+    setting,
+    setting_of,
+    settings_of,
+)
 from gptscratch.errors import ConfigError
 
 Command = Callable[..., Any]
 
 
-def settings_from(*configs: type) -> Callable[[Command], Command]:
-    """A decorator that gives a command an option for each setting of these config classes.
+def command(*configs: type) -> Callable[[Command], Command]:
+    """A decorator that makes the options of a command.
 
-    What the user gave reaches the command as ``settings``: by full name, parsed, without what was left out.
-    Every option is made from a field, so none can be without effect. ``SampleConfig``, which is not a part
-    of a run's configuration, has bare names.
+    A parameter whose default is a ``setting`` is an option of its own. With config classes, each of their
+    settings is an option too; the values that the user gave reach the command as ``settings``: by full name,
+    without what was left out. ``SampleConfig``, which is not a part of a run's configuration, has bare names.
     """
     sections = {cls: f"{name}." for name, cls in SECTIONS.items()}
-    made = {
+    shared = {
         name: (sections.get(cls, "") + name, each)
         for cls in configs
         for name, each in settings_of(cls).items()
         if each.flags
     }
 
-    def decorate(command: Command) -> Command:
-        def run(**values: Any) -> Any:
-            given = {}
-            for name, (key, each) in made.items():
-                value = values.pop(name)
-                if value not in (None, [], ()):
-                    given[key] = each.parse(value, each.label)
-            return command(**values, settings=given)
+    def decorate(function: Command) -> Command:
+        signature = inspect.signature(function, eval_str=True)
+        own = {
+            p.name: _own(p) for p in signature.parameters.values() if isinstance(p.default, dataclasses.Field)
+        }
 
-        signature = inspect.signature(command, eval_str=True)
-        parameters = [
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(each)
-            )
-            for name, (_, each) in made.items()
-        ]
-        own = [p for p in signature.parameters.values() if p.name != "settings"]
-        parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        parameters.sort(key=_panel_number)
-        run.__doc__, run.__name__ = command.__doc__, command.__name__
+        def run(**values: Any) -> Any:
+            for name, each in own.items():
+                values[name] = each.parse(values[name], each.label) if _given(values[name]) else each.default
+            parsed = {}
+            for name, (key, each) in shared.items():
+                if _given(value := values.pop(name)):
+                    parsed[key] = each.parse(value, each.label)
+            return function(**values, **({"settings": parsed} if configs else {}))
+
+        options = {name: each for name, (_, each) in shared.items()} | own
+        arguments = [p for p in signature.parameters.values() if p.name not in (*own, "settings")]
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in arguments]
+        for panel in PANELS:
+            parameters += [_parameter(name, each) for name, each in options.items() if each.panel == panel]
+        run.__doc__, run.__name__ = function.__doc__, function.__name__
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         return run
@@ -68,57 +72,56 @@ def settings_from(*configs: type) -> Callable[[Command], Command]:
     return decorate
 
 
-def option(*flags: str, help: str, panel: str | None = None, metavar: str = " ") -> Any:
-    return typer.Option(
-        *flags, help=console.plain(help), rich_help_panel=panel, metavar=metavar, show_default=False
-    )
+def _own(parameter: inspect.Parameter) -> Setting:
+    """A switch of a command has no ``--no-`` form, unlike one of a config class."""
+    each = setting_of(parameter.default, parameter.name, parameter.annotation)
+    name = f"--{parameter.name.replace('_', '-')}"
+    return dataclasses.replace(each, flag=each.flag or name) if each.kind is bool else each
 
 
-def _annotation(each: Setting) -> Any:
-    """How Typer reads the option of a setting: as text, which the setting parses itself."""
+def _given(value: Any) -> bool:
+    return value not in (None, [], ())
+
+
+def _parameter(name: str, each: Setting) -> inspect.Parameter:
+    """What Typer makes an option from. It reads the value as text, which the setting parses itself."""
     kind: Any = bool if each.kind is bool else list[str] if each.many else str
-    return Annotated[kind | None, option_of(each)]
-
-
-def option_of(each: Setting) -> Any:
-    return typer.Option(
+    option = typer.Option(
         *each.flags,
-        help=console.plain(each.description),
+        help=plain(each.description),
         rich_help_panel=each.panel,
         metavar=each.value_name or " ",
         show_default=False,
         autocompletion=_completion(each.choices) if each.choices else None,
     )
+    annotation = Annotated[kind | None, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def _completion(names: Sequence[str]) -> Callable[[str], list[str]]:
     return lambda incomplete: [name for name in names if name.startswith(incomplete)]
 
 
-def _panel_number(parameter: inspect.Parameter) -> int:
-    panel = getattr(parameter.annotation.__metadata__[0], "rich_help_panel", None)
-    return PANELS.index(panel) if panel in PANELS else -1
+def run_names(incomplete: str) -> list[str]:
+    from gptscratch import paths
+
+    return [run.name for run in paths.list_runs() if run.name.startswith(incomplete)]
 
 
 def combined(
     given: Mapping[str, Any], *, preset: str | None, config: str | None, pairs: Sequence[str]
 ) -> dict[str, Any]:
     """The settings of a run: a preset's, over them those of a file, over them the options, then ``--set``."""
-    options = {**given, **_pairs(pairs)}
-    file = qualified(flattened(_settings_file(Path(config)))) if config else {}
-    if LENGTHS & options.keys():  # another training length replaces the file's
-        file = {key: value for key, value in file.items() if key not in LENGTHS}
-    return {**(preset_settings(preset) if preset else {}), **file, **options}
-
-
-def _pairs(pairs: Sequence[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    options = dict(given)
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {pair}: a name and a value are needed.", "As in --set rope_theta=50000")
-        found |= qualified({key.strip(): value})
-    return found
+        options |= qualified({key.strip(): value})
+    file = qualified(flattened(_settings_file(Path(config)))) if config else {}
+    if LENGTHS & options.keys():  # another training length replaces the file's
+        file = {key: value for key, value in file.items() if key not in LENGTHS}
+    return {**(preset_settings(preset) if preset else {}), **file, **options}
 
 
 def _settings_file(path: Path) -> dict[str, Any]:
@@ -127,16 +130,10 @@ def _settings_file(path: Path) -> dict[str, Any]:
     Without a run's derived sizes, which an option may change.
     """
     values = read_json(path)
-    if "format" in values:
-        sections = {key: value for key, value in values.items() if key in SECTIONS}
-        return sections | {"model": RunConfig.from_dict(sections).model.chosen()}
-    return values
-
-
-def run_names(incomplete: str) -> list[str]:
-    from gptscratch import paths
-
-    return [run.name for run in paths.list_runs() if run.name.startswith(incomplete)]
+    if "format" not in values:
+        return values
+    config = RunConfig.from_dict({name: values.get(name, {}) for name in SECTIONS})
+    return {name: vars(getattr(config, name)) for name in SECTIONS} | {"model": config.model.chosen()}
 
 
 Corpus = Annotated[
@@ -148,47 +145,32 @@ Corpus = Annotated[
         show_default=False,
     ),
 ]
-Preset = Annotated[
-    str | None,
-    typer.Option(
-        "--preset",
-        help=f"Model size, one of {', '.join(PRESETS)}; see: gptscratch info --preset small.",
-        rich_help_panel=MODEL,
-        metavar="NAME",
-        show_default=False,
-        autocompletion=_completion(list(PRESETS)),
-    ),
-]
 Run = typer.Argument(
     metavar="RUN",
     help="Name of a run, or the folder of a run or checkpoint (default: the newest run).",
     show_default=False,
     autocompletion=run_names,
 )
-Sort = Annotated[
-    str, option("--sort", help="Order of the runs: when, name, loss or size (default: when).", metavar="NAME")
-]
-ConfigFile = Annotated[
-    str | None, option("--config", help="Read settings from a JSON file.", panel=RUN, metavar="FILE")
-]
-Set = Annotated[
-    list[str] | None,
-    option(
-        "--set",
-        help="Set any field of docs/config.md, for example --set rope_theta=50000 (repeatable).",
-        panel=RUN,
-        metavar="KEY=VALUE",
-    ),
-]
-Device = Annotated[str | None, option_of(settings_of(TrainConfig)["device"])]
-Dtype = Annotated[str | None, option_of(settings_of(TrainConfig)["dtype"])]
-Quantize = Annotated[
-    str | None,
-    option(
-        "--quantize",
-        help="Quantize the weights (on a CPU): float16, int8 or int4.",
-        panel=HARDWARE,
-        metavar="NAME",
-    ),
-]
+
+PRESET = setting(
+    None, MODEL, "Model size, shown by gptscratch info NAME", choices=tuple(PRESETS), metavar="NAME"
+)
+CONFIG = setting(None, RUN, "Read settings from a JSON file.", metavar="FILE")
+SET = setting(
+    (), RUN, "Set any field of docs/config.md, for example --set rope_theta=50000 (repeatable).",
+    flag="--set", metavar="KEY=VALUE",
+)  # fmt: skip
+DEVICE: Any = TrainConfig.__dataclass_fields__["device"]
+DTYPE: Any = TrainConfig.__dataclass_fields__["dtype"]
+QUANTIZE = setting(
+    None, HARDWARE, "Quantize the weights (on a CPU).", choices=("float16", "int8", "int4"), metavar="NAME"
+)
+SORT = setting("when", OUTPUT, "Order of the runs.", choices=("when", "name", "loss", "size"))
+JSON = setting(False, OUTPUT, "Print the result as JSON.")
+
+
+def option(*flags: str, help: str, panel: str | None = None, metavar: str = " ") -> Any:
+    return typer.Option(*flags, help=plain(help), rich_help_panel=panel, metavar=metavar, show_default=False)
+
+
 Json = Annotated[bool, option("--json", help="Print the result as JSON.", panel=OUTPUT)]

@@ -11,17 +11,19 @@ import typer
 from gptscratch.cli import options as o
 from gptscratch.cli import render_info
 from gptscratch.cli.console import err, notice, out
+from gptscratch.config.setting import RUN, setting
 from gptscratch.errors import ConfigError
 from gptscratch.units import plural, size, timestamp
 
 app = typer.Typer(help="List, delete and rename runs.", invoke_without_command=True)
 
-Yes = Annotated[bool, o.option("-y", "--yes", help="Delete without a question.")]
+YES = setting(False, RUN, "Delete without a question.", flag="-y,--yes")
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run.", autocompletion=o.run_names)]
 
 
 @app.callback()
-def runs(context: typer.Context, sort: o.Sort = "when", json: o.Json = False) -> None:
+@o.command()
+def runs(context: typer.Context, sort: str = o.SORT, json: bool = o.JSON) -> None:
     """List the runs with their results and sizes, or change them: rm, rename, path."""
     if context.invoked_subcommand is None:
         from gptscratch.runs import summary
@@ -30,11 +32,12 @@ def runs(context: typer.Context, sort: o.Sort = "when", json: o.Json = False) ->
 
 
 @app.command("rm")
+@o.command()
 def rm(
     names: Annotated[
         list[str], typer.Argument(metavar="RUN...", help="Names of runs.", autocompletion=o.run_names)
     ],
-    yes: Yes = False,
+    yes: bool = YES,
 ) -> None:
     """Delete runs with all their checkpoints, after a question."""
     from gptscratch.runs import manage, summary

@@ -9,8 +9,8 @@ from gptscratch.accelerate import process
 from gptscratch.cli import loading
 from gptscratch.cli import options as o
 from gptscratch.config import SampleConfig
-from gptscratch.config.setting import COPYING, OUTPUT, PROMPT
-from gptscratch.errors import ConfigError
+from gptscratch.config.setting import COPYING, OUTPUT, PROMPT, setting
+from gptscratch.errors import require
 
 if TYPE_CHECKING:
     from gptscratch.generation.generator import Generator
@@ -22,57 +22,32 @@ EXAMPLES = """Examples:
   gptscratch sample tales --prompts in.txt --out out.jsonl"""
 
 
-@o.settings_from(SampleConfig)
+@o.command(SampleConfig)
 def sample(
     run: Annotated[str | None, o.Run] = None,
-    prompt: Annotated[
-        str | None,
-        o.option(
-            "-p", "--prompt",
-            help="Text to continue; - reads it from stdin, as does a pipe.", panel=PROMPT, metavar="TEXT",
-        ),
-    ] = None,
-    prompt_file: Annotated[
-        str | None,
-        o.option("--prompt-file", help="File with the text to continue.", panel=PROMPT, metavar="FILE"),
-    ] = None,
-    prompts: Annotated[
-        str | None,
-        o.option("--prompts", help="File of prompts, one per line.", panel=PROMPT, metavar="FILE"),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        o.option(
-            "--out",
-            help="File for the results of --prompts, one JSON line each. Lines it has are not made again.",
-            panel=PROMPT, metavar="FILE",
-        ),
-    ] = None,
-    interactive: Annotated[
-        bool, o.option("-i", "--interactive", help="Read one prompt after another.", panel=PROMPT)
-    ] = False,
-    novelty: Annotated[
-        bool,
-        o.option("--novelty", help="Show the longest span copied from the training text.", panel=COPYING),
-    ] = False,
-    no_stream: Annotated[
-        bool, o.option("--no-stream", help="Print the text when it is complete.", panel=OUTPUT)
-    ] = False,
-    color: Annotated[
-        bool, o.option("--color", help="Shade each token by the model's surprise.", panel=OUTPUT)
-    ] = False,
-    logprobs: Annotated[
-        int | None,
-        o.option(
-            "--logprobs",
-            help="Add log-probabilities and the K most likely tokens to the JSON.",
-            panel=OUTPUT, metavar="K",
-        ),
-    ] = None,
-    json: o.Json = False,
-    quantize: o.Quantize = None,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
+    prompt: str | None = setting(
+        None, PROMPT, "Text to continue; - reads it from stdin, as does a pipe.", flag="-p,--prompt"
+    ),
+    prompt_file: str | None = setting(None, PROMPT, "File with the text to continue.", metavar="FILE"),
+    prompts: str | None = setting(None, PROMPT, "File of prompts, one per line.", metavar="FILE"),
+    out: str | None = setting(
+        None, PROMPT, "File for the results of --prompts, one JSON line each; lines in it are kept.",
+        metavar="FILE",
+    ),
+    interactive: bool = setting(
+        False, PROMPT, "Read one prompt after another.", flag="-i,--interactive"
+    ),
+    novelty: bool = setting(False, COPYING, "Show the longest span copied from the training text."),
+    no_stream: bool = setting(False, OUTPUT, "Print the text when it is complete."),
+    color: bool = setting(False, OUTPUT, "Shade each token by the model's surprise."),
+    logprobs: int | None = setting(
+        None, OUTPUT, "Add log-probabilities and the K most likely tokens to the JSON.",
+        metavar="K", at_least=0,
+    ),
+    json: bool = o.JSON,
+    quantize: str | None = o.QUANTIZE,
+    device: str = o.DEVICE,
+    dtype: str = o.DTYPE,
     *,
     settings: dict[str, Any],
 ) -> None:  # fmt: skip
@@ -84,9 +59,12 @@ def sample(
     config = SampleConfig(
         **settings | {"stop": [loading.unescaped(text) for text in settings.get("stop", ())]}
     )
-    _check(prompts=prompts, out=out, interactive=interactive, stdin="-" in (prompt, prompt_file))
-    if logprobs is not None and logprobs < 0:
-        raise ConfigError(f"--logprobs is {logprobs}: it must not be negative.")
+    both = "--prompts and --out need each other."
+    require((prompts is None) == (out is None), both, "As in --prompts in.txt --out out.jsonl")
+    if interactive:
+        require(not prompts, "--interactive and --prompts are both given.", "Give one of them.")
+        stdin = "-" in (prompt, prompt_file)
+        require(not stdin, "--interactive reads stdin itself.", "Give the prompt as --prompt TEXT.")
     process.passive_openmp_if_busy()
     given = prompt is not None or prompt_file is not None
     text = loading.read_prompt(prompt, prompt_file) if given or not (interactive or prompts) else ""
@@ -96,30 +74,23 @@ def sample(
     from gptscratch.cli import chat, render_sample
     from gptscratch.generation.batch_file import complete_file
 
-    idle = {"--json": json, "--no-stream": no_stream, "--num-samples": config.num_samples > 1}
+    idle = {"--color": color, "--no-stream": no_stream}
+    many = {"--json": json, "--num-samples": config.num_samples > 1}
     if prompts and out:
-        render_sample.no_effect("with --prompts", {"--prompt": given, "--color": color, **idle})
+        render_sample.no_effect("with --prompts", {"--prompt": given, **idle, **many})
         lines = loading.read_lines(prompts)
-        done = complete_file(generator, lines, config, out, n_best=logprobs, novelty=novelty)
+        done = complete_file(generator, lines, config, Path(out), n_best=logprobs, novelty=novelty)
         render_sample.progress(done, len(lines))
     elif interactive:
-        render_sample.no_effect("with --interactive", {"--logprobs": logprobs is not None, **idle})
+        no_effect = {"--logprobs": logprobs is not None, "--no-stream": no_stream, **many}
+        render_sample.no_effect("with --interactive", no_effect)
         chat.run(generator, config, opening=text, color=color, novelty=novelty)
     elif json:
-        render_sample.no_effect("with --json", {"--color": color})
+        render_sample.no_effect("with --json", idle)
         _as_json(generator, text, config, n_best=logprobs, novelty=novelty)
     else:
         render_sample.no_effect("without --json", {"--logprobs": logprobs is not None})
         _as_text(generator, text, config, at_once=no_stream, color=color, novelty=novelty)
-
-
-def _check(*, prompts: str | None, out: Path | None, interactive: bool, stdin: bool) -> None:
-    if (prompts is None) != (out is None):
-        raise ConfigError("--prompts and --out need each other.", "As in --prompts in.txt --out out.jsonl")
-    if interactive and prompts:
-        raise ConfigError("--interactive and --prompts are both given.", "Give one of them.")
-    if interactive and stdin:
-        raise ConfigError("--interactive reads stdin itself.", "Give the prompt as --prompt TEXT.")
 
 
 def _as_json(

@@ -9,33 +9,29 @@ import typer
 
 from gptscratch.accelerate import process
 from gptscratch.cli import options as o
-from gptscratch.config.setting import OUTPUT
-from gptscratch.errors import ConfigError
+from gptscratch.config.setting import ADVANCED, OUTPUT, RUN, setting
+from gptscratch.errors import require
 
 EXAMPLES = """Examples:
   gptscratch score story.txt --with tales
   gptscratch score story.txt --color | less -R"""
 
 
+@o.command()
 def score(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A text; - reads it from stdin.")],
-    run: Annotated[
-        str | None,
-        o.option(
-            "--with", help="Run, or folder of a run or checkpoint (default: the newest run).", metavar="RUN"
-        ),
-    ] = None,
-    stride: Annotated[
-        int | None,
-        o.option("--stride", help="Tokens between windows (default: half a context).", metavar="N"),
-    ] = None,
-    color: Annotated[
-        bool, o.option("--color", help="Print the text, shaded by the model's surprise.", panel=OUTPUT)
-    ] = False,
-    json: o.Json = False,
-    quantize: o.Quantize = None,
-    device: o.Device = None,
-    dtype: o.Dtype = None,
+    run: str | None = setting(
+        None, RUN, "Run, or folder of a run or checkpoint.", flag="--with", metavar="RUN",
+        default_is="the newest run",
+    ),
+    stride: int | None = setting(
+        None, ADVANCED, "Tokens between windows.", at_least=1, default_is="half a context"
+    ),
+    color: bool = setting(False, OUTPUT, "Print the text, shaded by the model's surprise."),
+    json: bool = o.JSON,
+    quantize: str | None = o.QUANTIZE,
+    device: str = o.DEVICE,
+    dtype: str = o.DTYPE,
 ) -> None:  # fmt: skip
     """Score a text: bits per byte (comparable between models and tokenizers) and perplexity."""
     process.passive_openmp_if_busy()
@@ -45,8 +41,7 @@ def score(
     from gptscratch.generation.scoring import surprises
 
     text = loading.read_prompt(None, file)
-    if not text:
-        raise ConfigError(f"{'stdin' if file == '-' else file} is empty: there is nothing to score.")
+    require(bool(text), f"{'stdin' if file == '-' else file} is empty: there is nothing to score.")
     generator = loading.load(run, quantize=quantize, device=device, dtype=dtype, exact=True)
     scored = score_(generator, text, stride=stride)
     if scored.unknown:

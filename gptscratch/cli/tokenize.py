@@ -2,89 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from gptscratch.cli import options as o
 from gptscratch.config import DataConfig, RunConfig
-from gptscratch.errors import ConfigError
+from gptscratch.config.setting import OUTPUT, TOKENIZER, setting
+from gptscratch.errors import require
+
+EXAMPLES = """Examples:
+  gptscratch tokenize book.txt                          token files, as train makes them
+  gptscratch tokenize book.txt --stats                  what is in the text
+  gptscratch tokenize --text "Once upon" --with tales   the tokens of one text"""
 
 
-@o.settings_from(DataConfig)
+@o.command(DataConfig)
 def tokenize(
     corpus: o.Corpus = None,
-    text: Annotated[str | None, typer.Option(help="Show the tokens and ids of this text.")] = None,
-    with_: Annotated[
-        str | None, typer.Option("--with", help="Run or file whose tokenizer is used.", metavar="RUN")
-    ] = None,
-    stats: Annotated[bool, typer.Option("--stats", help="Show statistics, write nothing.")] = False,
-    out: Annotated[
-        str | None,
-        typer.Option(help="Folder for the token files, if not the cache.", metavar="DIR"),
-    ] = None,
-    json: o.Json = False,
+    text: str | None = setting(None, TOKENIZER, "Show the tokens and ids of this text."),
+    with_: str | None = setting(
+        None, TOKENIZER, "Run or file whose tokenizer is used.", flag="--with", metavar="RUN"
+    ),
+    stats: bool = setting(False, OUTPUT, "Show statistics, write nothing."),
+    out: str | None = setting(None, OUTPUT, "Folder for the token files, if not the cache.", metavar="DIR"),
+    json: bool = o.JSON,
     *,
     settings: dict[str, Any],
 ) -> None:
     """Train or apply a tokenizer and write the token files that train reads.
 
-    With --text, only show the tokens of one text: gptscratch tokenize --text "Once upon" --with my-run.
-    Without --with, the tokenizer of the newest run is used.
+    With --text, only show the tokens of one text; without a corpus and without --with, by the tokenizer of
+    the newest run.
     """
     from gptscratch.cli import render, render_info, render_stats
 
-    if with_ and "data.tokenizer" in settings:
-        raise ConfigError("--with and --tokenizer are both given.", "Take one of them.")
     if stats:
-        _require_nothing_idle({"--text": text, "--out": out, "--with": with_}, settings)
+        given = {"--text": text, "--out": out, "--with": with_}
+        _require_nothing_idle([flag for flag, value in given.items() if value is not None], settings)
     if with_:
+        require(
+            "data.tokenizer" not in settings, "--with and --tokenizer are both given.", "Take one of them."
+        )
         settings["data.tokenizer"] = with_
-    tokenizer = settings.get("data.tokenizer")
     if text is not None and not corpus:
-        from gptscratch import paths
-        from gptscratch.tokenizer import KINDS, Tokenizer
-
-        if tokenizer in KINDS and tokenizer != "byte":
-            raise ConfigError(
-                f"A {tokenizer} tokenizer is made from a text.",
-                f"Name it: gptscratch tokenize corpus.txt --tokenizer {tokenizer} --text ...",
-            )
-        if tokenizer == "byte":
-            render_stats.text_tokens(text, Tokenizer.of_bytes(), "the bytes of the text", json=json)
-            return
-        path = Path(tokenizer) if tokenizer and Path(tokenizer).exists() else paths.find_run(tokenizer)
-        render_stats.text_tokens(text, Tokenizer.load(path), f"the tokenizer of {path}", json=json)
+        tokenizer, name = _tokenizer(settings.get("data.tokenizer"))
+        render_stats.text_tokens(text, tokenizer, name, json=json)
         return
     from gptscratch.cli.progress import WorkView
     from gptscratch.data.prepare import ineffective, prepare
+    from gptscratch.data.statistics import corpus_statistics
 
     data = RunConfig().with_settings(settings | {"data.corpus": tuple(corpus or ())}).data
-    if stats:
-        from gptscratch.data.statistics import corpus_statistics
-
-        with WorkView() as view:
+    with WorkView() as view:
+        if stats:
             found = corpus_statistics(data, on_progress=view)
+        else:
+            prepared = prepare(data, on_progress=view, out=Path(out) if out else None)
+    if stats:
         render_stats.corpus(found, json=json)
         return
-    with WorkView() as view:
-        prepared = prepare(data, on_progress=view, out=Path(out) if out else None)
     for line in ineffective(data, prepared.manifest):
         render.notice(line)
     if text is not None:
         render_stats.text_tokens(text, prepared.tokenizer, f"the tokenizer of {prepared.folder}", json=json)
-        return
-    render_info.prepared(prepared, json=json)
+    else:
+        render_info.prepared(prepared, json=json)
 
 
-def _require_nothing_idle(options: Mapping[str, object], settings: Mapping[str, object]) -> None:
+def _tokenizer(name: str | None) -> tuple[Any, str]:
+    """A tokenizer that needs no corpus, and what it is."""
+    from gptscratch import paths
+    from gptscratch.tokenizer import KINDS, Tokenizer
+
+    if name == "byte":
+        return Tokenizer.of_bytes(), "the bytes of the text"
+    require(
+        name not in KINDS,
+        f"A {name} tokenizer is made from a text.",
+        f"Name it: gptscratch tokenize corpus.txt --tokenizer {name} --text ...",
+    )
+    path = Path(name) if name and Path(name).exists() else paths.find_run(name)
+    return Tokenizer.load(path), f"the tokenizer of {path}"
+
+
+def _require_nothing_idle(flags: list[str], settings: dict[str, Any]) -> None:
     """Raises ConfigError for options that have no effect with --stats."""
     names = ("tokenizer", "vocab_size", "lowercase", "min_frequency")
-    idle = [flag for flag, value in options.items() if value is not None]
-    idle += [f"--{name.replace('_', '-')}" for name in names if f"data.{name}" in settings]
-    if idle:
-        raise ConfigError(
-            f"{', '.join(idle)}: no effect with --stats.", "It writes nothing, and tries vocabularies itself."
-        )
+    idle = flags + [f"--{name.replace('_', '-')}" for name in names if f"data.{name}" in settings]
+    hint = "It writes nothing, and tries vocabularies itself."
+    require(not idle, f"{', '.join(idle)}: no effect with --stats.", hint)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import time
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from gptscratch.accelerate import process
 from gptscratch.cli import options as o
 from gptscratch.config import DataConfig, ModelConfig, RunConfig, TrainConfig
-from gptscratch.config.setting import FINE_TUNING, LENGTH, OUTPUT, RUN
-from gptscratch.errors import ConfigError
+from gptscratch.config.setting import FINE_TUNING, LENGTH, OUTPUT, RUN, setting
+from gptscratch.errors import require
 
 STARTED = time.perf_counter() - process.age()  # the user's minutes begin to count when the program starts
 
@@ -26,71 +25,48 @@ EXAMPLES = """Examples:
 Runs are kept in the user's cache directory; GPTSCRATCH_HOME changes it."""
 
 
-@o.settings_from(RunConfig, TrainConfig, ModelConfig, DataConfig)
+@o.command(RunConfig, TrainConfig, ModelConfig, DataConfig)
 def train(
     corpus: o.Corpus = None,
-    hours: Annotated[
-        float | None, o.option("--hours", help="Time limit in hours.", panel=LENGTH, metavar="X")
-    ] = None,
-    out: Annotated[
-        str | None,
-        o.option(
-            "--out", help="Folder for this run (default: in the cache directory).", panel=RUN, metavar="DIR"
-        ),
-    ] = None,
-    resume: Annotated[
-        bool,
-        o.option(
-            "--resume",
-            help="Resume the run that is named in place of CORPUS (default: the newest).",
-            panel=RUN,
-        ),
-    ] = False,
-    init_from: Annotated[
-        str | None,
-        o.option(
-            "--init-from",
-            help="Fine-tune: start from the parameters, the shape and the tokenizer of a run.",
-            panel=FINE_TUNING,
-            metavar="RUN",
-        ),
-    ] = None,
-    force: Annotated[
-        bool, o.option("--force", help="Overwrite an existing run of the same name.", panel=RUN)
-    ] = False,
-    cooldown: Annotated[
-        bool,
-        o.option(
-            "--cooldown",
-            help="Finish early: decay the learning rate to 0, then stop. Starts at Ctrl-C, or immediately "
-            "with --resume. Lasts a tenth of the steps so far, or --steps, --minutes ...",
-            panel=RUN,
-        ),
-    ] = False,
-    dry_run: Annotated[bool, o.option("--dry-run", help="Print the plan and stop.", panel=RUN)] = False,
-    preset: o.Preset = None,
-    config: o.ConfigFile = None,
-    set_: o.Set = None,
-    json: o.Json = False,
-    quiet: Annotated[
-        bool, o.option("-q", "--quiet", help="Print no progress, only errors.", panel=OUTPUT)
-    ] = False,
+    hours: float | None = setting(None, LENGTH, "Time limit in hours.", above=0),
+    out: str | None = setting(
+        None, RUN, "Folder for this run.", metavar="DIR", default_is="in the cache directory"
+    ),
+    resume: bool = setting(
+        False, RUN, "Resume the run that is named in place of CORPUS", default_is="the newest"
+    ),
+    init_from: str | None = setting(
+        None, FINE_TUNING, "Fine-tune: start from the parameters, the shape and the tokenizer of a run.",
+        metavar="RUN",
+    ),
+    force: bool = setting(False, RUN, "Overwrite an existing run of the same name."),
+    cooldown: bool = setting(
+        False, RUN, "Finish early: decay the learning rate to 0, then stop. Starts at Ctrl-C, or immediately "
+        "with --resume. Lasts a tenth of the steps so far, or the training length that is given.",
+    ),
+    dry_run: bool = setting(False, RUN, "Print the plan and stop."),
+    preset: str | None = o.PRESET,
+    config: str | None = o.CONFIG,
+    set_: tuple[str, ...] = o.SET,
+    json: bool = o.JSON,
+    quiet: bool = setting(False, OUTPUT, "Print no progress, only errors.", flag="-q,--quiet"),
     *,
     settings: dict[str, Any],
-) -> None:
+) -> None:  # fmt: skip
     """Train a GPT on your text.
 
     Options whose default is "chosen" are set to suit your text, your hardware and the time. Ctrl-C saves
     and stops; --resume continues from there.
     """
-    _check_lengths(settings, hours)
+    if hours is not None:
+        require("train.minutes" not in settings, "--minutes and --hours are both given.", "Give one of them.")
+        settings["train.minutes"] = 60.0 * hours
+    names = tuple(corpus or ())
     if resume:
-        _check_resume(
-            {"--name": settings.get("name"), "--out": out, "--init-from": init_from, "--preset": preset,
-             "--force": force, "--dry-run": dry_run},
-            corpus,
-        )  # fmt: skip
-    settings = o.combined(settings, preset=preset, config=config, pairs=set_ or ())
+        other = {"--name": settings.get("name"), "--out": out, "--init-from": init_from, "--preset": preset,
+                 "--force": force, "--dry-run": dry_run}  # fmt: skip
+        _check_resume(names, [option for option, value in other.items() if value])
+    settings = o.combined(settings, preset=preset, config=config, pairs=set_)
     process.passive_openmp_if_busy()
     from gptscratch.cli import render
     from gptscratch.cli.progress import TrainView
@@ -99,53 +75,35 @@ def train(
     from gptscratch.training.planning import plan_run as planning
 
     view = TrainView(quiet=quiet or json or dry_run)
-    names = tuple(corpus or ())
     if dry_run:
         settings = settings | ({"data.corpus": names} if names else {})
         plan, prepared = planning.plan_run(settings, init_from=init_from, on_event=view, started=STARTED)
         render.plan(plan, prepared.manifest, json=json)
-        if not (json or quiet):
-            for text in plan.notices:
-                render.notice(text)
+        for text in () if json or quiet else plan.notices:
+            render.notice(text)
         return
+    common = {"cooldown": cooldown, "on_event": view, "sample_text": sample_text, **settings}
     with view:
         if resume:
-            result = trainer.resume(
-                names[0] if names else None,
-                cooldown=cooldown,
-                on_event=view,
-                sample_text=sample_text,
-                **settings,
-            )
+            result = trainer.resume(names[0] if names else None, **common)
         else:
             result = trainer.train(
-                names, out=out, init_from=init_from, replace_run=force, cooldown=cooldown, on_event=view,
-                sample_text=sample_text, started=STARTED, **settings,
-            )  # fmt: skip
+                names, out=out, init_from=init_from, replace_run=force, started=STARTED, **common
+            )
     render.result(result, json=json, quiet=quiet)
     if result.interrupted:
         raise typer.Exit(130)
 
 
-def _check_lengths(settings: dict[str, Any], hours: float | None) -> None:
-    """Raises ConfigError for a training length of 0; adds the hours to the settings."""
-    if hours is not None:
-        if not 0.0 < hours < math.inf:
-            raise ConfigError(f"--hours is {hours:g}: it must be above 0 and finite.")
-        if "train.minutes" in settings:
-            raise ConfigError("--minutes and --hours are both given.", "Give one of them.")
-        settings["train.minutes"] = 60.0 * hours
-
-
-def _check_resume(options: dict[str, object], names: list[str] | None) -> None:
-    given = [option for option, value in options.items() if value]
-    if given:
-        raise ConfigError(
-            f"--resume continues a run as it is: it cannot be combined with {' and '.join(given)}.",
-            f"Leave out {' and '.join(given)}, or start a new run without --resume.",
-        )
-    if len(names or ()) > 1:
-        raise ConfigError(
-            f"--resume continues one run, and {len(names or ())} are named.",
-            "Name the run alone; it keeps its corpus.",
-        )
+def _check_resume(names: tuple[str, ...], other: list[str]) -> None:
+    given = " and ".join(other)
+    require(
+        not given,
+        f"--resume continues a run as it is: it cannot be combined with {given}.",
+        f"Leave out {given}, or start a new run without --resume.",
+    )
+    require(
+        len(names) < 2,
+        f"--resume continues one run, and {len(names)} are named.",
+        "Name the run alone; it keeps its corpus.",
+    )

@@ -48,7 +48,7 @@ class Setting:
     above: float | None = None
     at_most: float | None = None
     below: float | None = None
-    default_is: str = ""  # in words, where the default is not the value itself
+    default_is: str = ""  # in words, instead of the value
     hint: str = ""  # what to do about a value that is out of range
     name: str = ""
     kind: type = str
@@ -94,8 +94,8 @@ class Setting:
         """In words; empty where there is none."""
         if self.default_is or self.default in (None, "", ()):
             return self.default_is
-        if self.kind is bool:
-            return "on" if self.default else "off"
+        if self.kind is bool:  # a switch without a --no- form is off
+            return "" if self.flag and "/" not in self.flag else "on" if self.default else "off"
         return f"{self.default:g}" if self.kind is float else f"{self.default}"
 
     def parse(self, value: Any, label: str = "") -> Any:
@@ -135,10 +135,9 @@ class Setting:
         """Raises ConfigError where a value of the right kind is out of range."""
         for part in value if self.many else (value,):
             if part is not None and (problem := self.problem(part)):
-                near = did_you_mean(part, self.choices) if isinstance(part, str) else ""
-                raise ConfigError(
-                    f"{label or self.name} is {part!r}: it must be {problem}.", near or self.hint
-                )
+                hint = did_you_mean(part, self.choices) if isinstance(part, str) else self.hint
+                shown = f"{part:g}" if isinstance(part, float) else repr(part)
+                raise ConfigError(f"{label or self.name} is {shown}: it must be {problem}.", hint)
 
     def problem(self, value: Any) -> str:
         """``"at least 1"``, which the value is not; empty where it is in range."""

@@ -13,7 +13,7 @@ from gptscratch import paths, sizing
 from gptscratch.config import ModelConfig, RunConfig
 from gptscratch.config.presets import PRESETS, preset_settings
 from gptscratch.data.token_files import Manifest, read_manifest
-from gptscratch.errors import CheckpointError, UserError, did_you_mean, require
+from gptscratch.errors import CheckpointError, UserError, did_you_mean
 from gptscratch.runs.run import read_facts, read_versioned
 
 PLANNED = ("steps", "tokens", "epochs", "seconds", "memory_bytes")  # what info shows of a plan
@@ -140,15 +140,7 @@ def list_runs(sort: str = "when") -> list[RunSummary]:
 
     Args:
         sort: the newest, the largest or the lowest validation loss first, or by name.
-
-    Raises:
-        ConfigError: there is no such order.
     """
-    require(
-        sort in _ORDERS,
-        f"--sort is {sort!r}: it must be one of {', '.join(_ORDERS)}.",
-        did_you_mean(sort, _ORDERS),
-    )
     folders = [run for run in paths.runs_dir().glob("[!.]*") if run.is_dir() and any(run.glob("[!.]*"))]
     return sorted(map(summarize, folders), key=_ORDERS[sort])
 

@@ -83,10 +83,14 @@ def test_every_setting_has_a_help_text_that_is_a_phrase_and_a_known_panel() -> N
         (["train", "--layers", "0"], "--layers is 0: it must be at least 1.", ""),
         (["train", "--layers"], "--layers", "--help"),
         (["score"], "FILE", "gptscratch score --help"),
-        (["train", "--preset", "smal"], "There is no preset 'smal'.", "Did you mean small?"),
+        (["train", "--preset", "smal"], "--preset is 'smal'", "Did you mean small?"),
         (["train", "--set", "n_layr=1"], "There is no setting 'n_layr'.", "Did you mean n_layer?"),
         (["train", "--position", "rop"], "--position is 'rop'", "Did you mean rope?"),
-        (["train", "--minutes", "0"], "--minutes is 0", ""),
+        (["train", "--minutes", "0"], "--minutes is 0: it must be above 0.", ""),
+        (["train", "--hours", "0"], "--hours is 0: it must be above 0.", ""),
+        (["train", "--clean", "nope"], "--clean is 'nope': it must be one of html, ", ""),
+        (["train", "--set", "adaptive_cutoffs=20,x"], "adaptive_cutoffs is 'x'", ""),
+        (["sample", "--logprobs", "-1"], "--logprobs is -1: it must be at least 0.", ""),
         (["train", "--set", "=3"], "a name and a value are needed", "--set rope_theta=50000"),
     ],
 )
@@ -128,7 +132,7 @@ def test_train_needs_no_arguments_and_resume_no_run(arguments: list[str]) -> Non
     command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
     given = command.make_context("train", list(arguments)).params
     assert list(given["corpus"] or []) == ["a"] * ("a" in arguments)
-    assert given["resume"] == ("--resume" in arguments)
+    assert bool(given["resume"]) == ("--resume" in arguments)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")

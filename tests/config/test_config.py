@@ -32,10 +32,10 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (ModelConfig, {"position": "rotary"}, "position is 'rotary': it must be one of rope, learned"),
     (ModelConfig, {"norm": "batchnorm"}, "norm is 'batchnorm'"),
     (ModelConfig, {"activation": "tanh"}, "activation is 'tanh'"),
-    (ModelConfig, {"dropout": 1.0}, "dropout is 1.0: it must be below 1"),
+    (ModelConfig, {"dropout": 1.0}, "dropout is 1: it must be below 1"),
     (ModelConfig, {"dropout": math.nan}, "dropout is nan"),
-    (ModelConfig, {"norm_eps": -1.0}, "norm_eps is -1.0: it must be above 0"),
-    (ModelConfig, {"rope_theta": 0.0}, "rope_theta is 0.0"),
+    (ModelConfig, {"norm_eps": -1.0}, "norm_eps is -1: it must be above 0"),
+    (ModelConfig, {"rope_theta": 0.0}, "rope_theta is 0"),
     (ModelConfig, {"d_model": 100, "n_head": 3}, "n_head = 3.* does not divide d_model = 100.*--d-model 99"),
     (ModelConfig, {"n_kv_head": 3}, "n_kv_head = 3 .* does not divide n_head = 4"),
     (ModelConfig, {"d_model": 12}, "head_dim = 3 must be even"),
@@ -43,7 +43,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (DataConfig, {"vocab_size": -1}, "vocab_size is -1"),
     (DataConfig, {"min_frequency": -1}, "min_frequency is -1"),
     (DataConfig, {"encoding_errors": "ignore"}, "encoding_errors is 'ignore'"),
-    (DataConfig, {"val_fraction": 0.0}, "val_fraction is 0.0: it must be above 0"),
+    (DataConfig, {"val_fraction": 0.0}, "val_fraction is 0: it must be above 0"),
     (DataConfig, {"val_fraction": 1.0}, "val_fraction"),
     (TrainConfig, {"steps": 1, "minutes": 2.0}, "More than one training length is given: steps, minutes"),
     *[(TrainConfig, {n: -1}, f"{n} is -1: it must be at least 0")
@@ -55,7 +55,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     *[(TrainConfig, {n: math.nan}, f"{n} is nan") for n in ("minutes", "learning_rate", "weight_decay")],
     *[(TrainConfig, {n: -2}, f"{n} is -2: it must be at least 0")
       for n in ("weight_decay", "warmup_steps", "sample_interval")],
-    *[(TrainConfig, {n: 1.0}, f"{n} is 1.0: it must be below 1")
+    *[(TrainConfig, {n: 1.0}, f"{n} is 1: it must be below 1")
       for n in ("beta1", "beta2", "momentum")],
     *[(TrainConfig, {n: 1.1}, f"{n} is 1.1: it must be at most 1")
       for n in ("decay_fraction", "final_fraction")],
@@ -71,9 +71,9 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (SampleConfig, {"temperature": math.nan}, "temperature is nan"),
     (SampleConfig, {"repetition_penalty": math.inf}, "repetition_penalty is inf"),
     (SampleConfig, {"top_k": 0}, "top_k is 0.*Leave it out"),
-    (SampleConfig, {"top_p": 0.0}, "top_p is 0.0: it must be above 0"),
+    (SampleConfig, {"top_p": 0.0}, "top_p is 0: it must be above 0"),
     (SampleConfig, {"min_p": 1.1}, "min_p is 1.1"),
-    (SampleConfig, {"repetition_penalty": 0.0}, "repetition_penalty is 0.0"),
+    (SampleConfig, {"repetition_penalty": 0.0}, "repetition_penalty is 0"),
     (SampleConfig, {"num_samples": 0}, "num_samples is 0"),
     (SampleConfig, {"stop": ("a", "")}, "stop string is empty"),
     (SampleConfig, {"seed": -1}, "seed is -1"),
