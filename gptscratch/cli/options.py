@@ -170,6 +170,7 @@ JSON = setting(False, OUTPUT, "Print the result as JSON.")
 
 
 def option(*flags: str, help: str, panel: str | None = None, metavar: str = " ") -> Any:
+    """An option without a setting."""
     return typer.Option(*flags, help=plain(help), rich_help_panel=panel, metavar=metavar, show_default=False)
 
 
