@@ -9,9 +9,9 @@ from gptscratch.cli import options as o
 from gptscratch.units import count, size
 
 EXAMPLES = """Examples:
-  gptscratch export tales                               a folder for Hugging Face Transformers
+  gptscratch export tales                  for Transformers, in tales-hf
   gptscratch export tales --dtype bfloat16 --out tales-bf16
-  gptscratch export tales --format gguf --quantize q8_0 for llama.cpp and Ollama"""
+  gptscratch export tales --format gguf    for llama.cpp and Ollama"""
 
 
 def export(

@@ -5,6 +5,8 @@ Names follow from Hugging Face's by the tables of the package gguf (extra ``[ggu
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,14 +75,16 @@ def write(source: Source, folder: Path, dtype: str) -> None:
 
     family = architecture(source)
     writer = gguf.GGUFWriter(folder / FILE, family)
+    _add_settings(writer, source, family, dtype)
+    _add_tokenizer(writer, source)
+    for name, array, kind in _tensors(source, family, dtype):
+        writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
     try:
-        _add_settings(writer, source, family, dtype)
-        _add_tokenizer(writer, source)
-        for name, array, kind in _tensors(source, family, dtype):
-            writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
+    except OSError as error:  # numpy reports a full disk as numbers of bytes
+        raise error if error.errno else OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
     finally:
         writer.close()
     write_text(
@@ -93,8 +97,7 @@ def _add_settings(writer: GGUFWriter, source: Source, family: str, dtype: str) -
 
     config = source.config
     writer.add_name(source.name)
-    file_types = {"f32": "ALL_F32"}
-    writer.add_file_type(gguf.LlamaFileType[file_types.get(dtype, f"MOSTLY_{dtype.upper()}")])
+    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if dtype == "f32" else f"MOSTLY_{dtype.upper()}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.context_length)

@@ -23,7 +23,7 @@ from gptscratch.interop.model_card import model_card
 from gptscratch.interop.source import Source
 from gptscratch.model.gpt import GPT
 from gptscratch.model.layout import Layout
-from gptscratch.runs.checkpoint import save_tensors
+from gptscratch.runs.tensors import save_tensors
 
 # The values of ModelConfig that a family can represent; the first family that has a model's shape is taken.
 _LLAMA = {
@@ -120,8 +120,8 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     family = min(obstacles, key=lambda name: len(obstacles[name]))
     if obstacles[family]:
         raise ConfigError(
-            f"Hugging Face's {family} model cannot represent {', '.join(obstacles[family])}.",
-            "Models with the default architecture become qwen3, those of the gpt2 presets gpt2.",
+            f"The architecture {family} of other programs cannot represent {', '.join(obstacles[family])}.",
+            "The default architecture becomes qwen3, that of the gpt2 presets gpt2.",
         )
     values = {hf_name: getattr(config, name) for name, hf_name in FIELDS[family].items()}
     values |= {

@@ -119,12 +119,12 @@ def test_positions_and_padding_are_those_of_transformers():
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"position": "alibi"}, "qwen3 model cannot represent position = alibi"),
-        ({"activation": "gelu"}, "qwen3 model cannot represent activation = gelu"),
-        ({"bias": True}, "qwen3 model cannot represent bias = True"),
-        (GPT2 | {"n_kv_head": 2}, "gpt2 model cannot represent n_kv_head = 2"),
-        (GPT2 | {"head_dim": 10}, "gpt2 model cannot represent head_dim = 10"),
-        (GPT2 | {"norm": "rmsnorm"}, "gpt2 model cannot represent norm = rmsnorm"),
+        ({"position": "alibi"}, "qwen3 of other programs cannot represent position = alibi"),
+        ({"activation": "gelu"}, "qwen3 of other programs cannot represent activation = gelu"),
+        ({"bias": True}, "qwen3 of other programs cannot represent bias = True"),
+        (GPT2 | {"n_kv_head": 2}, "gpt2 of other programs cannot represent n_kv_head = 2"),
+        (GPT2 | {"head_dim": 10}, "gpt2 of other programs cannot represent head_dim = 10"),
+        (GPT2 | {"norm": "rmsnorm"}, "gpt2 of other programs cannot represent norm = rmsnorm"),
     ],
 )
 def test_a_shape_without_counterpart_names_the_option_in_the_way(changes, named):

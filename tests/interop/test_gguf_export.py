@@ -1,0 +1,188 @@
+"""GGUF files: what they contain, and the same logits, texts and token ids in llama.cpp.
+
+The tests of llama.cpp need llama-cpp-python, which pip compiles: ``pip install llama-cpp-python``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+import torch.nn.functional as F
+from tokenizers import models
+
+from gptscratch.errors import ConfigError, MissingExtraError, TokenizerError
+from gptscratch.generation.generate import generate
+from gptscratch.generation.generator import load
+from gptscratch.interop.export import export
+from gptscratch.interop.gguf_vocabulary import vocabulary
+from gptscratch.tokenizer import Tokenizer, build_tokenizer
+from gptscratch.tokenizer.bulk import LLAMA3, QWEN2
+from gptscratch.tokenizer.train import byte_values
+
+from .conftest import GPT2, ODD_TEXTS, SHAPES, TEXT, made
+
+gguf = pytest.importorskip("gguf")
+Runs = Callable[..., Path]
+# llama.cpp looks up gelu in a table of float16 numbers.
+DIFFERENCE = {"gpt2": 5e-2, "qwen3": 1e-4, "llama": 1e-4}
+
+
+@pytest.fixture(autouse=True)
+def _work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def opened(folder: str) -> Any:
+    """The file in llama.cpp, with keys and values in float32."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    return llama_cpp.Llama(
+        f"{folder}/model.gguf", n_ctx=256, n_batch=256, n_threads=1, n_threads_batch=1, logits_all=True,
+        type_k=0, type_v=0, verbose=False,
+    )  # fmt: skip
+
+
+def logits_of(llama: Any, token_ids: list[int]) -> torch.Tensor:
+    llama.reset()
+    llama.eval(token_ids)
+    return torch.tensor(np.array(llama.scores[: len(token_ids)]))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logits_over_a_whole_context_are_those_of_llama_cpp(shape: str, byte_run: Runs) -> None:
+    model = load(byte_run(shape), device="cpu").model
+    token_ids = torch.randint(256, (256,))
+    with torch.no_grad():
+        wanted = model(token_ids[None])[0]
+    found = logits_of(opened(export(format="gguf").folder), token_ids.tolist())
+    assert wanted.abs().max() > 1
+    torch.testing.assert_close(found, wanted, rtol=0, atol=DIFFERENCE[shape.split(",")[0]])
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gpt2"])
+@pytest.mark.parametrize("kind", ["char", "byte", "bpe"])
+def test_100_greedy_tokens_and_all_token_ids_are_those_of_llama_cpp(
+    kind: str, family: str, random_run: Runs
+) -> None:
+    tokenizer = made(kind)
+    gpt = load(random_run(tokenizer, context_length=256, **SHAPES[family]), device="cpu")
+    llama = opened(export(format="gguf").folder)
+    unknown = [i for i in (tokenizer.unk_id, tokenizer.eot_id) if i is not None]
+    prompt = tokenizer.encode("Once upon")
+    found = [token for token, _ in zip(llama.generate(prompt, temp=0.0), range(100), strict=False)]
+    assert found == [*generate(gpt.model, prompt, banned_ids=unknown, max_tokens=100, temperature=0)]
+    for text in filter(None, ODD_TEXTS):
+        if "\0" not in text:
+            for special in (False, True):
+                wanted = [i for i in tokenizer.encode(text, specials=special) if i != tokenizer.unk_id]
+                assert llama.tokenize(text.encode(), add_bos=False, special=special) == wanted, text
+            assert llama.detokenize(wanted, special=True).decode() == tokenizer.decode(
+                wanted, skip_special=False
+            )
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gpt2"])
+@pytest.mark.parametrize(
+    ("quantize", "close"), [("f16", 1e-3), ("bf16", 1e-2), ("q8_0", 1e-2), ("q4_0", 0.3)]
+)
+def test_perplexity_with_narrower_numbers_is_close(
+    quantize: str, close: float, family: str, random_run: Runs
+) -> None:
+    tokenizer = made("bpe")
+    model = load(random_run(tokenizer, context_length=256, d_model=64, **SHAPES[family]), device="cpu").model
+    exported = export(format="gguf", quantize=quantize)
+    token_ids = tokenizer.encode(TEXT)[:256]
+    with torch.no_grad():
+        logits = model(torch.tensor([token_ids]))[0]
+    likely = logits.argmax(-1)
+    wanted = F.cross_entropy(logits, likely).item()
+    found = F.cross_entropy(logits_of(opened(exported.folder), token_ids), likely).item()
+    assert found == pytest.approx(wanted, abs=close)
+    assert exported.files["model.gguf"] < export(format="gguf", folder="f32").files["model.gguf"]
+
+
+@pytest.mark.parametrize("has_documents", [False, True])
+def test_the_file_names_the_tokens_that_llama_cpp_needs(has_documents: bool, random_run: Runs) -> None:
+    tokenizer = made("char")
+    end = tokenizer.eot_id
+    random_run(tokenizer, vocab_size=70, end_of_text=end if has_documents else None)
+    fields = gguf.GGUFReader(f"{export(format='gguf').folder}/model.gguf").fields
+    key = "tokenizer.ggml."
+    assert fields[key + "eos_token_id"].contents() == fields[key + "bos_token_id"].contents() == end
+    assert fields[key + "add_bos_token"].contents() is False
+    assert fields[key + "pre"].contents() == "gpt-2"
+    types = fields[key + "token_type"].contents()
+    assert len(types) == len(fields[key + "tokens"].contents()) == 70
+    assert [i for i, kind in enumerate(types) if kind == 3] == [end]
+    untrained = {tokenizer.unk_id, *range(tokenizer.vocab_size, 70), *(() if has_documents else (end,))}
+    assert set(fields[key + "suppress_tokens"].contents()) == untrained
+    assert fields["general.architecture"].contents() == "qwen3"
+
+
+def test_the_modelfile_passes_the_prompt_unchanged(byte_run: Runs) -> None:
+    byte_run("qwen3")
+    lines = (Path(export(format="gguf").folder) / "Modelfile").read_text().splitlines()
+    assert lines[:3] == ["FROM ./model.gguf", 'TEMPLATE """{{ .Prompt }}"""', "PARAMETER num_ctx 256"]
+
+
+def test_the_characters_of_a_vocabulary_are_merged_from_their_bytes() -> None:
+    library = build_tokenizer("char", [], alphabet="aé€")
+    found = vocabulary(Tokenizer(library), 6)
+    assert found.tokens == ["a", "Ã©", "â\u0124¬", "<|endoftext|>", "<unused4>", "<unused5>"]
+    assert found.merges == ["Ã ©", "â \u0124", "â\u0124 ¬"]
+
+
+def changed(**parts: Any) -> Tokenizer:
+    """A BPE with other parts."""
+    spec = json.loads(made("bpe").library.to_str())
+    return Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(spec | parts)))
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        ({"normalizer": {"type": "Lowercase"}}, r"does not change text before tokenization \(Lowercase\)"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "does not know the pattern by which it splits"),
+    ],
+)
+def test_a_tokenizer_that_llama_cpp_lacks_is_refused_with_the_reason(parts: Any, why: str) -> None:
+    with pytest.raises(TokenizerError, match=why):
+        vocabulary(changed(**parts), 333)
+
+
+def test_a_tokenizer_without_an_end_of_text_is_refused() -> None:
+    tokenizer = Tokenizer(tokenizers.Tokenizer(models.BPE(byte_values(), [])))
+    with pytest.raises(TokenizerError, match="no end-of-text token"):
+        vocabulary(tokenizer, 256)
+
+
+def test_words_and_other_activations_are_refused(random_run: Runs) -> None:
+    random_run(made("word"))
+    with pytest.raises(TokenizerError, match="no tokenizer of the kind word"):
+        export(format="gguf")
+    random_run(made("byte"), **GPT2 | {"activation": "gelu"})
+    with pytest.raises(ConfigError, match="cannot represent activation = gelu"):
+        export(format="gguf")
+    assert [*Path().glob("random*")] == []
+
+
+def test_a_missing_package_is_named(byte_run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    byte_run("qwen3")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(MissingExtraError, match="pip install gguf"):
+        export(format="gguf")
+
+
+@pytest.mark.parametrize(("pattern", "name"), [(LLAMA3, "llama-bpe"), (QWEN2, "qwen2")])
+def test_published_split_patterns_are_named(pattern: str, name: str) -> None:
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    tokenizer = changed(pre_tokenizer={"type": "Sequence", "pretokenizers": [split, level]})
+    assert vocabulary(tokenizer, 333).pre_tokenizer == name
