@@ -18,7 +18,19 @@ from typer.core import TyperGroup
 
 import gptscratch
 from gptscratch import paths
-from gptscratch.cli import cache, compare, console, export, info, runs, sample, score, tokenize, train
+from gptscratch.cli import (
+    cache,
+    compare,
+    console,
+    export,
+    import_,
+    info,
+    runs,
+    sample,
+    score,
+    tokenize,
+    train,
+)
 from gptscratch.errors import ConfigError, UserError, did_you_mean
 
 # Typer reports what it cannot parse with click's exceptions; newer versions carry a copy of click.
@@ -52,12 +64,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for module in (train, sample, score, export, tokenize, info, compare):
+for module in (train, sample, score, export, import_, tokenize, info, compare):
     name = module.__name__.rpartition(".")[2]
     command = getattr(module, name)
     paragraphs = inspect.cleandoc(command.__doc__).split("\n\n")
     app.command(
-        name,
+        name.rstrip("_"),
         help=console.plain("\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)),
         epilog=console.plain(getattr(module, "EXAMPLES", "")),
     )(command)

@@ -1,121 +1,165 @@
-"""Models from Hugging Face's format: Qwen3 and GPT-2. Conversion does not need transformers."""
+"""Models from a folder in Hugging Face's format: GPT-2, Llama, Mistral and Qwen3, without transformers.
+
+What config.json asks for and GPT does not have is refused by its name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from gptscratch.config import ModelConfig, read_json
-from gptscratch.errors import CheckpointError, ConfigError
+from gptscratch.config.setting import settings_of
+from gptscratch.errors import CheckpointError, ConfigError, require
+from gptscratch.interop.foreign import SUPPORTED, ForeignModel, foreign_model, safetensors
 from gptscratch.interop.hf_names import ACTIVATIONS, FIELDS, parameter_pairs
 from gptscratch.model.gpt import GPT
 
-# The values of its config.json that ModelConfig can represent; a missing field has the first.
+# Mistral has the parameters of a Llama.
+_FAMILIES = {"gpt2": "gpt2", "llama": "llama", "mistral": "llama", "qwen3": "qwen3"}
+_LLAMA: Mapping[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu", "swish"),
+    "attention_bias": (False,),
+    "partial_rotary_factor": (1.0,),
+    "quantization_config": (None,),
+}
+# The values of its config.json that GPT can represent; the first is that of a missing field.
 _READABLE: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
-    "qwen3": {
-        "hidden_act": ("silu", "swish"),
-        "attention_bias": (False,),
-        "use_sliding_window": (False,),
-        "rope_scaling": (None,),
-    },
+    "llama": {**_LLAMA, "attention_bias": (False, True), "mlp_bias": (False, True)},
+    "mistral": _LLAMA,
+    "qwen3": {**_LLAMA, "use_sliding_window": (False,)},
     "gpt2": {
-        "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "relu2"),
+        "activation_function": ("gelu_new", *ACTIVATIONS.values(), "gelu_pytorch_tanh"),
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),
         "add_cross_attention": (False,),
+        "quantization_config": (None,),
     },
 }
-# What these classes take for a field that config.json lacks.
+# What the classes of transformers take for a field that config.json lacks.
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "qwen3": {
-        "head_dim": 128, "rms_norm_eps": 1e-6, "attention_dropout": 0.0, "tie_word_embeddings": False
+    "llama": {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "attention_dropout": 0.0},
+    "mistral": {
+        "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "attention_dropout": 0.0,
+        "num_key_value_heads": 8, "sliding_window": 4096,
     },
-    "gpt2": {"layer_norm_epsilon": 1e-5, "resid_pdrop": 0.1, "tie_word_embeddings": True},
+    "qwen3": {
+        "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "attention_dropout": 0.0,
+        "num_key_value_heads": 32, "head_dim": 128,
+    },
+    "gpt2": {"layer_norm_epsilon": 1e-5, "tie_word_embeddings": True, "resid_pdrop": 0.1},
 }  # fmt: skip
+_SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
-def load_hf(folder: str | Path) -> GPT:
-    """Read a folder in Hugging Face's format: config.json and model.safetensors, in one file or several.
+def read_hf(folder: str | Path) -> ForeignModel:
+    """Read a folder's config.json, and the names and shapes in its safetensors files.
 
     Raises:
-        ConfigError, CheckpointError: as ``from_hf``, or a file that cannot be read.
+        ConfigError: config.json is missing, or describes a model that GPT cannot represent.
+        CheckpointError: the weights are missing, damaged, or not those that config.json describes.
     """
     folder = Path(folder)
     values = read_json(folder / "config.json")
-    index = folder / "model.safetensors.index.json"
-    names = read_json(index)["weight_map"].values() if index.is_file() else ["model.safetensors"]
-    state: dict[str, Tensor] = {}
-    for name in sorted(set(names)):
-        try:
-            state |= load_file(folder / name)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{folder / name} cannot be read: {error}.") from None
-    return from_hf(values, state)
+    config_from_hf(values)  # what is not supported is reported before a missing file
+    return _model(values, safetensors(_weight_files(folder)), stop_ids=_stop_ids(folder, values))
+
+
+def load_hf(folder: str | Path) -> GPT:
+    """The model of a folder, in float32 and evaluation mode; errors as ``read_hf``."""
+    return read_hf(folder).to_gpt()
 
 
 def from_hf(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> GPT:
-    """The model that a config and a state dict of Hugging Face's describe: a float32 copy in evaluation mode.
+    """The model that a config and a state dict of Hugging Face's describe; it may use the same memory.
 
     Raises:
-        ConfigError: a kind of model, or a feature of it, that GPT does not have.
-        CheckpointError: a tensor is missing, or has another shape than the config says.
+        ConfigError, CheckpointError: as ``read_hf``.
     """
-    config = config_from_hf(values)
-    # The first GPT-2 files leave out the prefix "transformer."; both are read.
-    prefix = "transformer." if "wte.weight" in state else ""
-    weights: dict[str, Tensor] = {}
-    for names, hf_name, is_transposed in parameter_pairs(config, values["model_type"]):
-        if hf_name.removeprefix(prefix) not in state:
-            raise CheckpointError(f"the weights lack {hf_name.removeprefix(prefix)}.")
-        tensor = state[hf_name.removeprefix(prefix)]
-        parts = (tensor.t() if is_transposed else tensor).chunk(len(names))
-        weights |= dict(zip(names, parts, strict=True))
-    if config.tie_embeddings:
-        weights["lm_head.weight"] = weights["token_embedding.weight"]
-    model = GPT(config)
-    for name, parameter in model.named_parameters():
-        found, wanted = tuple(weights[name].shape), tuple(parameter.shape)
-        if found != wanted:
-            raise CheckpointError(f"{name} has the shape {found}; the config asks for {wanted}.")
-    model.load_state_dict(weights)
-    return model.eval()
+    return _model(values, {name: partial(state.__getitem__, name) for name in state}).to_gpt()
 
 
 def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
-    """``ModelConfig`` for the config.json of a Qwen3 or GPT-2 model.
+    """``ModelConfig`` for a config.json.
 
     Raises:
         ConfigError: another kind of model, or one with a feature that GPT does not have.
     """
-    family = str(values.get("model_type"))
-    if family not in _READABLE:
-        raise ConfigError(f"a Hugging Face model of type {family!r} cannot be read.", "gpt2 and qwen3 can.")
-    for name, accepted in _READABLE[family].items():
-        if values.get(name, accepted[0]) not in accepted:
-            raise ConfigError(f"{name} = {values[name]!r} of a {family} model has no counterpart here.")
-    given = {name: value for name, value in values.items() if value is not None}
-    given = {**_DEFAULTS[family], **given}
+    kind = values.get("model_type")
+    require(kind in _FAMILIES, f"Models of type {kind!r} cannot be imported.", SUPPORTED)
+    family = _FAMILIES[str(kind)]
+    for name, accepted in _READABLE[str(kind)].items():
+        value = values.get(name, accepted[0])
+        _require(value in accepted, f"{name} = {_shown(value)}")
+    layers = values.get("layer_types") or ["full_attention"]
+    other = [each for each in layers if each != "full_attention"]
+    _require(not other, f"layers of type {other[:1]}")
+    given = {**_DEFAULTS[str(kind)], **values}
     if family == "gpt2":
-        given.setdefault("n_inner", 4 * given.get("n_embd", 0))
+        given["n_inner"] = given.get("n_inner") or 4 * given.get("n_embd", 768)
+        features = _gpt2_features(given)
     else:
-        given.setdefault("num_key_value_heads", given.get("num_attention_heads"))
-    try:
-        fields = {name: given[hf_name] for name, hf_name in FIELDS[family].items()}
-    except KeyError as error:
-        raise ConfigError(f"the model's config.json lacks {error.args[0]}.") from None
-    return ModelConfig(**fields | (_gpt2_features if family == "gpt2" else _qwen3_features)(given))
+        features = _llama_features(given)
+    fields = {}
+    for name, hf_name in FIELDS[family].items():
+        value = given.get(hf_name)
+        if name in ("n_kv_head", "head_dim", "bias") and value is None:
+            continue  # follows from other sizes
+        require(value is not None, f"The model's config.json lacks {hf_name}.")
+        fields[name] = settings_of(ModelConfig)[name].parse(value, f"{hf_name} in config.json")
+    return ModelConfig(**fields | features)
 
 
-def _qwen3_features(values: Mapping[str, Any]) -> dict[str, Any]:
-    rope = values.get("rope_parameters") or {"rope_theta": values.get("rope_theta", 10_000.0)}
-    if rope.get("rope_type", "default") != "default":
-        raise ConfigError(f"rotary positions of type {rope['rope_type']!r} have no counterpart here.")
-    return {"rope_theta": float(rope["rope_theta"])}
+def _model(
+    values: Mapping[str, Any],
+    tensors: Mapping[str, Callable[[], Tensor]],
+    *,
+    stop_ids: tuple[int, ...] = (),
+) -> ForeignModel:
+    config = config_from_hf(values)
+    if "wte.weight" in tensors:  # the first GPT-2 files leave out the prefix
+        tensors = {n if n == "lm_head.weight" else f"transformer.{n}": read for n, read in tensors.items()}
+    pairs = parameter_pairs(config, _FAMILIES[values["model_type"]])
+    ids = [i for i in stop_ids if 0 <= i < config.vocab_size]
+    return foreign_model(values["model_type"], config, pairs, tensors, stop_ids=ids)
+
+
+def _llama_features(values: Mapping[str, Any]) -> dict[str, Any]:
+    has_bias = bool(values.get("attention_bias"))
+    if values["model_type"] == "llama":
+        _require(has_bias == bool(values.get("mlp_bias")), "attention_bias without mlp_bias, or the reverse")
+    window, context = values.get("sliding_window"), values.get("max_position_embeddings")
+    if values["model_type"] == "mistral" and isinstance(window, int) and isinstance(context, int):
+        _require(window >= context, f"sliding_window = {window}, shorter than the context of {context}")
+    return {
+        "qk_norm": values["model_type"] == "qwen3",
+        "rope_theta": _rope(values)[0],
+        "rope_scaling": _rope(values)[1],
+    }
+
+
+def _rope(values: Mapping[str, Any]) -> tuple[float, tuple[float, ...]]:
+    """The base of the wavelengths and the scaling: one object in transformers 5, two fields in 4."""
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    require(isinstance(rope, dict), f"The rotary positions in config.json are {_shown(rope)}.")
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    _require(kind in ("default", "llama3"), f"rotary positions of type {kind!r}")
+    _require(rope.get("partial_rotary_factor", 1.0) == 1.0, "partial_rotary_factor in its rotary positions")
+    theta = rope.get("rope_theta", values.get("rope_theta", 10_000.0))
+    numbers = [rope.get(name) for name in _SCALING] if kind == "llama3" else []
+    if numbers and numbers[-1] is None:
+        numbers[-1] = values.get("max_position_embeddings")
+    missing = [name for name, number in zip(_SCALING, numbers, strict=False) if number is None]
+    require(not missing, f"The rotary positions of type llama3 in config.json lack {', '.join(missing)}.")
+    settings = settings_of(ModelConfig)
+    return (
+        settings["rope_theta"].parse(theta, "rope_theta in config.json"),
+        settings["rope_scaling"].parse(numbers, "the rotary scaling in config.json"),
+    )
 
 
 def _gpt2_features(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,3 +167,44 @@ def _gpt2_features(values: Mapping[str, Any]) -> dict[str, Any]:
     activation = names[values.get("activation_function", "gelu_new")]
     shape = {"position": "learned", "norm": "layernorm", "qk_norm": False, "bias": True}
     return shape | {"activation": activation}
+
+
+def _require(condition: bool, feature: str) -> None:
+    require(condition, f"The model has {feature}, which gptscratch does not have.", SUPPORTED)
+
+
+def _shown(value: Any) -> str:
+    return "an object" if isinstance(value, dict | list) else repr(value)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files: one, or those of an index.
+
+    Raises:
+        CheckpointError: there are none, or the index names a file outside the folder.
+    """
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        other = "; its .bin files are pickles, which are not read" if any(folder.glob("*.bin")) else ""
+        raise CheckpointError(
+            f"{folder} has no weights: model.safetensors is missing{other}.",
+            "A folder needs config.json, model.safetensors (or its parts with their index), tokenizer.json.",
+        )
+    places = read_json(index).get("weight_map")
+    names = sorted(set(map(str, places.values()))) if isinstance(places, dict) else []
+    if not names or any(Path(name).name != name for name in names):
+        raise CheckpointError(f"{index} is damaged: its weight_map must name files in the same folder.")
+    return [folder / name for name in names]
+
+
+def _stop_ids(folder: Path, values: Mapping[str, Any]) -> tuple[int, ...]:
+    """The ids that end a text: generation_config.json has them, or config.json."""
+    try:
+        found = read_json(folder / "generation_config.json").get("eos_token_id")
+    except ConfigError:
+        found = None
+    found = values.get("eos_token_id") if found is None else found
+    ids = found if isinstance(found, list) else [found]
+    return tuple(i for i in ids if type(i) is int)

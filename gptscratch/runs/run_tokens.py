@@ -31,6 +31,15 @@ def record_of(config: RunConfig, prepared: Prepared) -> RunRecord:
     )
 
 
+def require_trained(run: Path, record: RunRecord) -> None:
+    """Raises CheckpointError for an imported run."""
+    if record.imported is not None:
+        raise CheckpointError(
+            f"{run.name} was imported: there is no training to continue, and no training text.",
+            f"Start a new run from its weights: gptscratch train CORPUS --init-from {paths.typed(run)}",
+        )
+
+
 def tokens_of_run(run: Path, record: RunRecord) -> Prepared:
     """The run's token files, made again from its corpus if they are gone.
 
@@ -38,11 +47,7 @@ def tokens_of_run(run: Path, record: RunRecord) -> Prepared:
         CheckpointError: they hold other tokens than those that the run was trained on.
         TokenizerError: the run's own tokenizer.json is damaged or missing.
     """
-    if record.imported is not None:
-        raise CheckpointError(
-            f"{run.name} was imported: there is no training to continue, and no training text.",
-            f"Start a new run from its weights: gptscratch train CORPUS --init-from {paths.typed(run)}",
-        )
+    require_trained(run, record)
     tokenizer = Tokenizer.load(run)
     folder = Path(record.tokens)
     if (folder / "manifest.json").is_file():

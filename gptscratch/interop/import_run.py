@@ -1,0 +1,252 @@
+"""A model of another program as a run: ``gptscratch import``, and ``train --init-from`` with such a model.
+
+The parameters are copied one at a time and keep their number format, so that memory holds the largest of them
+only. A run is complete or absent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import processors
+from torch import Tensor
+
+from gptscratch import paths
+from gptscratch.config import ModelConfig, RunConfig, TrainConfig, read_json
+from gptscratch.errors import (
+    CheckpointError,
+    ConfigError,
+    TokenizerError,
+    UserError,
+    disk_errors,
+    require,
+)
+from gptscratch.files import new_folder, remove_folder, write_json
+from gptscratch.interop.foreign import SUPPORTED, ForeignModel
+from gptscratch.interop.hf_import import read_hf
+from gptscratch.interop.hub import download
+from gptscratch.interop.nanogpt import read_nanogpt
+from gptscratch.runs.run import FORMAT, RunRecord, held, read_run, require_free
+from gptscratch.sizing import count_parameters
+from gptscratch.tokenizer import Tokenizer
+from gptscratch.tokenizer.load import load_library_tokenizer
+
+HUB = "hf:"
+_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}  # as safetensors writes them
+_WITH_TOKEN = 0.9  # of the model's ids: embeddings are padded to a multiple of some power of two, not further
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """The run that was made."""
+
+    run: Path
+    source: str
+    model_type: str
+    model: ModelConfig
+    parameters: int
+    dtype: str  # of most parameters
+    tokenizer: str  # its kind
+    entries: int  # of the tokenizer
+
+
+def import_run(
+    source: str | Path, *, name: str | None = None, tokenizer: str | Path | None = None, replace: bool = False
+) -> Imported:
+    """Make a run of a model of another program.
+
+    Args:
+        source: a folder in Hugging Face's format, a ckpt.pt of nanoGPT, or ``hf:owner/model[@revision]``.
+        name: of the run; None: that of the folder or of the model on the hub.
+        tokenizer: a tokenizer.json, or a folder with one; None: that of the model's folder.
+        replace: allow a run of this name to be replaced.
+
+    Raises:
+        UserError: the model is not supported, or a file is missing or damaged; nothing is left half-written.
+    """
+    path, place = _located(source)
+    run = paths.run_dir(name or paths.usable_name(_name(source, path)))
+    require_free(run, replace=replace)
+    foreign = read_nanogpt(path) if path.is_file() else read_hf(path)
+    library = load_library_tokenizer(_tokenizer_path(path, foreign, tokenizer))
+    _set_prefix(library, path)
+    text = library.to_str(pretty=True)
+    own = Tokenizer(library)
+    _require_fit(own, foreign.config)
+    record = RunRecord(
+        config=RunConfig(model=foreign.config, train=TrainConfig(optimizer="adamw"), name=run.name),
+        corpus_hash="",
+        tokens="",
+        end_of_text=_end_of_text(own, foreign),
+        parameters=count_parameters(foreign.config).total,
+        imported={
+            "source": place,
+            "model_type": foreign.model_type,
+            "stop_ids": list(foreign.stop_ids),
+        },
+    )
+    with disk_errors(f"writing {run}"), new_folder(run) as temporary:
+        checkpoint = paths.checkpoint_dir(temporary, 0)
+        checkpoint.mkdir(parents=True)
+        dtype = save_streamed(checkpoint / "model.safetensors", foreign.parameters)
+        write_json(checkpoint / "state.json", {"format": FORMAT, "step": 0, "tokens": 0, "seconds": 0.0})
+        write_json(temporary / "last.json", {"checkpoint": checkpoint.name, "step": 0})
+        write_json(temporary / "config.json", record.to_dict())
+        (temporary / "tokenizer.json").write_text(text, encoding="utf-8", newline="\n")
+        if run.exists():
+            with held(run):
+                remove_folder(run)
+    return Imported(
+        run=run,
+        source=place,
+        model_type=foreign.model_type,
+        model=foreign.config,
+        parameters=record.parameters,
+        dtype=dtype,
+        tokenizer=own.kind,
+        entries=own.vocab_size,
+    )
+
+
+def is_foreign(source: str) -> bool:
+    """Whether a path or name is a model of another program, not a run or checkpoint of gptscratch."""
+    path = Path(source).expanduser()
+    return source.startswith(HUB) or path.suffix == ".pt" or _is_hf(path)
+
+
+def imported_before(source: str) -> Path | None:
+    """The run that was made of this source, if the source has not changed since."""
+    path, place = _located(source)
+    changed = max(file.stat().st_mtime for file in (path.iterdir() if path.is_dir() else [path]))
+    for run in paths.list_runs():
+        try:
+            imported = read_run(run).imported or {}
+        except UserError:
+            continue
+        if imported.get("source") == place and changed < (run / "config.json").stat().st_mtime:
+            return run
+    return None
+
+
+def save_streamed(path: Path, parameters: Callable[[], Iterator[tuple[str, Tensor]]]) -> str:
+    """Write a safetensors file with one tensor at a time in memory; returns the most frequent type's name.
+
+    The library's own function takes all tensors at once. The format: the length of the header in 8 bytes, the
+    header as JSON, the numbers (https://huggingface.co/docs/safetensors).
+
+    Raises:
+        CheckpointError: a number is not finite.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    sizes: dict[str, int] = {}
+    end = 0
+    for name, tensor in parameters():
+        start, end = end, end + tensor.nbytes
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        sizes[dtype] = sizes.get(dtype, 0) + tensor.numel()
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, tensor in parameters():
+            # The sum is fast; where it overflows, each number is looked at.
+            if not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all():
+                raise CheckpointError(f"The weights hold numbers that are not finite ({name}).")
+            file.write(tensor.contiguous().view(torch.uint8).numpy().data)
+    return max(sizes, key=lambda dtype: sizes[dtype])
+
+
+def _located(source: str | Path) -> tuple[Path, str]:
+    """The folder or file, and how it is named in the run.
+
+    Raises:
+        ConfigError: there is no such thing, or it is something else.
+    """
+    name = str(source)
+    if name.startswith(HUB):
+        folder = download(name.removeprefix(HUB))
+        return folder, f"{name.partition('@')[0]}@{folder.name}"
+    path = Path(name).expanduser()
+    hint = f"To download a model of the hub: gptscratch import {HUB}{name}" if name.count("/") == 1 else ""
+    require(path.exists(), f"{name} does not exist.", hint)
+    if path.is_file():
+        require(path.suffix == ".pt", f"{name} is not a ckpt.pt of nanoGPT.", "Name the model's folder.")
+    elif not _is_hf(path):
+        own = (path / "config.json").is_file() and "format" in read_json(path / "config.json")
+        require(not own, f"{name} is a run of gptscratch: nothing has to be imported.", "Use it by its path.")
+        raise ConfigError(f"{name} is not a model: it has no config.json with a model_type.", SUPPORTED)
+    return path, str(path.resolve())
+
+
+def _is_hf(path: Path) -> bool:
+    try:
+        return paths.is_file(path / "config.json") and "model_type" in read_json(path / "config.json")
+    except ConfigError:
+        return False
+
+
+def _name(source: str | Path, path: Path) -> str:
+    if str(source).startswith(HUB):
+        return str(source).partition("@")[0].rpartition("/")[2]
+    return path.resolve().parent.name if path.is_file() else path.resolve().name
+
+
+def _tokenizer_path(path: Path, foreign: ForeignModel, given: str | Path | None) -> str | Path:
+    """Raises TokenizerError where there is none that gives the model's ids."""
+    if given is not None:
+        return given
+    if (path / "tokenizer.json").is_file():
+        return path
+    if foreign.model_type == "gpt2" and (path / "merges.txt").is_file():
+        return path  # others split their text in another way than these two files describe
+    what = f"{path.name} holds no tokenizer" if path.is_file() else f"{path} has no tokenizer.json"
+    raise TokenizerError(
+        f"{what}.", f"Name it: gptscratch import {path} --tokenizer PATH (a tokenizer.json, or its folder)."
+    )
+
+
+def _set_prefix(library: Any, folder: Path) -> None:
+    """``add_bos_token`` in tokenizer_config.json decides before the template in tokenizer.json."""
+    try:
+        values = read_json(folder / "tokenizer_config.json")
+    except ConfigError:
+        return
+    wanted, token = values.get("add_bos_token"), values.get("bos_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    token_id = library.token_to_id(token) if isinstance(token, str) else None
+    if wanted is False:
+        library.post_processor = None
+    elif wanted is True and token_id is not None:
+        special = [(str(token), token_id)]
+        library.post_processor = processors.TemplateProcessing(single=f"{token} $A", special_tokens=special)
+
+
+def _require_fit(tokenizer: Tokenizer, config: ModelConfig) -> None:
+    """Raises TokenizerError where the model has no embedding for a token, or for many embeddings no token."""
+    unused = {tokenizer.unk_id, tokenizer.eot_id}
+    special = {token.content for token in tokenizer.library.get_added_tokens_decoder().values()}
+    vocab = tokenizer.library.get_vocab(with_added_tokens=True)
+    largest = max((i for token, i in vocab.items() if token not in special and i not in unused), default=0)
+    if not _WITH_TOKEN * config.vocab_size <= tokenizer.vocab_size or largest >= config.vocab_size:
+        raise TokenizerError(
+            f"The tokenizer has {tokenizer.vocab_size:,} entries, and the model's embedding has "
+            f"{config.vocab_size:,}.",
+            "Take the tokenizer that the model was trained with.",
+        )
+
+
+def _end_of_text(tokenizer: Tokenizer, foreign: ForeignModel) -> int | None:
+    own, stop = tokenizer.eot_id, foreign.stop_ids
+    if own is not None and own < foreign.config.vocab_size and (own in stop or not stop):
+        return own
+    return stop[0] if stop else None
