@@ -79,16 +79,19 @@ def run(described: RunDescription, *, json: bool) -> None:
     if summary.best_step is not None:
         loss += f" (step {summary.best_step:,})"
     work = f"{plural(summary.step, 'step')}, {count(summary.tokens)} tokens, {duration(summary.seconds)}"
+    settings = _settings(RunConfig.from_dict({name: described.config.get(name, {}) for name in SECTIONS}))
     lines = [
-        ("run", f"{summary.name}, {timestamp(summary.changed)}"),
-        ("folder", summary.folder),
         ("val loss", loss),
         ("trained", work),
         ("checkpoints", ", ".join(f"{step:,}" for step in described.checkpoints) or "none yet"),
         *_planned(described.plan),
-        *_settings(RunConfig.from_dict({name: described.config.get(name, {}) for name in SECTIONS})),
+        *settings,
     ]
-    facts(out, lines)
+    if isinstance(imported := described.config.get("imported"), dict):
+        source, kind = imported.get("source"), imported.get("model_type")
+        lines = [("imported", f"{source}, a {kind} model"), settings[0]]
+    run = [("run", f"{summary.name}, {timestamp(summary.changed)}"), ("folder", summary.folder)]
+    facts(out, run + lines)
     model(described.model, title=summary.name, json=False)
 
 

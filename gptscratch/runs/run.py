@@ -78,8 +78,10 @@ class RunRecord:
 
 
 def _is_import(values: Any, vocab_size: int) -> bool:
-    ids = values.get("stop_ids") if isinstance(values, dict) else None
-    return isinstance(ids, list) and all(type(i) is int and 0 <= i < vocab_size for i in ids)
+    if not isinstance(values, dict) or not isinstance(values.get("stop_ids"), list):
+        return False
+    named = all(isinstance(values.get(name), str) for name in ("source", "model_type"))
+    return named and all(type(i) is int and 0 <= i < vocab_size for i in values["stop_ids"])
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ from gptscratch.runs.run import (
     read_run,
     resume_config,
 )
-from gptscratch.runs.run_tokens import record_of, tokens_of_run
+from gptscratch.runs.run_tokens import record_of, require_trained, tokens_of_run
 from gptscratch.runs.tensors import load_tensors
 from gptscratch.training import callbacks, fine_tuning
 from gptscratch.training.budget import cooldown as cooled_down
@@ -139,7 +139,9 @@ def resume(
             raise
     with held(run):
         folder = paths.find_checkpoint(name_or_path or run, which="last")[1]  # what there is by now
-        record, state = read_run(run), TrainState.from_dict(checkpoint.load_state(folder))
+        record = read_run(run)
+        require_trained(run, record)
+        state = TrainState.from_dict(checkpoint.load_state(folder))
         was_finished = not cooldown and checkpoint.is_finished(run, state.step)
         if was_finished and not settings:
             return _unchanged(run, state, on_event)

@@ -1,11 +1,13 @@
-"""Texts and tokenizers for exports."""
+"""Texts and tokenizers for exports; models as other programs publish them, for imports."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from gptscratch.tokenizer import Tokenizer, build_tokenizer
 
@@ -44,3 +46,32 @@ def made(kind: str) -> Tokenizer:
     size = 333 if kind == "bpe" else None
     library = build_tokenizer(kind, [TEXT], alphabet="".join(sorted(set(TEXT))), vocab_size=size)
     return Tokenizer(library)
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Callable[..., Any]:
+    """A tiny random model of one of transformers' classes, and its folder as save_pretrained writes it."""
+    transformers = pytest.importorskip("transformers")
+
+    def make(kind: str, *, dtype: torch.dtype = torch.float32, shards: str = "1GB", **changes: Any) -> Any:
+        torch.manual_seed(0)
+        tokenizer = made("byte")
+        sizes: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "eos_token_id": tokenizer.eot_id}
+        sizes |= {"bos_token_id": tokenizer.eot_id}
+        if kind == "GPT2":
+            sizes |= {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
+        else:
+            sizes |= {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+            sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+        config = getattr(transformers, f"{kind}Config")(**sizes | changes)
+        head = "LMHeadModel" if kind == "GPT2" else "ForCausalLM"
+        model = getattr(transformers, f"{kind}{head}")(config).to(dtype).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        folder = tmp_path / kind.lower()
+        model.save_pretrained(folder, max_shard_size=shards)
+        tokenizer.save(folder / "tokenizer.json")
+        return model, folder
+
+    return make
