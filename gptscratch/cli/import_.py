@@ -66,6 +66,21 @@ def import_(
         facts(out, _lines(imported))
 
 
+def as_run(source: str) -> str:
+    """For ``--init-from``: a model of another program as a run, made now or before."""
+    from gptscratch.cli.console import err, notice
+    from gptscratch.interop.import_run import free_name, import_run, imported_before, is_foreign
+
+    if not is_foreign(source):
+        return source
+    run = imported_before(source)
+    if run is None:
+        with err.status("importing ..."):
+            run = import_run(source, name=free_name(source)).run
+        notice(f"{source} was imported as the run {run.name}.")
+    return run.name
+
+
 def _lines(imported: Imported) -> list[tuple[str, str]]:
     model, name = imported.model, imported.run.name
     heads = plural(model.n_head, "head")

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from gptscratch.accelerate import process
+from gptscratch.cli import import_
 from gptscratch.cli import options as o
 from gptscratch.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from gptscratch.config.setting import FINE_TUNING, LENGTH, OUTPUT, RUN, setting
@@ -36,8 +37,8 @@ def train(
         False, RUN, "Resume the run that is named in place of CORPUS", default_is="the newest"
     ),
     init_from: str | None = setting(
-        None, FINE_TUNING, "Fine-tune: start from the parameters, the shape and the tokenizer of a run.",
-        metavar="RUN",
+        None, FINE_TUNING, "Fine-tune: start from the parameters, the shape and the tokenizer of a run, or of a "
+        "model that import takes.", metavar="RUN",
     ),
     force: bool = setting(False, RUN, "Overwrite an existing run of the same name."),
     cooldown: bool = setting(
@@ -74,6 +75,7 @@ def train(
     from gptscratch.training import trainer
     from gptscratch.training.planning import plan_run as planning
 
+    init_from = init_from and import_.as_run(init_from)
     view = TrainView(quiet=quiet or json or dry_run)
     if dry_run:
         settings = settings | ({"data.corpus": names} if names else {})

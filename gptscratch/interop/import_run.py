@@ -6,6 +6,7 @@ only. A run is complete or absent.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -131,6 +132,13 @@ def imported_before(source: str) -> Path | None:
         if imported.get("source") == place and changed < (run / "config.json").stat().st_mtime:
             return run
     return None
+
+
+def free_name(source: str) -> str:
+    """The name for a run of this source; with a number, where there is a run of that name."""
+    stem = paths.usable_name(_name(source, Path(source).expanduser()))
+    names = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
+    return next(name for name in names if not paths.run_dir(name).exists())
 
 
 def save_streamed(path: Path, parameters: Callable[[], Iterator[tuple[str, Tensor]]]) -> str:
