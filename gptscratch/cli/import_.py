@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gptscratch.cli import options as o
-from gptscratch.config.setting import RUN, TOKENIZER
+from gptscratch.config.setting import RUN, TOKENIZER, setting
 from gptscratch.units import count, plural
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ EXAMPLES = """Examples:
   gptscratch train my.txt --init-from SmolLM2-135M"""
 
 
+@o.command()
 def import_(
     source: Annotated[
         str,
@@ -31,24 +32,14 @@ def import_(
             "ckpt.pt, or hf:OWNER/MODEL to download it.",
         ),
     ],
-    name: Annotated[
-        str | None,
-        o.option("--name", help="Name of the run (default: that of the model).", panel=RUN, metavar="TEXT"),
-    ] = None,
-    force: Annotated[
-        bool, o.option("--force", help="Overwrite an existing run of the same name.", panel=RUN)
-    ] = False,
-    tokenizer: Annotated[
-        str | None,
-        o.option(
-            "--tokenizer",
-            help="tokenizer.json, or a folder with one (default: that of the model's folder).",
-            panel=TOKENIZER,
-            metavar="PATH",
-        ),
-    ] = None,
-    json: o.Json = False,
-) -> None:
+    name: str | None = setting(None, RUN, "Name of the run.", default_is="that of the model"),
+    force: bool = setting(False, RUN, "Overwrite an existing run of the same name."),
+    tokenizer: str | None = setting(
+        None, TOKENIZER, "tokenizer.json, or a folder with one.", metavar="PATH",
+        default_is="that of the model's folder",
+    ),
+    json: bool = o.JSON,
+) -> None:  # fmt: skip
     """Import a model that another program has trained, as a run.
 
     The run can be sampled from, scored, fine-tuned (train --init-from) and exported again. What gptscratch
