@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from gptscratch.interop.import_run import Imported
 
 EXAMPLES = """Examples:
-  gptscratch import ~/models/SmolLM2-135M                a folder in Hugging Face's format
-  gptscratch import hf:HuggingFaceTB/SmolLM2-135M        download it from the Hugging Face hub
-  gptscratch import out/ckpt.pt --tokenizer gpt2/        a model that nanoGPT trained
+  gptscratch import models/SmolLM2-135M             a folder of Hugging Face
+  gptscratch import hf:HuggingFaceTB/SmolLM2-135M   download it first
+  gptscratch import out/ckpt.pt --tokenizer gpt2/   a model of nanoGPT
   gptscratch sample SmolLM2-135M -p "Once upon a time"
   gptscratch train my.txt --init-from SmolLM2-135M"""
 
