@@ -37,8 +37,8 @@ def train(
         False, RUN, "Resume the run that is named in place of CORPUS", default_is="the newest"
     ),
     init_from: str | None = setting(
-        None, FINE_TUNING, "Fine-tune: start from the parameters, the shape and the tokenizer of a run, or of "
-        "a model that import takes.", metavar="RUN",
+        None, FINE_TUNING, "Fine-tune: start from the parameters, the shape and the tokenizer of a run, or "
+        "of a model that import takes.", metavar="RUN",
     ),
     force: bool = setting(False, RUN, "Overwrite an existing run of the same name."),
     cooldown: bool = setting(
