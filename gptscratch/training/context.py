@@ -16,7 +16,7 @@ from gptscratch import paths
 from gptscratch.accelerate.training import accelerate_training
 from gptscratch.data.mixture import make_batches
 from gptscratch.data.prepare import Prepared
-from gptscratch.device import pick_device, set_up
+from gptscratch.device import pick_device, pick_dtype, set_up
 from gptscratch.errors import RunError
 from gptscratch.model.gpt import GPT
 from gptscratch.model.lora import add_adapters_of, merged
@@ -64,7 +64,7 @@ class TrainContext:
         self.model = GPT(record.config.model).to(device)  # the parameters, in float32
         add_adapters_of(self.model, config)
         accelerate_training(self.model)
-        self.replica = LowPrecisionReplica(self.model, getattr(torch, config.dtype), mask_at=self.mask_at)
+        self.replica = LowPrecisionReplica(self.model, pick_dtype(config.dtype, device), mask_at=self.mask_at)
         if config.compile:
             rows = min(config.micro_batch_size, config.batch_size)
             self.replica.compile(rows, context_length, lambda text: self.report(Notice(text)))

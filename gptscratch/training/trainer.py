@@ -14,7 +14,7 @@ from gptscratch import paths
 from gptscratch.config import RunConfig
 from gptscratch.data.prepare import Prepared
 from gptscratch.data.token_files import token_counts
-from gptscratch.device import fast_dtype, out_of_memory, pick_device, pick_dtype, slow_dtype_warning
+from gptscratch.device import out_of_memory, pick_device, pick_dtype, slow_dtype_warning
 from gptscratch.errors import CheckpointError
 from gptscratch.files import write_json
 from gptscratch.model.gpt import GPT
@@ -93,7 +93,7 @@ def train(
         settings["corpus"] = tuple(str(name) for name in names)
     with new_run(RunConfig().with_settings(settings), out, replace=replace_run) as run:
         plan, prepared = plan_run(settings, init_from=init_from, on_event=on_event, started=started)
-        record = record_of(with_number_formats(replace(plan.config, name=run.name)), prepared)
+        record = record_of(replace(plan.config, name=run.name), prepared)
         context = TrainContext(run, record, prepared, TrainState(), on_event, sample_text)
         source = None if init_from is None else fine_tuning.load_source(context.model, run, init_from)
         found = None if init_from is None else fine_tuning.before(context, init_from)
@@ -164,7 +164,7 @@ def resume(
             on_event(
                 Notice("Cooldown: the learning rate falls to 0 and the run ends. Ctrl-C saves and stops.")
             )
-        record = replace(record_of(with_number_formats(config), prepared), base=record.base)
+        record = replace(record_of(config, prepared), base=record.base)
         return _continued(run, record, prepared, folder, state, on_event, sample_text)
 
 
@@ -178,8 +178,8 @@ def _continued(
     sample_text: SampleText | None,
 ) -> TrainResult:
     """Train on from the checkpoint in ``folder``."""
-    train = record.config.train
-    if warning := slow_dtype_warning(getattr(torch, train.dtype), pick_device(train.device)):
+    train, device = record.config.train, pick_device(record.config.train.device)
+    if warning := slow_dtype_warning(pick_dtype(train.dtype, device), device):
         on_event(Notice(warning))
     checkpoint.require_same_shapes(run, record, folder)
     context = TrainContext(run, record, prepared, state, on_event, sample_text)
@@ -258,13 +258,3 @@ def _roll_back(run: Path, record: RunRecord, state: TrainState) -> bool:
     counted = state.best_step == state.step or state.evaluations_since_best > 0
     rewind_metrics(run / "samples.jsonl", state.step)
     return rewind_metrics(run / "metrics.jsonl", state.step) and counted
-
-
-def with_number_formats(config: RunConfig) -> RunConfig:
-    """The same with the number formats of this machine instead of "auto": a resumed run keeps them."""
-    device = pick_device(config.train.device)
-    dtypes = {
-        "dtype": pick_dtype(config.train.dtype, device),
-        "muon_dtype": fast_dtype(device) if config.train.muon_dtype == "auto" else config.train.muon_dtype,
-    }
-    return config.with_settings({name: str(dtype).removeprefix("torch.") for name, dtype in dtypes.items()})

@@ -24,6 +24,7 @@ class Facts:
     device: str  # cpu, cuda, mps
     dtype: str  # of the matrix products
     flops_per_second: float  # of large matrix products in that type
+    muon_dtype: str = "auto"  # of the products of Muon's updates
     val_bytes: int = 0
     peak_bytes: int = 0  # of memory, while the corpus was prepared
     memory_bytes: int = 0  # free on that device, before a model is made; 0: not known
@@ -32,6 +33,7 @@ class Facts:
     can_compile: bool = False  # whether torch.compile has what it needs on that device
     fine_tunes: bool = False  # the run starts from weights that are trained already
     speed: float = 1.0  # of training, measured, as a multiple of what is expected from that
+    evaluation_cost: float = 0.67  # of a token, as a multiple of training on it
 
 
 def tokens_per_second(model: ModelConfig, facts: Facts) -> float:

@@ -16,6 +16,7 @@ from gptscratch.data.mixture import tokens_per_padded_row
 from gptscratch.data.prepare import Prepared, ineffective, prepare
 from gptscratch.device import (
     can_compile,
+    fast_dtype,
     free_memory,
     peak_memory,
     pick_device,
@@ -26,7 +27,7 @@ from gptscratch.device import (
 from gptscratch.errors import ConfigError
 from gptscratch.training.events import Notice, OnEvent, Planned, Working, ignore
 from gptscratch.training.planning import heuristics
-from gptscratch.training.planning.benchmark import matmul_rate, measured_step_seconds
+from gptscratch.training.planning.benchmark import matmul_rate, measured_speed
 from gptscratch.training.planning.heuristics import Facts
 from gptscratch.training.planning.planner import Plan, make_plan
 from gptscratch.training.planning.source import settings_from
@@ -93,6 +94,7 @@ def tokens_per_row(prepared: Prepared, documents: str) -> Callable[[int], float]
 def _planned(
     given: Mapping[str, Any], config: RunConfig, fine_tunes: bool, on_event: OnEvent, started: float
 ) -> tuple[Plan, Prepared]:
+    """Plan, measure the plan, and plan again with what was measured, until its shape stays."""
     device = pick_device(config.train.device)
     dtype = pick_dtype(config.train.dtype, device)
     prepared = prepare(config.data, on_progress=lambda *progress: on_event(Working(*progress)))
@@ -101,19 +103,24 @@ def _planned(
     data = replace(config.data, tokenizer=config.data.tokenizer or prepared.tokenizer.kind)
     plan = make_plan(given, data, facts)
     measured: set[ModelConfig] = set()
-    while plan.config.train.minutes and len(measured) < MOST_PLANS and plan.config.model not in measured:
-        measured.add(plan.config.model)
-        positions = plan.config.train.batch_size * plan.config.model.context_length
-        expected = positions / heuristics.tokens_per_second(plan.config.model, facts)
-        seconds = measured_step_seconds(plan.config, expected, device, dtype) or expected
-        start_up = time.perf_counter() - started + SETUP_SECONDS
-        facts = replace(facts, speed=facts.speed * expected / seconds, start_up_seconds=start_up)
+    while len(measured) < MOST_PLANS and plan.config.model not in measured:
+        model, batch_size = plan.config.model, plan.config.train.batch_size
+        measured.add(model)
+        expected = batch_size * model.context_length / heuristics.tokens_per_second(model, facts)
+        step, evaluation = measured_speed(plan.config, expected, plan.seconds, device, dtype) or (expected, 0)
+        facts = replace(
+            facts,
+            speed=facts.speed * expected / step,
+            evaluation_cost=evaluation / step or facts.evaluation_cost,
+            start_up_seconds=time.perf_counter() - started + SETUP_SECONDS,
+        )
         plan = make_plan(given, data, facts)
     return plan, prepared
 
 
 def _facts(prepared: Prepared, config: RunConfig, device: torch.device, dtype: torch.dtype) -> Facts:
     manifest = prepared.manifest
+    muon_dtype = fast_dtype(device) if config.train.muon_dtype == "auto" else config.train.muon_dtype
     return Facts(
         train_tokens=manifest.train.tokens,
         train_bytes=manifest.train.bytes,
@@ -122,6 +129,7 @@ def _facts(prepared: Prepared, config: RunConfig, device: torch.device, dtype: t
         vocab_size=prepared.tokenizer.vocab_size,
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),
+        muon_dtype=str(muon_dtype).removeprefix("torch."),
         flops_per_second=matmul_rate(device, dtype),
         peak_bytes=peak_memory() if device.type == "cpu" else 0,
         memory_bytes=free_memory(device),

@@ -10,7 +10,7 @@ import torch
 from gptscratch.config import RunConfig
 from gptscratch.device import _free_group_memory, free_memory
 from gptscratch.training.planning import benchmark, heuristics, plan_run
-from gptscratch.training.planning.benchmark import step_seconds, timed
+from gptscratch.training.planning.benchmark import speed_of, timed
 
 CPU = torch.device("cpu")
 BATCH = RunConfig().with_settings(
@@ -22,29 +22,26 @@ BATCH = RunConfig().with_settings(
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_one_sequence_shows_how_long_a_whole_batch_takes(optimizer: str) -> None:
+def test_a_few_sequences_show_how_long_a_whole_batch_takes(optimizer: str) -> None:
     config = BATCH.with_settings({"optimizer": optimizer})
-    whole = step_seconds(config, 32, CPU, torch.float32, limit=0.3)
-    one = step_seconds(config, 1, CPU, torch.float32, limit=0.3)
-    assert 0.4 < one / whole < 8  # one at a time is less efficient, but it is not a whole batch
-
-
-def test_noise_leaves_a_part_of_a_step_to_its_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = iter([0.30, 0.35])  # a step of two sequences, and then an update that took longer
-    monkeypatch.setattr(benchmark, "timed", lambda _step, _limit: next(found))
-    assert step_seconds(BATCH, 2, CPU, torch.float32, limit=1.0) == pytest.approx(0.27 + 0.03 * 16)
+    whole, few = (speed_of(config, rows, CPU, torch.float32, limit=0.3) for rows in (32, 4))
+    for found, wanted in zip(few, whole, strict=True):
+        assert 0.4 < found / wanted < 8  # four at a time are less efficient, but they are not a whole batch
 
 
 def test_the_first_call_does_not_count_and_the_limit_ends_the_rest() -> None:
     calls: list[int] = []
-
-    def step() -> None:
-        calls.append(1)
-
-    assert 0 <= timed(step, limit=0.0) < 0.1
+    assert len(timed(lambda: calls.append(1), limit=0.0)) == 1
     assert len(calls) == 2
-    timed(step, limit=60.0)
-    assert len(calls) == 6
+    assert len(timed(lambda: calls.append(1), limit=60.0, most=4)) == 4
+
+
+def test_a_plan_by_steps_is_measured_too(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_run, "measured_speed", lambda *_: (2.0, 1.0))
+    settings = {"corpus": str(corpus), "steps": 30, "n_layer": 1, "tokenizer": "char", "device": "cpu"}
+    plan, _ = plan_run.plan_run(settings)
+    assert plan.steps == 30
+    assert plan.seconds == pytest.approx(30 * 2.0, rel=0.2)
 
 
 def test_a_measurement_that_changes_the_shape_is_made_again(
@@ -54,11 +51,11 @@ def test_a_measurement_that_changes_the_shape_is_made_again(
     large.write_text(100 * corpus.read_text(encoding="utf-8"), encoding="utf-8")
     measured: list[int] = []
 
-    def slower_if_wide(config: RunConfig, *_: object) -> float:
+    def slower_if_wide(config: RunConfig, *_: object) -> tuple[float, float]:
         measured.append(config.model.d_model)
-        return 0.02 * (config.model.d_model / 64) ** 2
+        return 0.02 * (config.model.d_model / 64) ** 2, 0.0
 
-    monkeypatch.setattr(plan_run, "measured_step_seconds", slower_if_wide)
+    monkeypatch.setattr(plan_run, "measured_speed", slower_if_wide)
     monkeypatch.setattr(plan_run, "matmul_rate", lambda *_: 1e13)  # a first plan that is much too large
     monkeypatch.setattr(heuristics, "useful_epochs", lambda _tokens: 1e9)
     settings = {"corpus": str(large), "minutes": 5.0, "tokenizer": "char", "device": "cpu"}
@@ -74,17 +71,17 @@ def test_memory_that_runs_out_while_measuring_is_tried_with_fewer_sequences(
 ) -> None:
     tried: list[int] = []
 
-    def small(_config: RunConfig, rows: int, *_: object, **__: object) -> float:
+    def small(_config: RunConfig, rows: int, *_: object, **__: object) -> tuple[float, float]:
         tried.append(rows)
         if rows > most:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return 0.01
+        return 0.01, 0.0
 
-    monkeypatch.setattr(benchmark, "step_seconds", small)
+    monkeypatch.setattr(benchmark, "speed_of", small)
     config = BATCH.with_settings({"steps": None, "minutes": 5.0, "batch_size": 8})
-    for most, found in ((2, 0.01), (0, None)):
+    for most, found in ((2, (0.01, 0.0)), (0, None)):
         tried.clear()
-        assert benchmark.measured_step_seconds(config, 0.001, CPU, torch.float32) == found
+        assert benchmark.measured_speed(config, 0.001, 300.0, CPU, torch.float32) == found
         assert tried == ([8, 4, 2] if most else [8, 4, 2, 1])
 
 
