@@ -73,6 +73,7 @@ def test_an_update_that_runs_out_of_memory_is_not_tried_twice(
             raise torch.OutOfMemoryError("too much")
         return real(matrices, dtype)
 
+    monkeypatch.setattr("gptscratch.training.planning.plan_run.measured_speed", lambda *_: None)
     monkeypatch.setattr(module, "orthogonalized", limited)
     with pytest.raises(RunError, match="Out of memory while it updates the parameters"):
         fit(batch_size=8, micro_batch_size=8)
