@@ -1,6 +1,6 @@
 """Train a small GPT on your own text, and generate text with it.
 
-    from gptscratch import GPT, ModelConfig, PRESETS, Tokenizer, generate, load, train
+    from gptscratch import GPT, ModelConfig, PRESETS, Tokenizer, generate, load, resume, train
 
 The packages, each of which imports only from those after it: cli; report; training, generation, interop;
 accelerate; runs; model, data; tokenizer; config. docs/architecture.md describes them. The names above are
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from gptscratch.generation.generator import load
     from gptscratch.model.gpt import GPT
     from gptscratch.tokenizer import Tokenizer
-    from gptscratch.training.trainer import train
+    from gptscratch.training.trainer import resume, train
 
 __all__ = [
     "GPT", "PRESETS", "DataConfig", "ModelConfig", "RunConfig", "SampleConfig", "Tokenizer", "TrainConfig",
-    "UserError", "__version__", "generate", "load", "train",
+    "UserError", "__version__", "generate", "load", "resume", "train",
 ]  # fmt: skip
 
 _MODULES = {
@@ -36,6 +36,7 @@ _MODULES = {
     "UserError": "errors",
     "generate": "generation.generate",
     "load": "generation.generator",
+    "resume": "training.trainer",
     "train": "training.trainer",
 }  # the others are in config
 

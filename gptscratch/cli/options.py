@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,9 +13,19 @@ from typing import Annotated, Any
 import typer
 
 from gptscratch.cli.console import plain
-from gptscratch.config import LENGTHS, SECTIONS, RunConfig, TrainConfig, flattened, qualified, read_json
+from gptscratch.config import (
+    LENGTHS,
+    SECTIONS,
+    RunConfig,
+    TrainConfig,
+    all_settings,
+    flattened,
+    qualified,
+    read_json,
+)
 from gptscratch.config.presets import PRESETS, preset_settings
 from gptscratch.config.setting import (
+    CHOSEN,
     HARDWARE,
     MODEL,
     OUTPUT,
@@ -109,31 +121,52 @@ def run_names(incomplete: str) -> list[str]:
 
 
 def combined(
-    given: Mapping[str, Any], *, preset: str | None, config: str | None, pairs: Sequence[str]
-) -> dict[str, Any]:
-    """The settings of a run: a preset's, over them those of a file, over them the options, then ``--set``."""
+    given: Mapping[str, Any],
+    *,
+    preset: str | None,
+    config: str | None,
+    pairs: Sequence[str],
+    corpus: Sequence[str] = (),
+) -> tuple[dict[str, Any], str]:
+    """The settings of a run: a preset's, over them those of a file, over them the options, then ``--set``.
+
+    Returns:
+        They, and a note for the user about the file.
+    """
     options = dict(given)
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {pair}: a name and a value are needed.", "As in --set rope_theta=50000")
         options |= qualified({key.strip(): value})
-    file = qualified(flattened(_settings_file(Path(config)))) if config else {}
+    file, note = _settings_file(Path(config), corpus) if config else ({}, "")
     if LENGTHS & options.keys():  # another training length replaces the file's
         file = {key: value for key, value in file.items() if key not in LENGTHS}
-    return {**(preset_settings(preset) if preset else {}), **file, **options}
+    return {**(preset_settings(preset) if preset else {}), **file, **options}, note
 
 
-def _settings_file(path: Path) -> dict[str, Any]:
-    """Settings in sections or by bare names, or those of a run's config.json.
+def _settings_file(path: Path, corpus: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """Settings by full name, and a note for the user.
 
-    Without a run's derived sizes, which an option may change.
+    The file has them in sections or by bare names. The config.json of a run also holds what was planned for
+    its corpus: for another corpus only what was given to that run stays.
     """
     values = read_json(path)
     if "format" not in values:
-        return values
+        return qualified(flattened(values)), ""
     config = RunConfig.from_dict({name: values.get(name, {}) for name in SECTIONS})
-    return {name: vars(getattr(config, name)) for name in SECTIONS} | {"model": config.model.chosen()}
+    sections = {name: vars(getattr(config, name)) for name in SECTIONS} | {"model": config.model.chosen()}
+    settings = qualified(flattened(sections))
+    if not corpus or {*map(os.path.abspath, corpus)} == {*map(os.path.abspath, config.data.corpus)}:
+        return settings, ""
+    planned = {key for key, each in all_settings().items() if each.default_is == CHOSEN}
+    given = settings.keys() - planned  # the rule for runs of versions that did not record it
+    with contextlib.suppress(ConfigError, KeyError):
+        given = read_json(path.with_name("plan.json"))["given"]
+    kept = {key: settings[key] for key in settings if key in given and key != "data.corpus"}
+    named = [f"{all_settings()[key].label} {value}" for key, value in kept.items() if value is not None]
+    shown = ", ".join(named) or "nothing"
+    return kept, f"The corpus is not that of {path}: kept from it: {shown}; the rest is planned again."
 
 
 Corpus = Annotated[

@@ -67,7 +67,9 @@ def train(
         other = {"--name": settings.get("name"), "--out": out, "--init-from": init_from, "--preset": preset,
                  "--force": force, "--dry-run": dry_run}  # fmt: skip
         _check_resume(names, [option for option, value in other.items() if value])
-    settings = o.combined(settings, preset=preset, config=config, pairs=set_)
+    settings, note = o.combined(
+        settings, preset=preset, config=config, pairs=set_, corpus=() if resume else names
+    )
     process.passive_openmp_if_busy()
     from gptscratch.cli import render
     from gptscratch.cli.progress import TrainView
@@ -77,6 +79,8 @@ def train(
 
     init_from = init_from and import_.as_run(init_from)
     view = TrainView(quiet=quiet or json or dry_run)
+    if note and not (json or quiet):
+        render.notice(note)
     if dry_run:
         settings = settings | ({"data.corpus": names} if names else {})
         plan, prepared = planning.plan_run(settings, init_from=init_from, on_event=view, started=STARTED)

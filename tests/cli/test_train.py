@@ -220,6 +220,31 @@ def test_a_runs_own_config_file_starts_another_run_of_its_shape(
     assert plan["epochs"] == pytest.approx(1, abs=0.05)
 
 
+def test_for_another_corpus_a_runs_config_file_keeps_what_was_given_to_it(
+    gptscratch: Command, corpus: Path, tmp_path: Path
+) -> None:
+    shape = ("--layers", 1, "--d-model", 32, "--steps", 60, "--batch-size", 4, "--context-length", 16)
+    run = json.loads(gptscratch("train", corpus, *shape, "--json").out)
+    other = tmp_path / "other.txt"
+    other.write_text(corpus.read_text() * 20)
+    more = ("--config", Path(run["folder"], "config.json"), "--learning-rate", 0.5, "--dry-run")
+    same, another = (json.loads(gptscratch("train", c, *more, "--json").out) for c in (corpus, other))
+    for plan in (same, another):
+        model, train = plan["config"]["model"], plan["config"]["train"]
+        assert (model["n_layer"], train["steps"], train["batch_size"], train["learning_rate"]) == (
+            1,
+            60,
+            4,
+            0.5,
+        )
+    before = json.loads(Path(run["folder"], "config.json").read_text())["train"]["final_eval_tokens"]
+    assert same["config"]["train"]["final_eval_tokens"] == before
+    assert another["config"]["train"]["final_eval_tokens"] > 10 * before
+    assert "kept from it" not in gptscratch("train", corpus, *more).err
+    said = gptscratch("train", other, *more).err
+    assert all(f"{flag}," in said for flag in ("--layers 1", "--d-model 32", "--steps 60"))
+
+
 def test_two_plans_of_the_same_steps_are_equal(gptscratch: Command, corpus: Path) -> None:
     first, second = (
         json.loads(gptscratch("train", corpus, "--steps", 300, "--dry-run", "--json").out) for _ in range(2)
