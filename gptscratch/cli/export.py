@@ -20,7 +20,8 @@ def export(
         str,
         o.option(
             "--format",
-            help="hf (Hugging Face Transformers) or gguf (llama.cpp, Ollama; default: hf).",
+            help="hf (Hugging Face Transformers), peft (LoRA adapters) or gguf (llama.cpp, Ollama; "
+            "default: hf).",
             metavar="NAME",
         ),
     ] = "hf",
@@ -32,7 +33,7 @@ def export(
         str | None,
         o.option(
             "--dtype",
-            help="With hf, number format of the weights: float32, bfloat16 or float16 (default: float32).",
+            help="With hf or peft, number format: float32 (default), bfloat16 or float16.",
             metavar="NAME",
         ),
     ] = None,
@@ -44,6 +45,9 @@ def export(
             metavar="NAME",
         ),
     ] = None,
+    merge: Annotated[
+        bool, o.option("--merge", help="Merge the LoRA adapters of the run into its weights.")
+    ] = False,
     json: o.Json = False,
 ) -> None:
     """Export a run for other programs.
@@ -54,7 +58,7 @@ def export(
     from gptscratch.cli import render
     from gptscratch.interop.export import export as export_
 
-    exported = export_(run, out, format=format, dtype=dtype, quantize=quantize)
+    exported = export_(run, out, format=format, dtype=dtype, quantize=quantize, merge=merge)
     if json:
         render.print_json(exported)
         return

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from gptscratch.errors import did_you_mean, disk_errors, require
 from gptscratch.files import new_folder
-from gptscratch.interop import gguf_export, hf_export
+from gptscratch.interop import gguf_export, hf_export, peft_export
 from gptscratch.interop.source import Source
 from gptscratch.sizing import count_parameters
 
@@ -25,6 +25,7 @@ class Format(NamedTuple):
 
 FORMATS: Mapping[str, Format] = {
     "hf": Format(hf_export.architecture, hf_export.write, "--dtype", hf_export.DTYPES),
+    "peft": Format(peft_export.architecture, peft_export.write, "--dtype", hf_export.DTYPES),
     "gguf": Format(gguf_export.architecture, gguf_export.write, "--quantize", gguf_export.DTYPES),
 }
 
@@ -50,14 +51,16 @@ def export(
     format: str = "hf",
     dtype: str | None = None,
     quantize: str | None = None,
+    merge: bool = False,
 ) -> Exported:
     """Write a new folder with a run's best checkpoint in another format. It is complete or absent.
 
     Args:
         run: a run's name, or the folder of a run or checkpoint; None: the newest run.
         folder: must not exist; None: ``<run>-<format>`` in the current folder.
-        dtype: for hf: float32 (default), bfloat16 or float16.
+        dtype: for hf and peft: float32 (default), bfloat16 or float16.
         quantize: for gguf: f32 (default), f16, bf16, q8_0 or q4_0.
+        merge: merge LoRA adapters into the weights.
 
     Raises:
         ConfigError: the folder exists, an option is unknown, or the format cannot represent the model.
@@ -78,6 +81,7 @@ def export(
     chosen = given[kind.option] or kind.dtypes[0]
     _require_choice(kind.option, chosen, kind.dtypes)
     source = Source.load(run)
+    _check_adapters(source, format, merge)
     target = Path(folder or f"{source.name}-{format}").expanduser()
     require(not target.exists(), f"{target} exists already.", "Choose a new folder with --out DIR.")
     architecture = kind.architecture(source)
@@ -92,6 +96,18 @@ def export(
         dtype=chosen,
         parameters=count_parameters(source.config).total,
         files={file.name: file.stat().st_size for file in sorted(target.iterdir())},
+    )
+
+
+def _check_adapters(source: Source, format: str, merge: bool) -> None:
+    has_adapters = source.record.base is not None
+    require(
+        has_adapters or not merge, f"--merge has no effect: {source.name} has no adapters.", "Leave it out."
+    )
+    require(
+        not has_adapters or merge != (format == "peft"),
+        f"{source.name} has LoRA adapters: they are merged into the weights, or stored alone.",
+        "Give --merge, or --format peft without it.",
     )
 
 

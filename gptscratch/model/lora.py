@@ -25,6 +25,7 @@ class LoraLinear(nn.Linear):
     lora_dropout: nn.Dropout
     lora_a: nn.Linear
     lora_b: nn.Linear
+    rank: int
     scale: float
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ def add_adapters(
         layer.lora_b = nn.Linear(rank, layer.out_features, bias=False, **place)
         nn.init.zeros_(layer.lora_b.weight)
         layer.__class__ = LoraLinear
-        layer.scale = alpha / rank  # type: ignore[assignment]
+        layer.rank, layer.scale = rank, alpha / rank  # type: ignore[assignment]
 
 
 def add_adapters_of(model: GPT, config: TrainConfig) -> GPT:
@@ -92,7 +93,7 @@ def merge(model: GPT) -> GPT:
     for layer in [module for module in model.modules() if isinstance(module, LoraLinear)]:
         change = layer.scale * (layer.lora_b.weight.float() @ layer.lora_a.weight.float())  # (N, K)
         layer.weight = nn.Parameter((layer.weight.float() + change).to(layer.weight.dtype))
-        del layer.lora_dropout, layer.lora_a, layer.lora_b, layer.scale
+        del layer.lora_dropout, layer.lora_a, layer.lora_b, layer.rank, layer.scale
         layer.__class__ = nn.Linear  # type: ignore[assignment]
     return model
 

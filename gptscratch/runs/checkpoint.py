@@ -138,8 +138,8 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def load_model(run: Path, checkpoint: Path, *, device: str, dtype: str) -> GPT:
-    """The model of a checkpoint, in evaluation mode; adapters are merged into its weights.
+def load_model(run: Path, checkpoint: Path, *, device: str, dtype: str, merged: bool = True) -> GPT:
+    """The model of a checkpoint, in evaluation mode; adapters are ``merged`` into its weights.
 
     Raises:
         CheckpointError: it is missing, damaged, of a newer format, or holds numbers that are not finite.
@@ -152,7 +152,7 @@ def load_model(run: Path, checkpoint: Path, *, device: str, dtype: str) -> GPT:
         if record.base is not None:
             lora.add_adapters_of(model, record.config.train)
     load_parameters(model, run, record, checkpoint)
-    model = lora.merge(model).to(dtype=pick_dtype(dtype, place))
+    model = (lora.merge(model) if merged else model).to(dtype=pick_dtype(dtype, place))
     _require_finite(model, checkpoint)
     return model.eval()
 

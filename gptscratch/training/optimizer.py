@@ -83,7 +83,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig, loss_scale: LossScale 
         dtype = fast_dtype(next(model.parameters()).device) if fast else getattr(torch, config.muon_dtype)
         parts.append(Muon(matrices, learning_rate, config.momentum, weight_decay=decay, dtype=dtype))
         learning_rate = config.adamw_learning_rate
-    parts.append(AdamW(rest, learning_rate, (config.beta1, config.beta2), weight_decay=decay))
+    if rest:  # adapters are matrices alone
+        parts.append(AdamW(rest, learning_rate, (config.beta1, config.beta2), weight_decay=decay))
     return Optimizer(*parts, *([loss_scale] if loss_scale else []))
 
 
