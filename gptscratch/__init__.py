@@ -2,9 +2,9 @@
 
     from gptscratch import GPT, ModelConfig, PRESETS, Tokenizer, generate, load, resume, train
 
-The packages, each of which imports only from those after it: cli; report; training, generation, interop;
-accelerate; runs; model, data; tokenizer; config. docs/architecture.md describes them. The names above are
-imported when they are first used, so that ``import gptscratch`` takes no time.
+The packages, each of which imports only from those after it: cli; serve, report; training, generation,
+interop; accelerate; runs; model, data; tokenizer; config. docs/architecture.md describes them. The names
+above are imported when they are first used, so that ``import gptscratch`` takes no time.
 """
 
 from __future__ import annotations

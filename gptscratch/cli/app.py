@@ -28,6 +28,7 @@ from gptscratch.cli import (
     runs,
     sample,
     score,
+    serve,
     tokenize,
     train,
 )
@@ -64,7 +65,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for module in (train, sample, score, export, import_, tokenize, info, compare):
+for module in (train, sample, serve, score, export, import_, tokenize, info, compare):
     name = module.__name__.rpartition(".")[2]
     command = getattr(module, name)
     paragraphs = inspect.cleandoc(command.__doc__).split("\n\n")

@@ -23,10 +23,11 @@ from gptscratch.errors import ConfigError, did_you_mean
 LENGTH, RUN, MODEL, DATA = "Training length (choose one)", "Run", "Model", "Data"
 TOKENIZER, OPTIMIZATION = "Tokenizer", "Optimization"
 PROMPT, STOPPING, SAMPLING, COPYING = "Prompt", "Length and stopping", "Sampling", "Repetition and copying"
-FINE_TUNING, HARDWARE, OUTPUT, ADVANCED = "Fine-tuning", "Hardware", "Output", "Advanced"
+FINE_TUNING, HARDWARE, NETWORK = "Fine-tuning", "Hardware", "Network"
+OUTPUT, ADVANCED = "Output", "Advanced"
 PANELS = (
     LENGTH, PROMPT, STOPPING, SAMPLING, COPYING, RUN, MODEL, DATA, TOKENIZER, OPTIMIZATION, FINE_TUNING,
-    HARDWARE, OUTPUT, ADVANCED,
+    HARDWARE, NETWORK, OUTPUT, ADVANCED,
 )  # fmt: skip
 
 CHOSEN = "chosen"  # as ``default_is``: by the plan, to suit the text, the hardware and the time

@@ -163,9 +163,10 @@ class Generator:
 
         An empty prompt begins a document.
         """
-        return self._readable(self.tokenizer.encode(prompt, specials=True))
+        return self.readable(self.tokenizer.encode(prompt, specials=True))
 
-    def _readable(self, ids: Sequence[int]) -> list[int]:
+    def readable(self, ids: Sequence[int]) -> list[int]:
+        """What the model reads of a prompt of ids: see ``prompt_ids``."""
         if known := [*self.tokenizer.prefix_ids, *self.known(ids)]:
             return known
         if self.end_of_text is not None:
@@ -176,6 +177,16 @@ class Generator:
         """Those ids that were in the training tokens."""
         unused = self._unused_ids
         return [i for i in ids if i not in unused]
+
+    @cached_property
+    def ending_ids(self) -> frozenset[int]:
+        """Ids that end a text."""
+        return frozenset(i for i in (self.end_of_text, *self.stop_ids) if i is not None)
+
+    @cached_property
+    def banned_ids(self) -> list[int]:
+        """Ids that are never generated."""
+        return [i for i in self._unused_ids if i < self.model.config.vocab_size]
 
     @cached_property
     def _unused_ids(self) -> frozenset[int]:
@@ -202,11 +213,11 @@ class Generator:
         ]
         for ids in generate_batch(
             self.model,
-            [self._readable(ids) for ids in encoded],
+            [self.readable(ids) for ids in encoded],
             config,
             sample_ids=sample_ids,
-            stop_ids=frozenset(i for i in (self.end_of_text, *self.stop_ids) if i is not None),
-            banned_ids=[i for i in self._unused_ids if i < self.model.config.vocab_size],
+            stop_ids=self.ending_ids,
+            banned_ids=self.banned_ids,
             training=self.training,
             decoder=self.decoder,
             on_logits=recorder.record if recorder else None,

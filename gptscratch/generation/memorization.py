@@ -143,6 +143,10 @@ class SuffixArray:
                 best = (start, length, position)
         return best
 
+    def match_lengths(self, ids: Sequence[int]) -> list[int]:
+        """For each position, how many ids from there are in the tokens together."""
+        return [self._match(ids[start:])[0] for start in range(len(ids))]
+
     def _match(self, ids: Sequence[int]) -> tuple[int, int]:
         """How many of the first ids are in the tokens together, and where."""
         low, high = self._range(ids[:PREFIX_TOKENS])

@@ -1,0 +1,71 @@
+"""The process that serves: its socket, its signals, and the end of both."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from starlette.applications import Starlette
+
+from gptscratch.errors import ConfigError
+
+_DRAIN_SECONDS = 60  # what runs may take this long after the first Ctrl-C
+_CONNECTIONS = 1024  # open at once; more get status 503
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket at this address; port 0: any free one.
+
+    Raises:
+        ConfigError: the port is in use, or the address is not one of this machine.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"{host}:{port} cannot be used: {reason}.", "Give another --port; 0 takes a free one."
+        ) from None
+    return listener
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs of this machine can reach the address."""
+    if host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+def run(app: Starlette, listener: socket.socket, *, on_stop: Callable[[], None] = lambda: None) -> None:
+    """Serve until Ctrl-C, which finishes all requests that have arrived; a second one ends it at once.
+
+    ``on_stop`` is called at the first.
+    """
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if not self.should_exit:
+                on_stop()
+            super().handle_exit(sig, frame)
+
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        limit_concurrency=_CONNECTIONS,
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+    )
+    with contextlib.suppress(KeyboardInterrupt):  # raised again by uvicorn once it has ended
+        Server(config).run(sockets=[listener])
