@@ -28,7 +28,7 @@ def serve(
     runs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN...",
+            metavar="RUN",
             help="Runs, or folders of runs or checkpoints; NAME@STEP: one checkpoint (default: newest run).",
             show_default=False, autocompletion=o.run_names,
         ),
