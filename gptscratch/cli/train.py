@@ -83,12 +83,14 @@ def train(
         render.notice(note)
     if dry_run:
         settings = settings | ({"data.corpus": names} if names else {})
-        plan, prepared = planning.plan_run(settings, init_from=init_from, on_event=view, started=STARTED)
+        plan, prepared = planning.plan_run(
+            settings, init_from=init_from, on_event=view.on_event, started=STARTED
+        )
         render.plan(plan, prepared.manifest, json=json)
         for text in () if json or quiet else plan.notices:
             render.notice(text)
         return
-    common = {"cooldown": cooldown, "on_event": view, "sample_text": sample_text, **settings}
+    common = {"cooldown": cooldown, "on_event": view.on_event, "sample_text": sample_text, **settings}
     with view:
         if resume:
             result = trainer.resume(names[0] if names else None, **common)
