@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from gptscratch import paths
 from gptscratch.cli import console, loading, render_sample
 from gptscratch.config import SampleConfig
 from gptscratch.config.setting import settings_of
-from gptscratch.errors import ConfigError, UserError, did_you_mean, disk_errors
+from gptscratch.errors import ConfigError, UserError, did_you_mean, disk_errors, require
 from gptscratch.generation.generator import Generator
 from gptscratch.generation.memorization import longest_copy
 
@@ -28,10 +27,32 @@ Type a prompt and press Enter: the model continues it. An empty line continues t
   /clear               forget the text so far
   /help                show this help
   /bye                 leave, as Ctrl-D does; Ctrl-C stops a continuation"""
+_SETTINGS = {name: each for name, each in settings_of(SampleConfig).items() if name != "num_samples"}
+_OTHER_NAMES = {"?": "help", "exit": "bye", "quit": "bye"}
+
+
+def run(generator: Generator, config: SampleConfig, *, opening: str, color: bool, novelty: bool) -> None:
+    """Read inputs until the user leaves; Ctrl-C stops a continuation or drops a line, Ctrl-D leaves.
+
+    ``opening`` is answered first, as if it had been typed.
+    """
+    chat = Chat(generator, config, color=color, novelty=novelty)
+    name = generator.run.name
+    render_sample.note(f"{name}: type a prompt and press Enter, /help for more, Ctrl-D to leave.")
+    if opening:
+        chat.extend(opening)
+    with _history(), contextlib.suppress(EOFError):
+        while True:
+            try:
+                chat.answer(_typed())
+            except KeyboardInterrupt:
+                render_sample.note("")
+            except UserError as error:
+                console.error(error)
 
 
 class Chat:
-    """The settings and the text so far."""
+    """The settings and the text so far. A method named ``do_save`` is the command /save."""
 
     def __init__(
         self, generator: Generator, config: SampleConfig, *, color: bool = False, novelty: bool = False
@@ -49,14 +70,18 @@ class Chat:
             UserError: a command that is unknown or fails.
             EOFError: the user asked to leave.
         """
-        if not line.startswith("/"):
+        if line.startswith(QUOTES):
+            self.extend(line.removeprefix(QUOTES).removesuffix(QUOTES))  # never a command
+        elif line.startswith("/"):
+            name, _, argument = line[1:].strip().partition(" ")
+            command = getattr(self, f"do_{_OTHER_NAMES.get(name, name)}", None)
+            if command is None:
+                known = [f"/{each[3:]}" for each in dir(self) if each.startswith("do_")]
+                hint = did_you_mean(f"/{name}", known) or "Type /help for a list."
+                raise ConfigError(f"There is no command /{name}.", hint)
+            command(argument.strip())
+        else:
             self.extend(line)
-            return
-        name, _, argument = line[1:].strip().partition(" ")
-        if name not in _COMMANDS:
-            hint = did_you_mean(f"/{name}", [f"/{known}" for known in _COMMANDS]) or "Type /help for a list."
-            raise ConfigError(f"There is no command /{name}.", hint)
-        _COMMANDS[name](self, argument.strip())
 
     def extend(self, text: str) -> None:
         """Continue a new text, or (empty) the one so far; Ctrl-C keeps what was generated."""
@@ -78,70 +103,37 @@ class Chat:
         if self.novelty:
             render_sample.copied(new, longest_copy(self.generator, new, after=prompt))
 
-    def set(self, argument: str) -> None:
+    def do_set(self, argument: str) -> None:
         name, _, value = argument.replace("=", " ", 1).partition(" ")
         self.config = changed(self.config, name.replace("-", "_"), value.strip())
         if self.config.no_copy_ngram and self.generator.training is None:
             self.generator = loading.with_training_tokens(self.generator)
 
-    def show(self, _: str) -> None:
+    def do_show(self, _: str) -> None:
         lines = [("run", self.generator.run.name)]
-        lines += [(name, _as_typed(getattr(self.config, name))) for name in _names()]
+        lines += [(name, _shown(getattr(self.config, name))) for name in _SETTINGS]
         render_sample.note("\n".join(f"{name:<20}{value}" for name, value in lines))
 
-    def save(self, name: str) -> None:
-        with disk_errors(f"writing {_required(name)}"):
+    def do_save(self, name: str) -> None:
+        require(bool(name), "The name of a file is missing.", "As in /save story.txt")
+        with disk_errors(f"writing {name}"):
             Path(name).expanduser().write_text(self.text, encoding="utf-8")
         console.notice(f"{len(self.text):,} characters written to {name}.")
 
-    def load(self, name: str) -> None:
-        self.text = loading.read_file(_required(name))
+    def do_load(self, name: str) -> None:
+        require(bool(name), "The name of a file is missing.", "As in /load story.txt")
+        self.text = loading.read_file(name)
         render_sample.warn_of_unknown(self.generator, self.text)
         console.notice(f"{len(self.text):,} characters read. Press Enter to continue them.")
 
-    def clear(self, _: str) -> None:
+    def do_clear(self, _: str) -> None:
         self.text = ""
 
-    def help(self, _: str) -> None:
+    def do_help(self, _: str) -> None:
         render_sample.note(HELP)
 
-    def leave(self, _: str) -> None:
+    def do_bye(self, _: str) -> None:
         raise EOFError
-
-
-_COMMANDS: MappingProxyType[str, Callable[[Chat, str], None]] = MappingProxyType(
-    {
-        **{name: getattr(Chat, name) for name in ("set", "show", "save", "load", "clear", "help")},
-        "?": Chat.help, "bye": Chat.leave, "exit": Chat.leave, "quit": Chat.leave,
-    }
-)  # fmt: skip
-
-
-def run(
-    generator: Generator,
-    config: SampleConfig,
-    *,
-    opening: str = "",
-    color: bool = False,
-    novelty: bool = False,
-) -> None:
-    """Read inputs until the user leaves; Ctrl-C stops a continuation or drops a line, Ctrl-D leaves.
-
-    ``opening`` is answered first, as if it had been typed.
-    """
-    chat = Chat(generator, config, color=color, novelty=novelty)
-    name = generator.run.name
-    render_sample.note(f"{name}: type a prompt and press Enter, /help for more, Ctrl-D to leave.")
-    if opening:
-        chat.extend(opening)
-    with _history(), contextlib.suppress(EOFError):
-        while True:
-            try:
-                _answer(chat)
-            except KeyboardInterrupt:
-                render_sample.note("")
-            except UserError as error:
-                console.error(error)
 
 
 def changed(config: SampleConfig, name: str, value: str) -> SampleConfig:
@@ -150,51 +142,31 @@ def changed(config: SampleConfig, name: str, value: str) -> SampleConfig:
     Raises:
         ConfigError: there is no such setting, or the value is out of range.
     """
-    if name not in _names():
-        hint = did_you_mean(name, _names()) or f"The settings: {', '.join(_names())}."
-        raise ConfigError(f"There is no setting {name!r}.", hint)
-    setting = settings_of(SampleConfig)[name]
+    hint = did_you_mean(name, _SETTINGS) or f"The settings: {', '.join(_SETTINGS)}."
+    require(name in _SETTINGS, f"There is no setting {name!r}.", hint)
+    setting = _SETTINGS[name]
     if setting.many:
         new: Any = () if value in ("", "none") else (loading.unescaped(value),)
     else:
-        new = None if value == "none" and setting.optional else setting.parse(value)
+        new = setting.parse("null" if value == "none" else value)
     return dataclasses.replace(config, **{name: new})
 
 
-def _names() -> list[str]:
-    return [name for name in settings_of(SampleConfig) if name != "num_samples"]
-
-
-def _as_typed(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(repr(text)[1:-1] for text in value) or "none"
     return "none" if value is None else str(value)
 
 
-def _required(name: str) -> str:
-    if not name:
-        raise ConfigError("The name of a file is missing.", "As in /save story.txt")
-    return name
-
-
-def _answer(chat: Chat) -> None:
-    """Read one input, a line or all between two triple quotes, and do what it asks."""
-    line = _line("> ")
-    if not line.startswith(QUOTES):
-        chat.answer(line)
-        return
-    lines = [line[len(QUOTES) :]]
-    while not lines[-1].endswith(QUOTES):
-        lines.append(_line(". "))
-    lines[-1] = lines[-1].removesuffix(QUOTES)
-    chat.extend("\n".join(lines))  # never a command
-
-
-def _line(mark: str) -> str:
+def _typed() -> str:
+    """One input: a line, or the lines from one triple quote to the next."""
     try:
-        return loading.checked(input(mark))
+        text = input("> ")
+        while text.startswith(QUOTES) and not (len(text) > 5 and text.endswith(QUOTES)):
+            text += "\n" + input(". ")
     except UnicodeDecodeError as error:
         raise ConfigError(f"Invalid input: {error}.") from None
+    return loading.checked(text)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from gptscratch.generation.memorization import with_training_tokens
 
 Reciter = Callable[..., Generator]
 GREEDY = SampleConfig(temperature=0, max_tokens=3)
+PLAIN = {"opening": "", "color": False, "novelty": False}
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_a_conversation_ends_with_its_input_or_by_request(
 ) -> None:
     for last in (EOFError, "/bye"):
         typed(monkeypatch, "a", KeyboardInterrupt, '"""b', 'c"""', "/nonsense", last, "never read")
-        chat.run(reciter("abcdefghijk"), GREEDY)
+        chat.run(reciter("abcdefghijk"), GREEDY, **PLAIN)
         shown = capsys.readouterr()
         assert shown.out == "abcd\nb\ncdef\n"
         assert "There is no command /nonsense" in shown.err
@@ -95,7 +96,7 @@ def test_invalid_bytes_are_refused_and_the_session_continues(
     line: str | Exception,
 ) -> None:
     typed(monkeypatch, line, "a")
-    chat.run(reciter("abcdefghijk"), GREEDY)
+    chat.run(reciter("abcdefghijk"), GREEDY, **PLAIN)
     shown = capsys.readouterr()
     assert shown.out == "abcd\n"
     assert "nvalid" in shown.err
@@ -120,7 +121,7 @@ def test_several_lines_are_a_text_whatever_they_begin_with(
     reciter: Reciter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     typed(monkeypatch, '"""/bye', 'a"""', '"""b"""')
-    chat.run(reciter("abcdefghijk"), GREEDY)
+    chat.run(reciter("abcdefghijk"), GREEDY, **PLAIN)
     assert capsys.readouterr().out == "/bye\nabcd\nbcde\n"
 
 
@@ -128,7 +129,7 @@ def test_an_opening_is_answered_first(
     reciter: Reciter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     typed(monkeypatch, "")
-    chat.run(reciter("abcdefghijk"), GREEDY, opening="ab")
+    chat.run(reciter("abcdefghijk"), GREEDY, **PLAIN | {"opening": "ab"})
     assert capsys.readouterr().out == "abcde\nfgh\n"
 
 
