@@ -158,6 +158,9 @@ def _tokenizer_config(source: Source) -> dict[str, Any]:
         # Without a class named, transformers takes the model's own, which rebuilds parts of the file.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": source.config.context_length,
+        # Before 5.0 the default has token_type_ids, which a GPT-2 would add to its embeddings.
+        "model_input_names": ["input_ids", "attention_mask"],
+        "padding_side": "left",  # so that each row of a batch ends with its prompt
         "clean_up_tokenization_spaces": False,
         **{key: source.tokenizer.library.id_to_token(i) for key, i in named.items() if i is not None},
     }

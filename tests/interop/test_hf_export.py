@@ -29,7 +29,7 @@ def _work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def loaded(folder: str) -> tuple[Any, Any]:
     model, report = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, local_files_only=True, output_loading_info=True
+        folder, local_files_only=True, output_loading_info=True, dtype="auto"
     )
     assert not any(report.values()), report
     return model.eval(), transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
