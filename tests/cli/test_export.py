@@ -47,7 +47,7 @@ def test_gguf_is_exported_with_a_modelfile(gptscratch: Command) -> None:
     ("arguments", "message"),
     [
         (["tales"], "There is no run 'tales'"),
-        (["--format", "ggfu"], "--format is 'ggfu': it must be one of hf, gguf"),
+        (["--format", "ggfu"], "--format is 'ggfu': it must be one of hf"),
         (["--dtype", "int8"], "--dtype is 'int8': it must be one of float32, bfloat16, float16"),
         (["--quantize", "q8_0"], "--quantize has no effect with --format hf"),
         (["--format", "gguf", "--dtype", "float16"], "--dtype has no effect with --format gguf"),
