@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gptscratch.errors import ConfigError, RunError
+from gptscratch.errors import ConfigError, RunError, require
 
 _GROUP = ("max", "current", "stat")
 _OLDER = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
@@ -45,14 +45,12 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     Raises:
         ConfigError: an unknown name, or float16 on a CPU, which has no fast float16 products.
     """
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name == "auto":
-        return fast_dtype(device)
+    names = ("float32", "bfloat16", "float16")
+    require(name in ("auto", *names), f"--dtype is {name!r}: it must be one of auto, {', '.join(names)}.")
     if name == "float16" and device.type == "cpu":
         raise ConfigError("float16 is slow on a CPU and overflows.", "Take --dtype bfloat16 or float32.")
-    if name not in dtypes:
-        raise ConfigError(f"--dtype is {name!r}: it must be one of auto, {', '.join(dtypes)}.")
-    return dtypes[name]
+    dtype: torch.dtype = fast_dtype(device) if name == "auto" else getattr(torch, name)
+    return dtype
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
@@ -87,13 +85,9 @@ def uses_avx512() -> bool:
 @cache
 def cpu_features() -> Mapping[str, Any]:
     """``torch.cpu.get_capabilities()``, with what is asked for here in every version of torch."""
-    features: dict[str, Any] = {"avx512_bf16": False, "amx_bf16": False, "cpu_name": ""}
-    if hasattr(torch.cpu, "get_capabilities"):
-        features.update(torch.cpu.get_capabilities())
-        return features
-    for name, function in _OLDER.items():
-        features[name] = getattr(torch.cpu, function, lambda: False)()
-    return features
+    older = {name: getattr(torch.cpu, function, bool) for name, function in _OLDER.items()}
+    found = getattr(torch.cpu, "get_capabilities", lambda: {name: asks() for name, asks in older.items()})()
+    return {"avx512_bf16": False, "amx_bf16": False, "cpu_name": "", **found}
 
 
 def slow_dtype_warning(dtype: torch.dtype, device: torch.device) -> str | None:
@@ -124,25 +118,17 @@ def on_device(array: NDArray[np.int64], device: torch.device) -> Tensor:
 
 def set_up(device: torch.device) -> None:
     """Settings of this process for speed that change no result that matters."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
     if device.type == "cpu":
         torch.set_flush_denormal(True)  # Adam's second moments underflow, and denormals are slow
-        _keep_freed_memory()
-    elif device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
-
-
-def _keep_freed_memory() -> None:
-    """Linux's C library returns large blocks when they are freed, and each page is cleared again in the next
-    step, which takes a tenth to a fifth of its time. Here it keeps them, once what is free now was returned
-    (malloc_trim(3), mallopt(3); only glibc has them).
-    """
-    if sys.platform != "linux":
-        return
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.malloc_trim(0)
-        libc.mallopt(_MMAP_THRESHOLD, 1 << 25)
-        libc.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
+        # glibc returns large blocks when they are freed, and each page is cleared again in the next step, a
+        # tenth to a fifth of its time. Here it keeps them, once what is free now was returned.
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            libc = ctypes.CDLL("libc.so.6")
+            libc.malloc_trim(0)
+            libc.mallopt(_MMAP_THRESHOLD, 1 << 25)
+            libc.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def peak_memory() -> int:
@@ -166,25 +152,21 @@ def free_memory(device: torch.device) -> int:
 
 def _free_system_memory() -> int:
     """The available memory on Linux, elsewhere all memory of the machine; 0 on Windows."""
-    try:
+    with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, ValueError, StopIteration):
-        pass
-    try:
+    with contextlib.suppress(AttributeError, OSError, ValueError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return 0
+    return 0
 
 
 def _free_group_memory(folder: Path = Path("/sys/fs/cgroup")) -> int:
     """The memory below a container's limit (cgroup version 2), without file caches; 0: no limit."""
-    try:
+    with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
         limit, used, parts = ((folder / f"memory.{name}").read_text(encoding="ascii") for name in _GROUP)
         cached = dict(line.split() for line in parts.splitlines()).get("inactive_file", "0")
         return max(1, int(limit) - int(used) + int(cached))
-    except (OSError, ValueError):  # no such file, or "max"
-        return 0
+    return 0
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -209,14 +191,3 @@ def out_of_memory(when: str) -> Iterator[None]:
 def seed_step(seed: int, step: int) -> None:
     """Make the randomness of a step (dropout) a function of the step, so that a resumed run has the same."""
     torch.manual_seed((seed * 1_000_003 + step) * 65_537 % 2**63)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread computes; afterwards as many as before."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -21,7 +21,6 @@ from gptscratch.device import (
     fast_dtype,
     has_fast_bfloat16,
     on_device,
-    one_thread,
     pick_device,
     pick_dtype,
     slow_dtype_warning,
@@ -75,13 +74,6 @@ def test_an_older_torch_reports_bfloat16_too(monkeypatch: pytest.MonkeyPatch) ->
     older = SimpleNamespace(_is_avx512_bf16_supported=lambda: True, _is_amx_tile_supported=lambda: False)
     monkeypatch.setattr(torch, "cpu", older)
     assert cpu_features.__wrapped__() == {"avx512_bf16": True, "amx_bf16": False, "cpu_name": ""}
-
-
-def test_one_thread_computes_for_a_while() -> None:
-    before = torch.get_num_threads()
-    with one_thread():
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -19,7 +19,7 @@ from gptscratch.generation.memorization import SuffixArray
 from gptscratch.model.gpt import GPT
 from gptscratch.runs.checkpoint import load_model
 from gptscratch.runs.run import read_run
-from gptscratch.sizing import memory_to_sample
+from gptscratch.sizing import kv_cache_bytes
 from gptscratch.tokenizer import Tokenizer
 from gptscratch.tokenizer.detokenize import DecodeStream
 
@@ -123,7 +123,7 @@ class Generator:
         """
         config = sample_config(config, **options)
         shape = self.model.config
-        row_bytes = memory_to_sample(shape).kv_cache + 16 * shape.vocab_size  # logits and float32 copies
+        row_bytes = kv_cache_bytes(shape) + 16 * shape.vocab_size  # logits and float32 copies
         rows = min(max(1, _BATCH_BYTES // row_bytes), _BATCH_ROWS)
         for first in range(0, config.num_samples, rows):
             numbers = range(first, min(first + rows, config.num_samples))

@@ -115,7 +115,7 @@ def describe_model(config: ModelConfig, *, micro_batch_size: int = 1) -> ModelDe
         training_flops_per_token=sizing.training_flops_per_token(config),
         micro_batch_size=micro_batch_size,
         training_memory_bytes=sizing.memory_to_train(config, micro_batch_size=micro_batch_size).total,
-        sampling_memory_bytes=sizing.memory_to_sample(config).total,
+        sampling_memory_bytes=4 * counts.total + sizing.kv_cache_bytes(config),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from statistics import median
@@ -13,7 +12,7 @@ import torch
 from gptscratch.accelerate.linear import linear
 from gptscratch.accelerate.training import accelerate_training
 from gptscratch.config import RunConfig
-from gptscratch.device import is_out_of_memory, one_thread
+from gptscratch.device import is_out_of_memory
 from gptscratch.model.gpt import GPT
 from gptscratch.model.lora import add_adapters_of
 from gptscratch.training.evaluate import sums_over
@@ -96,9 +95,12 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
     On a CPU one thread is measured and multiplied: other programs that run for a moment do not count.
     """
-    on_cpu = device.type == "cpu"
-    size, threads = (512, torch.get_num_threads()) if on_cpu else (4096, 1)
+    on_cpu, threads = device.type == "cpu", torch.get_num_threads()
+    size = 512 if on_cpu else 4096
     a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
-    with one_thread() if on_cpu else contextlib.nullcontext():
+    torch.set_num_threads(1)
+    try:
         times = timed(lambda: linear(a, b)[0, 0].item(), limit=0.1, most=1000)  # item waits for the device
-    return threads * 2 * size**3 / min(times)
+    finally:
+        torch.set_num_threads(threads)
+    return (threads if on_cpu else 1) * 2 * size**3 / min(times)

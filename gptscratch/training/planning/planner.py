@@ -192,7 +192,7 @@ class _Planner:
 
     def _peak(self, model: ModelConfig, rows: int = 1) -> int:
         """Bytes of memory, with this number of sequences in a micro-batch."""
-        return sizing.training_peak(model, micro_batch_size=rows, **self.machine)
+        return sizing.memory_to_train(model, micro_batch_size=rows, **self.machine).total
 
     # The length of the run
 
@@ -263,7 +263,8 @@ class _Planner:
         most = CPU_ACTIVATIONS // each if on_cpu else math.inf if free else GPU_ACTIVATIONS // each
         if free:
             reserve = 0 if on_cpu else GPU_RESERVE
-            most = min(most, (MEMORY_SHARE * free - reserve - one.total) // each + 1)
+            held = one.weights + one.gradients + one.optimizer + one.activations + reserve
+            most = min(most, (MEMORY_SHARE * free - held) // each + 1)
         return int(max(1, most))
 
     def _choose_rates(self, steps: int, tokens: int, seconds: float) -> None:

@@ -22,11 +22,11 @@ BATCH = RunConfig().with_settings(
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_a_few_sequences_show_how_long_a_whole_batch_takes(optimizer: str) -> None:
+def test_one_sequence_shows_how_long_a_whole_batch_takes(optimizer: str) -> None:
     config = BATCH.with_settings({"optimizer": optimizer})
-    whole, few = (speed_of(config, rows, CPU, torch.float32, limit=0.3) for rows in (32, 4))
+    whole, few = (speed_of(config, rows, CPU, torch.float32, limit=0.3) for rows in (32, 1))
     for found, wanted in zip(few, whole, strict=True):
-        assert 0.4 < found / wanted < 8  # four at a time are less efficient, but they are not a whole batch
+        assert 0.15 < found / wanted < 8  # one at a time is less efficient, but it is not a whole batch
 
 
 def test_the_first_call_does_not_count_and_the_limit_ends_the_rest() -> None:

@@ -226,7 +226,9 @@ def test_a_model_that_does_not_fit_is_refused_with_what_it_needs_and_what_there_
 
 def test_the_optimizers_temporaries_count() -> None:
     model = plan(steps=5, n_layer=24, d_model=2048).config.model
-    muon, adamw = (sizing.update_bytes(model, optimizer=name, dtype="bfloat16") for name in ("muon", "adamw"))
+    muon, adamw = (
+        sizing.memory_to_train(model, optimizer=name, dtype="bfloat16").update for name in ("muon", "adamw")
+    )
     assert adamw == 0
     assert muon == 22 * max(1 << 24, model.d_model * model.d_ff)
 
