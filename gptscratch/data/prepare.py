@@ -42,14 +42,13 @@ from gptscratch.errors import CorpusError, UserError, disk_errors
 from gptscratch.files import new_folder
 from gptscratch.tokenizer import KINDS, Tokenizer, build_tokenizer, choose_tokenizer
 from gptscratch.tokenizer.bulk import bulk_encoder
-from gptscratch.tokenizer.train import bpe_seconds, bpe_vocab_size, sample_limit
+from gptscratch.tokenizer.train import bpe_vocab_size, sample_limit
 
 # The last one is made by generation/memorization.py.
 FILES = ("train.bin", "val.bin", "tokenizer.json", "manifest.json", "train.suffixes")
+_LARGE = 4_000_000  # characters, from which on training a BPE takes seconds
 _ABANDONED = 86_400  # seconds, after which a temporary folder of another key is deleted
 _AT_ONCE = 8  # chunks that are encoded together
-_LARGE = 4_000_000  # characters, from which on it is announced how long training a BPE takes
-_TIMED = 1_000_000  # characters on which that is measured
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,8 @@ def train_tokenizer(corpus: Corpus, found: Survey) -> Tokenizer:
         sample, _ = found.sample.texts(found.split)
         texts = sample[:: -(-sum(map(len, sample)) // sample_limit(sample)) or 1]
         if found.characters > _LARGE:
-            _announce(texts, found, size, corpus.on_progress)
+            shown = f"{sum(map(len, texts)) / 1e6:,.0f} of {found.characters / 1e6:,.0f} million characters"
+            corpus.on_progress(f"training {size:,} BPE entries on {shown}", 0, 0)
     elif kind == "word":
         chunks = _second_pass(corpus, found, "training tokenizer")
         texts = (text for chunk in chunks for text in texts_of(found.split.parts(chunk)[0])[0])
@@ -173,14 +173,6 @@ def train_tokenizer(corpus: Corpus, found: Survey) -> Tokenizer:
         min_frequency=config.min_frequency,
     )
     return Tokenizer(library)
-
-
-def _announce(texts: list[str], found: Survey, size: int, on_progress: Progress) -> None:
-    characters = sum(map(len, texts))
-    timed = texts[: max(1, len(texts) * _TIMED // max(1, characters))]
-    seconds = bpe_seconds(timed, characters, size)
-    part = f"{characters / found.characters * found.bytes / 1e6:,.0f} MB of {found.bytes / 1e6:,.0f} MB"
-    on_progress(f"training {size:,} BPE entries on {part}, about {seconds:,.0f} s", 0, 0)
 
 
 def _build(corpus: Corpus, loaded: Tokenizer | None, folder: Path, key: str) -> Tokenizer:

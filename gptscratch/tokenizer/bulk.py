@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import models
 
 from gptscratch.tokenizer.load import is_library_error, library_errors
-from gptscratch.tokenizer.train import byte_values
+from gptscratch.tokenizer.train import byte_values, latin_words, word_splitter
 
 if TYPE_CHECKING:
     from gptscratch.tokenizer.tokenizer import Tokenizer
@@ -50,10 +50,13 @@ def bulk_encoder(tokenizer: Tokenizer, alphabet: str | None = None) -> Encode:
         alphabet: every character that the texts may have. Without it tiktoken is not used, because another
             version of Unicode could put a character into another class.
     """
-    fast = {"char": _char_encoder, "byte": _byte_encoder}.get(tokenizer.kind)
-    if fast is not None:
-        return fast(tokenizer)
-    return (alphabet is not None and _tiktoken_encoder(tokenizer, alphabet)) or _library_encoder(tokenizer)
+    if tokenizer.kind == "char":
+        return _char_encoder(tokenizer)
+    if tokenizer.kind == "byte":
+        return _byte_encoder(tokenizer)
+    if alphabet is None:  # for a text now and then
+        return _library_encoder(tokenizer)
+    return _word_encoder(tokenizer) or _tiktoken_encoder(tokenizer, alphabet) or _library_encoder(tokenizer)
 
 
 def _library_encoder(tokenizer: Tokenizer) -> Encode:
@@ -68,8 +71,7 @@ def _library_encoder(tokenizer: Tokenizer) -> Encode:
 def _byte_encoder(tokenizer: Tokenizer) -> Encode:
     def encode(texts: Sequence[str]) -> list[Ids]:
         encoded = [text.encode() for text in tokenizer.normalized(texts)]
-        data = b"".join(encoded)
-        return _divided(np.frombuffer(data, np.uint8).astype(tokenizer.dtype), map(len, encoded))
+        return _divided(np.frombuffer(b"".join(encoded), np.uint8).astype(tokenizer.dtype), encoded)
 
     return encode
 
@@ -84,13 +86,32 @@ def _char_encoder(tokenizer: Tokenizer) -> Encode:
     def encode(texts: Sequence[str]) -> list[Ids]:
         texts = tokenizer.normalized(texts)
         codes = np.frombuffer("".join(texts).encode("utf-32-le"), "<i4")
-        return _divided(table.take(codes, mode="clip"), map(len, texts))
+        return _divided(table.take(codes, mode="clip"), texts)
 
     return encode
 
 
-def _divided(ids: Ids, sizes: Iterable[int]) -> list[Ids]:
-    return [ids[start:end] for start, end in pairwise(accumulate(sizes, initial=0))]
+def _divided(ids: Ids, texts: Sequence[str | bytes]) -> list[Ids]:
+    return [ids[start:end] for start, end in pairwise(accumulate(map(len, texts), initial=0))]
+
+
+def _word_encoder(tokenizer: Tokenizer) -> Encode | None:
+    """Latin text by a dictionary, other text by the library; None where the words are divided otherwise."""
+    state = getattr(tokenizer.library.pre_tokenizer, "__getstate__", bytes)()
+    if tokenizer.kind != "word" or state != word_splitter().__getstate__():
+        return None
+    library, vocab = _library_encoder(tokenizer), tokenizer.library.get_vocab(with_added_tokens=False)
+    unknown = repeat(tokenizer.unk_id)
+
+    def encode(texts: Sequence[str]) -> list[Ids]:
+        divided = [latin_words(text) for text in tokenizer.normalized(texts)]
+        others = iter(library([text for text, words in zip(texts, divided, strict=True) if words is None]))
+        return [
+            next(others) if words is None else np.fromiter(map(vocab.get, words, unknown), tokenizer.dtype)
+            for words in divided
+        ]
+
+    return encode
 
 
 def _tiktoken_encoder(tokenizer: Tokenizer, alphabet: str) -> Encode | None:
@@ -107,27 +128,24 @@ def _tiktoken_encoder(tokenizer: Tokenizer, alphabet: str) -> Encode | None:
         return None
     encoding = tiktoken.Encoding("bulk", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
     library = _library_encoder(tokenizer)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def encode_one(text: str) -> Ids:
         try:
             return np.array(encoding.encode_ordinary(text), tokenizer.dtype)
         except BaseException as error:
-            if not is_library_error(error):
-                raise
-            return library([text])[
-                0
-            ]  # a run of a million characters, for which the regular expression has no room
+            if is_library_error(
+                error
+            ):  # a run of a million characters is too long for its regular expression
+                return library([text])[0]
+            raise
 
     def encode(texts: Sequence[str]) -> list[Ids]:
-        if len(texts) < 2 or threads < 2:
-            return [encode_one(text) for text in texts]
-        size = -(-len(texts) // threads)
+        size = -(-len(texts) // min(MOST_THREADS, cores)) or 1
         parts = [texts[start : start + size] for start in range(0, len(texts), size)]
-        with ThreadPoolExecutor(threads) as pool:  # tiktoken works outside Python's lock
+        with ThreadPoolExecutor(MOST_THREADS) as pool:  # tiktoken works outside Python's lock
             return [ids for part in pool.map(lambda part: [*map(encode_one, part)], parts) for ids in part]
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = min(MOST_THREADS, cores)
     probe = _probe(alphabet)
     return encode if np.array_equal(encode_one(probe), library([probe])[0]) else None
 
@@ -140,12 +158,8 @@ def split_pattern(spec: dict[str, Any]) -> str | None:
         return None
     if last.get("use_regex", True):
         return None if splits else GPT2
-    for known in (LLAMA3, QWEN2):
-        if splits == [
-            {"type": "Split", "pattern": {"Regex": known}, "behavior": "Isolated", "invert": False}
-        ]:
-            return known
-    return None
+    isolated = {"type": "Split", "behavior": "Isolated", "invert": False}
+    return next((p for p in (LLAMA3, QWEN2) if splits == [{**isolated, "pattern": {"Regex": p}}]), None)
 
 
 def _ranks(spec: dict[str, Any]) -> dict[bytes, int] | None:
@@ -160,11 +174,7 @@ def _ranks(spec: dict[str, Any]) -> dict[bytes, int] | None:
     merges = [tuple(pair.split(" ", 1) if isinstance(pair, str) else pair) for pair in model["merges"]]
     merged = [vocab.get(left + right, -1) for left, right in merges]
     other = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
-    if (
-        any(model.get(option) for option in other)
-        or min(merged, default=0) < 0
-        or not letters <= vocab.keys()
-    ):
+    if any(map(model.get, other)) or min(merged, default=0) < 0 or not letters <= vocab.keys():
         return None
     tokenize = models.BPE(vocab, merges).tokenize
     if merged != sorted(merged) or any([p.id for p in tokenize(t)] != [i] for t, i in vocab.items()):

@@ -76,42 +76,35 @@ def _from_file(path: Path) -> Tokenizer:
     message = f"{path} is not a tokenizer that can be read"
     try:
         text = path.read_text(encoding="utf-8")
-        _require_small_ids(path, json.loads(text))
+        largest = _largest_id(json.loads(text))
     except (OSError, ValueError, RecursionError) as error:
         raise TokenizerError(f"{message}: {error}.", _EXPECTED) from None
+    if largest >= MOST_IDS:
+        raise TokenizerError(f"{path} has the token id {largest:,}: ids must be below {MOST_IDS:,}.")
     with library_errors(message, _EXPECTED):
         return Tokenizer.from_str(text)
 
 
-def _require_small_ids(path: Path, spec: Any) -> None:
+def _largest_id(spec: Any) -> int:
     """The library takes memory for every id up to the largest, and the process ends where there is none."""
     try:
         vocab, added = spec["model"]["vocab"], spec.get("added_tokens") or []
         ids = [*(vocab.values() if isinstance(vocab, dict) else ()), *(token["id"] for token in added)]
+        return max((i for i in ids if isinstance(i, int)), default=0)
     except (AttributeError, KeyError, TypeError):
-        return  # not a tokenizer, as the library will say
-    largest = max((i for i in ids if isinstance(i, int)), default=0)
-    if largest >= MOST_IDS:
-        raise TokenizerError(f"{path} has the token id {largest:,}: ids must be below {MOST_IDS:,}.")
+        return 0  # not a tokenizer, as the library will say
 
 
 def _from_gpt2_files(folder: Path) -> Tokenizer:
-    """GPT-2's own format. Its first merges line may be ``#version``, and may be missing."""
-    try:
-        vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError as error:
-        raise TokenizerError(
-            f"{error.filename} is missing.", "GPT-2's tokenizer is two files: vocab.json and merges.txt."
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise TokenizerError(f"vocab.json or merges.txt in {folder} cannot be read: {error}.") from None
-    first = 1 if lines[0].startswith("#version") else 0  # "# #" is a real merge: only this line is skipped
-    merges = [(left, right) for left, _, right in (line.partition(" ") for line in lines[first:]) if right]
-    with library_errors(f"vocab.json and merges.txt in {folder} do not fit together"):
-        tokenizer = Tokenizer(models.BPE(vocab, merges))
+    vocab, merges = folder / "vocab.json", folder / "merges.txt"
+    for file in (vocab, merges):
+        if not file.is_file():
+            hint = "GPT-2's tokenizer is two files: vocab.json and merges.txt."
+            raise TokenizerError(f"{file} is missing.", hint)
+    with library_errors(f"vocab.json and merges.txt in {folder} cannot be read, or do not fit together"):
+        tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    if END_OF_TEXT in vocab:
+    if tokenizer.token_to_id(END_OF_TEXT) is not None:
         tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, normalized=False, special=True)])
     return tokenizer

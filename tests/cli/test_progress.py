@@ -51,8 +51,8 @@ def test_a_stage_without_a_total_shows_how_much_came() -> None:
 
 
 def test_a_stage_without_numbers_stays_on_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
-    WorkView()("training 8,192 BPE entries on 32 MB of 5,000 MB, about 5 s", 0, 0)
-    assert "about 5 s" in capsys.readouterr().err
+    WorkView()("training 8,192 BPE entries on 32 of 5,000 million characters", 0, 0)
+    assert "of 5,000 million" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 120, 200])

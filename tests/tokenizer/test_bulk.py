@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
 from gptscratch.tokenizer import Tokenizer, build_tokenizer, bulk_encoder
 from gptscratch.tokenizer.bulk import LLAMA3, QWEN2, _tiktoken_encoder
+from gptscratch.tokenizer.train import latin_words, word_splitter
 
 LETTERS = list("''''    \n\t stmdrevl12aBIΣσ.,-_é猫１\u3000\xa0\u2028\u0301\u200d😀\x00\x1c\x85²<>|LS")
 SAMPLE = "It's a well-known 'thing', isn't it? They've 12 cats - and\n\n  we'll see. Größe猫 " * 30
@@ -73,6 +74,7 @@ SLOW: dict[str, Callable[[], tokenizers.Tokenizer]] = {
     "other pattern": lambda: bpe(pre_tokenizer=split("of a kind|.")),
     "lower case": lambda: bpe(normalizer=normalizers.Lowercase()),
     "word": lambda: build_tokenizer("word", [SAMPLE], alphabet=""),
+    "word in lower case": lambda: build_tokenizer("word", [SAMPLE], alphabet="", lowercase=True),
     "white space": lambda: bpe(pre_tokenizer=pre_tokenizers.Whitespace()),
 }
 
@@ -133,3 +135,11 @@ def test_tables_have_the_librarys_ids(kind: str, lowercase: bool) -> None:
 def test_the_ids_of_a_character_do_not_depend_on_how_high_it_is() -> None:
     tokenizer = Tokenizer(build_tokenizer("char", [], alphabet="ab"))
     assert bulk_encoder(tokenizer)(["a\U0010ffffb"])[0].tolist() == [0, tokenizer.unk_id, 1]
+
+
+def test_latin_words_are_those_of_the_library() -> None:
+    characters = [chr(code) for code in (*range(256), *range(0x2010, 0x203F)) if not 0x2028 <= code < 0x2030]
+    for c in characters:
+        text = f"a{c}b {c}{c} -{c} - x'{c}{c}a’{c}{c}-\n{c} -"
+        assert latin_words(text) == [word for word, _ in word_splitter().pre_tokenize_str(text)], repr(c)
+    assert latin_words("猫") is None

@@ -6,15 +6,16 @@ import random
 import time
 
 import pytest
+from tokenizers import Tokenizer, models, trainers
 
 from gptscratch.tokenizer import build_tokenizer, choose_tokenizer
 from gptscratch.tokenizer.train import (
     SAMPLE,
     SPACELESS_SAMPLE,
-    bpe_seconds,
     bpe_vocab_size,
     sample_limit,
     without_long_runs,
+    word_splitter,
 )
 
 ENGLISH = "Everyone saw that the cat sat on the mat. " * 50
@@ -54,6 +55,12 @@ def test_a_bpe_of_one_endless_word_is_trained_in_a_moment() -> None:
     assert time.process_time() - start < 10
 
 
-def test_the_time_is_estimated_from_a_small_training() -> None:
-    seconds = bpe_seconds([ENGLISH], len(ENGLISH), 300)
-    assert 0 < seconds < bpe_seconds([ENGLISH], 1000 * len(ENGLISH), 300)
+def test_words_are_ordered_as_by_the_trainer_of_the_library() -> None:
+    texts = ["It's 吾輩は猫 - a well-known cat; the cat's hat. Größe!", ENGLISH, "猫 猫 the hat\n\n"]
+    library = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    library.pre_tokenizer = word_splitter()
+    special = ["<|endoftext|>", "<unk>"]
+    trainer = trainers.WordLevelTrainer(vocab_size=9, special_tokens=special, show_progress=False)
+    library.train_from_iterator(texts, trainer)
+    found = build_tokenizer("word", texts, alphabet="", vocab_size=9, min_frequency=1)
+    assert found.get_vocab() == library.get_vocab()
