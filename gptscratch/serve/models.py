@@ -15,7 +15,7 @@ from gptscratch.generation.memorization import with_training_tokens
 from gptscratch.serve.engine import Engine, Progress
 from gptscratch.serve.errors import ApiError
 from gptscratch.serve.sample import Sample
-from gptscratch.sizing import count_parameters, memory_to_sample
+from gptscratch.sizing import count_parameters, kv_cache_bytes
 
 _BATCH_BYTES = 1 << 30  # of keys, values and logits
 
@@ -134,7 +134,7 @@ class Models:
 def batch_that_fits(generator: Generator) -> int:
     """Texts decoded together: 16, or fewer where keys, values and logits would take more than 1 GiB."""
     config = generator.model.config
-    row_bytes = memory_to_sample(config).kv_cache + 16 * config.vocab_size
+    row_bytes = kv_cache_bytes(config) + 16 * config.vocab_size
     return max(1, min(16, _BATCH_BYTES // row_bytes))
 
 
