@@ -27,7 +27,7 @@ from gptscratch.training.budget import make_budget
 from gptscratch.training.evaluate import Evaluator
 from gptscratch.training.events import Evaluated, Event, FineTuned, Logged, Notice, OnEvent, Sampled, Saved
 from gptscratch.training.optimizer import make_optimizer
-from gptscratch.training.planning.planner import LEAST_FINAL_TOKENS
+from gptscratch.training.planning.heuristics import LEAST_FINAL_TOKENS
 from gptscratch.training.replica import LowPrecisionReplica
 from gptscratch.training.schedule import schedule_of
 from gptscratch.training.state import TrainState

@@ -20,7 +20,7 @@ from gptscratch.runs.run import disk_errors_in, read_facts, read_run
 from gptscratch.runs.tensors import load_tensors
 from gptscratch.training.context import TrainContext
 from gptscratch.training.events import Evaluated, FineTuned, Notice, Working
-from gptscratch.training.planning.planner import LEAST_FINAL_TOKENS
+from gptscratch.training.planning.heuristics import LEAST_FINAL_TOKENS
 
 _FILE = "fine_tuning.json"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from gptscratch import sizing
 from gptscratch.config import ModelConfig
@@ -154,3 +155,53 @@ def weight_decay(learning_rate: float, steps: int) -> float:
     decay as you scale model and dataset size"); the runs of minutes that 0.1 comes from have that.
     """
     return min(0.1, 5 / (max(learning_rate, 1e-9) * max(1, steps)))
+
+
+EVALUATIONS = 10  # along a run
+EVALUATION_SHARE = 0.015  # of the run's work, for those along it, and once more for the one at its end
+LEAST_FINAL_TOKENS = 50_000  # evaluated at the end, however short the time
+ALL_FINAL_TOKENS = 250_000  # the same where no time is given
+
+
+def evaluations(
+    steps: int, tokens: int, model: ModelConfig, facts: Facts, *, by_time: bool
+) -> dict[str, int]:
+    """How often is logged and evaluated, and on how many tokens.
+
+    Evaluating a token costs about two thirds of training on it: a third of the work, but in float32.
+    """
+    count = min(EVALUATIONS, max(2, steps / 25))  # of the steps alone: two runs of one plan are equal
+    share = 1.5 * EVALUATION_SHARE * tokens
+    final = max(share, LEAST_FINAL_TOKENS if by_time else ALL_FINAL_TOKENS)
+    return {
+        "log_interval": _round_number(steps / 200),
+        "eval_interval": _round_number(steps / count),
+        "eval_tokens": min(int(max(share / count, 4 * model.context_length)), facts.val_tokens),
+        "final_eval_tokens": min(int(final), facts.val_tokens),
+    }
+
+
+def _round_number(value: float) -> int:
+    """The next of 1, 2, 5, 10, 20, 50 ... that is not below."""
+    power = 10 ** math.floor(math.log10(max(1.0, value)))
+    return int(next(n * power for n in (1, 2, 5, 10) if n * power >= value))
+
+
+MEMORY_SHARE = 0.75  # of what is free: what is held for a moment is not counted
+CPU_ACTIVATIONS = 2 << 30  # bytes, at most, for those of a micro-batch on a CPU
+GPU_ACTIVATIONS = 16 << 30  # the same on a GPU whose memory is not known
+GPU_RESERVE = 1 << 30  # bytes of a GPU's memory for logits, kernels and fragments
+
+
+def rows_at_once(model: ModelConfig, facts: Facts, machine: Mapping[str, Any]) -> int:
+    """Sequences of one forward and backward pass whose activations the memory holds.
+
+    ``machine``: the options of ``sizing.memory_to_train``.
+    """
+    one, two = (sizing.memory_to_train(model, micro_batch_size=rows, **machine) for rows in (1, 2))
+    each, on_cpu = two.activations - one.activations, facts.device == "cpu"
+    rooms = [CPU_ACTIVATIONS] if on_cpu else [] if facts.memory_bytes else [GPU_ACTIVATIONS]
+    if facts.memory_bytes:
+        held = one.weights + one.gradients + one.optimizer + one.activations - each
+        rooms.append(int(MEMORY_SHARE * facts.memory_bytes) - held - (0 if on_cpu else GPU_RESERVE))
+    return max(1, min(rooms) // each)

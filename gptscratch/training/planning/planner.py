@@ -21,18 +21,10 @@ from gptscratch.training.planning.notices import notices_about
 from gptscratch.units import size
 
 DEFAULT_MINUTES = 5.0
-EVALUATIONS = 10  # along a run
-EVALUATION_SHARE = 0.015  # of the run's work, for those along it, and once more for the one at its end
-LEAST_FINAL_TOKENS = 50_000  # evaluated at the end, however short the time
-ALL_FINAL_TOKENS = 250_000  # the same where no time is given
 PAUSE_SECONDS = 0.2  # for a checkpoint and a sample text, with each evaluation
 TRAINING_SHARE = 0.95  # of the time; the rest is for evaluations, checkpoints and samples
 LEAST_VAL_TOKENS = 16  # where the training text has a hundred times as many
-CPU_ACTIVATIONS = 2 << 30  # bytes, at most, for those of a micro-batch on a CPU
-GPU_ACTIVATIONS = 16 << 30  # the same on a GPU whose memory is not known
-MEMORY_SHARE = 0.75  # of what is free: what is held for a moment is not counted
 PROCESS_BYTES = 370_000_000  # of Python with torch and an evaluation
-GPU_RESERVE = 1 << 30  # bytes of a GPU's memory for logits, kernels and fragments
 
 
 @dataclass(frozen=True)
@@ -85,11 +77,8 @@ class _Planner:
             train["minutes"] = DEFAULT_MINUTES
         self.train = TrainConfig(**train)
         self.useful_tokens = heuristics.useful_epochs(facts.train_tokens) * facts.train_tokens
-        self.machine: dict[str, Any] = {
-            "optimizer": self.train.optimizer,
-            "dtype": facts.dtype,
-            "device": facts.device,
-        }
+        self.machine: dict[str, Any] = {"dtype": facts.dtype, "device": facts.device}
+        self.machine["optimizer"] = self.train.optimizer
         self.model = self._choose_model()
         if rank := self.train.lora_rank:
             self._choose(lora_alpha=2.0 * rank, lora_targets=sizing.linear_layers(self.model))
@@ -105,7 +94,9 @@ class _Planner:
         else:
             steps = int(make_budget(self.train, facts.train_tokens, self.row_tokens).steps)
         tokens = round(steps * step_tokens)
-        self._choose_intervals(steps, tokens)
+        by_time = self.train.minutes is not None
+        self._choose(**heuristics.evaluations(steps, tokens, model, facts, by_time=by_time))
+        self._choose(save_interval=self.train.eval_interval)
         seconds = self._seconds_for(tokens)
         if self.train.minutes:
             self._limit_steps(steps, seconds)
@@ -168,7 +159,7 @@ class _Planner:
         """Whether the run is long enough for the model, and the corpus and the memory are large enough."""
         blocks = sizing.count_parameters(model).non_embedding
         is_trained = self._run_tokens(model) >= heuristics.tokens_per_parameter(blocks) * blocks
-        fits = self._peak(model) <= MEMORY_SHARE * (self.facts.memory_bytes or math.inf)
+        fits = self._peak(model) <= heuristics.MEMORY_SHARE * (self.facts.memory_bytes or math.inf)
         return is_trained and fits and blocks <= 10 * self.facts.train_tokens
 
     def _shortened(self, model: ModelConfig) -> ModelConfig:
@@ -242,7 +233,7 @@ class _Planner:
                 f"The micro-batch has {batch} sequences instead of {micro}: a step has no more."
             )
             self.train = replace(self.train, micro_batch_size=batch)
-        parts = math.ceil(batch / self._rows_at_once())
+        parts = math.ceil(batch / heuristics.rows_at_once(self.model, self.facts, self.machine))
         self._choose(micro_batch_size=math.ceil(batch / parts))
 
     def _planned_batch(self) -> float:
@@ -253,51 +244,17 @@ class _Planner:
             tokens = 16 * width * steps if device == "cpu" else 0
         return min(heuristics.batch_tokens(tokens, width, device), self.facts.train_tokens)
 
-    def _rows_at_once(self) -> int:
-        """Sequences of one forward and backward pass whose activations the memory holds."""
-        free, on_cpu = self.facts.memory_bytes, self.facts.device == "cpu"
-        one, two = (
-            sizing.memory_to_train(self.model, micro_batch_size=rows, **self.machine) for rows in (1, 2)
-        )
-        each = two.activations - one.activations
-        most = CPU_ACTIVATIONS // each if on_cpu else math.inf if free else GPU_ACTIVATIONS // each
-        if free:
-            reserve = 0 if on_cpu else GPU_RESERVE
-            held = one.weights + one.gradients + one.optimizer + one.activations + reserve
-            most = min(most, (MEMORY_SHARE * free - held) // each + 1)
-        return int(max(1, most))
-
     def _choose_rates(self, steps: int, tokens: int, seconds: float) -> None:
         factor = heuristics.batch_rate_factor(tokens / steps, self._planned_batch())
-        rates, warmup = heuristics.rates(self.train.optimizer, self.model.d_model, steps, factor), steps // 20
+        rates = heuristics.rates(self.train.optimizer, self.model.d_model, steps, factor)
         if self.facts.fine_tunes:
             rates = heuristics.fine_tuning_rates(rates, adapters=self.train.lora_rank is not None)
-            warmup = steps // 10
         self._choose(
             **rates,
-            warmup_steps=min(100, warmup),
+            warmup_steps=min(100, steps // (10 if self.facts.fine_tunes else 20)),
             compile=heuristics.compiling_pays(self.facts, self.train.documents, seconds),
         )
         self._choose(weight_decay=heuristics.weight_decay(self.train.learning_rate, steps))
         if "model.dropout" not in self.given:
             epochs = tokens / self.facts.train_tokens
             self.model = replace(self.model, dropout=heuristics.dropout(epochs, self.facts.train_tokens))
-
-    def _choose_intervals(self, steps: int, tokens: int) -> None:
-        count = min(EVALUATIONS, max(2, steps / 25))  # of the steps alone: two runs of one plan are equal
-        # Evaluating a token costs about two thirds of training on it: a third of the work, but in float32.
-        share = 1.5 * EVALUATION_SHARE * tokens
-        final = int(max(share, LEAST_FINAL_TOKENS if self.train.minutes else ALL_FINAL_TOKENS))
-        along = int(max(share / count, 4 * self.model.context_length))
-        self._choose(log_interval=_round_number(steps / 200), eval_interval=_round_number(steps / count))
-        self._choose(
-            save_interval=self.train.eval_interval,
-            eval_tokens=min(along, self.facts.val_tokens),
-            final_eval_tokens=min(final, self.facts.val_tokens),
-        )
-
-
-def _round_number(value: float) -> int:
-    """The next of 1, 2, 5, 10, 20, 50 ... that is not below."""
-    power = 10 ** math.floor(math.log10(max(1.0, value)))
-    return int(next(n * power for n in (1, 2, 5, 10) if n * power >= value))
