@@ -11,7 +11,7 @@ from gptscratch import paths
 from gptscratch.accelerate import process
 from gptscratch.cli import options as o
 from gptscratch.config.setting import ADVANCED, NETWORK, setting
-from gptscratch.errors import ConfigError, MissingExtraError, require
+from gptscratch.errors import MissingExtraError, require
 
 if TYPE_CHECKING:
     from gptscratch.generation.generator import Generator
@@ -80,19 +80,19 @@ def serve(
         local or bool(api_key), f"--host {host} lets other machines use the server.",
         "Choose a secret: --api-key SECRET",
     )  # fmt: skip
-    listener = listen(host, port)
-    generators = _load(runs or [None], quantize=quantize, device=device, dtype=dtype)
+    shown = f"[{host}]" if ":" in host else host
+    hosts = [*LOOPBACK, shown] if local else ["*"]
     limits = Limits(
         max_batch=max_batch, max_queue=max_queue, max_tokens=max_tokens, max_prompt_tokens=max_prompt_tokens
     )
-    shown = f"[{host}]" if ":" in host else host
-    hosts = [*LOOPBACK, shown] if local else ["*"]
-    app = make_app(generators, limits=limits, api_key=api_key, hosts=hosts, cors=cors)
-    err.print(
-        f"Serving {', '.join(generators)} at http://{shown}:{listener.getsockname()[1]}", highlight=False
-    )
-    err.print("Ctrl-C stops the server.", style="dim")
-    run(app, listener, on_stop=lambda: notice("Finishing what runs; press Ctrl-C again to stop at once."))
+    with listen(host, port) as listener:  # before the models are loaded, which takes a while
+        generators = _load(runs or [None], quantize=quantize, device=device, dtype=dtype)
+        app = make_app(generators, limits=limits, api_key=api_key, hosts=hosts, cors=cors)
+        address = f"http://{shown}:{listener.getsockname()[1]}"
+        err.print(f"Serving {', '.join(generators)} at {address}", highlight=False, soft_wrap=True)
+        err.print("Ctrl-C stops the server.", style="dim")
+        stopping = "Finishing what runs; press Ctrl-C again to stop at once."
+        run(app, listener, on_stop=lambda: notice(stopping))
 
 
 def _load(
@@ -103,15 +103,23 @@ def _load(
 
     found: dict[str, Generator] = {}
     for run in runs:
-        name, _, step = (run or "").rpartition("@")
-        by_step = bool(name) and step.isdigit()
-        path = str(paths.checkpoint_dir(paths.find_run(name), int(step))) if by_step else run
-        generator = loading.load(path, quantize=quantize, device=device, dtype=dtype)
-        assert generator.checkpoint is not None
-        named = by_step or (run is not None and Path(run).name == generator.checkpoint.name)
-        step = generator.checkpoint.name.removeprefix("step-").lstrip("0") or "0"
-        key = f"{generator.run.name}@{step}" if named else generator.run.name
-        if key in found:
-            raise ConfigError(f"{key} is given twice.")
-        found[key] = generator
+        generator = loading.load(_checkpoint(run), quantize=quantize, device=device, dtype=dtype)
+        name = generator.run.name
+        if run is not None and run != name and generator.checkpoint is not None:
+            step = int(generator.checkpoint.name.removeprefix("step-"))
+            one = "@" in run or Path(run).name == generator.checkpoint.name
+            name = f"{name}@{step}" if one else name
+        require(name not in found, f"The model {name} is given twice.")
+        found[name] = generator
     return found
+
+
+def _checkpoint(run: str | None) -> str | None:
+    """The folder of NAME@STEP; other names are found as by all commands."""
+    name, _, step = (run or "").rpartition("@")
+    if not name or not step.isdigit():
+        return run
+    saved = dict(paths.checkpoints(paths.find_run(name)))
+    steps = ", ".join(map(str, saved))
+    require(int(step) in saved, f"The run {name} has no checkpoint of step {step}.", f"Its steps: {steps}.")
+    return str(saved[int(step)])

@@ -1,0 +1,96 @@
+"""``gptscratch serve``: the process, its address, its end, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+httpx = pytest.importorskip("httpx")
+
+Command = Callable[..., Any]
+pytestmark = pytest.mark.usefixtures("tale")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to a process there")
+def test_ctrl_c_finishes_what_has_arrived_and_ends_without_an_error(home: Path) -> None:
+    command = [sys.executable, "-m", "gptscratch", "serve", "tale", "tale@24", "--port", "0"]
+    environment = os.environ | {"GPTSCRATCH_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    try:
+        line = process.stderr.readline()
+        found = re.fullmatch(r"Serving tale, tale@24 at (http://127\.0\.0\.1:\d+)\n", line)
+        assert found, line
+        with (
+            httpx.Client(base_url=found[1], timeout=30, trust_env=False) as http,
+            ThreadPoolExecutor() as pool,
+        ):
+            while True:
+                try:
+                    http.get("/health")
+                    break
+                except httpx.ConnectError:
+                    time.sleep(0.05)
+            body = {"prompt": "the", "max_tokens": 2000, "model": "tale@24"}
+            answer = pool.submit(http.post, "/v1/completions", json=body)
+            while not http.get("/health").json()["running"]:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            assert answer.result().json()["usage"]["completion_tokens"] == 2000
+        assert process.wait(timeout=20) == 0
+        rest = process.stderr.read()
+        assert "Finishing what runs" in rest
+        assert "Traceback" not in rest
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def test_a_port_in_use_is_refused(gptscratch: Command) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        ended = gptscratch("serve", "tale", "--port", other.getsockname()[1])
+    assert ended.code == 2
+    assert "cannot be used: Address already in use." in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tale", "--host", "0.0.0.0"], "--host 0.0.0.0 lets other machines use the server."),
+        (["tale", "--port", "99999"], "--port is 99999: it must be at most 65,535."),
+        (["tale", "--max-batch", "0"], "--max-batch is 0: it must be at least 1."),
+        (["tale", "tale"], "The model tale is given twice."),
+        (["tale@7"], "The run tale has no checkpoint of step 7."),
+        (["nothing"], "There is no run 'nothing'."),
+        (["tale", "--host", "no such host"], "The address no such host:0 cannot be used"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(gptscratch: Command, arguments: list[str], message: str) -> None:
+    port = [] if "--port" in arguments else ["--port", "0"]
+    key = ["--api-key", "secret"] if "no such host" in arguments else []
+    ended = gptscratch("serve", *arguments, *port, *key)
+    assert ended.code == 2
+    assert message in ended.err
+
+
+def test_a_missing_package_is_named_with_its_extra(
+    gptscratch: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    ended = gptscratch("serve", "tale")
+    assert ended.code == 2
+    assert "extra [serve]" in ended.err
