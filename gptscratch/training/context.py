@@ -98,7 +98,7 @@ class TrainContext:
         self.saved_at = time.perf_counter()
         self.reported_at = -math.inf  # when progress was last reported
         self.last_seconds: dict[str, float] = {}  # how long each kind of work between steps took last
-        if math.isfinite(self.budget.seconds) and not state.closing_seconds:
+        if math.isfinite(self.budget.seconds) and not state.step:
             state.closing_seconds = _CLOSING * max(0.0, self.budget.seconds - self.run_seconds())
 
     def sample_text(self) -> str | None:

@@ -17,7 +17,6 @@ from gptscratch.data.token_files import token_counts
 from gptscratch.device import out_of_memory, pick_device, pick_dtype, slow_dtype_warning
 from gptscratch.errors import CheckpointError
 from gptscratch.files import write_json
-from gptscratch.model.gpt import GPT
 from gptscratch.model.head import init_bias_from_unigrams
 from gptscratch.runs import checkpoint
 from gptscratch.runs.metrics import rewind_metrics
@@ -97,8 +96,9 @@ def train(
         context = TrainContext(run, record, prepared, TrainState(), on_event, sample_text)
         source = None if init_from is None else fine_tuning.load_source(context.model, run, init_from)
         found = None if init_from is None else fine_tuning.before(context, init_from)
-        if init_from is None and context.model.config.output_bias:
-            _init_bias(context.model, prepared)
+        if init_from is None and plan.config.model.output_bias:
+            counts = token_counts(prepared.tokens.train, plan.config.model.vocab_size)
+            init_bias_from_unigrams(context.model.lm_head, torch.from_numpy(counts))
         if is_run(run) and not replace_run:
             on_event(Notice(f"The run {run.name} had no checkpoint yet. It starts again."))
         create_run(run, record, prepared.tokenizer, plan.record())
@@ -139,56 +139,47 @@ def resume(
             raise
     with held(run):
         folder = paths.find_checkpoint(name_or_path or run, which="last")[1]  # what there is by now
-        record = read_run(run)
-        require_trained(run, record)
         state = TrainState.from_dict(checkpoint.load_state(folder))
-        was_finished = not cooldown and checkpoint.is_finished(run, state.step)
-        if was_finished and not settings:
+        resumed = _resumed(run, state, cooldown, on_event, settings)
+        if resumed is None:
             return _unchanged(run, state, on_event)
-        if not cooldown:
-            record = replace(record, config=resume_config(record.config, settings))
-        prepared = tokens_of_run(run, record)
-        length = (
-            prepared.manifest.train.tokens,
-            tokens_per_row(prepared, record.config.train.documents)(record.config.model.context_length),
-        )
-        if was_finished and make_budget(record.config.train, *length).is_used_up(state):
-            return _unchanged(run, state, on_event)
-        if record.format == 1:
-            on_event(
-                Notice(f"{run.name} was begun by an earlier version: the order of its batches changes here.")
-            )
-        config = record.config
-        if cooldown:
-            config = cooled_down(config, state, *length, settings)
-            on_event(
-                Notice("Cooldown: the learning rate falls to 0 and the run ends. Ctrl-C saves and stops.")
-            )
-        record = replace(record_of(config, prepared), base=record.base)
-        return _continued(run, record, prepared, folder, state, on_event, sample_text)
+        record, prepared = resumed
+        checkpoint.require_same_shapes(run, record, folder)
+        context = TrainContext(run, record, prepared, state, on_event, sample_text)
+        checkpoint.load_parameters(context.model, run, record, folder)
+        context.fine_tuned = fine_tuning.read(run)
+        context.optimizer.load(load_tensors(folder / "optimizer.safetensors"))
+        was_evaluated = _roll_back(run, record, state)
+        context.start(state)  # its own start-up is not counted
+        return _train(context, was_evaluated=was_evaluated)
 
 
-def _continued(
-    run: Path,
-    record: RunRecord,
-    prepared: Prepared,
-    folder: Path,
-    state: TrainState,
-    on_event: OnEvent,
-    sample_text: SampleText | None,
-) -> TrainResult:
-    """Train on from the checkpoint in ``folder``."""
-    train, device = record.config.train, pick_device(record.config.train.device)
-    if warning := slow_dtype_warning(pick_dtype(train.dtype, device), device):
-        on_event(Notice(warning))
-    checkpoint.require_same_shapes(run, record, folder)
-    context = TrainContext(run, record, prepared, state, on_event, sample_text)
-    checkpoint.load_parameters(context.model, run, record, folder)
-    context.fine_tuned = fine_tuning.read(run)
-    context.optimizer.load(load_tensors(folder / "optimizer.safetensors"))
-    was_evaluated = _roll_back(run, record, state)
-    context.start(state)  # its own start-up is not counted
-    return _train(context, was_evaluated=was_evaluated)
+def _resumed(
+    run: Path, state: TrainState, cooldown: bool, on_event: OnEvent, settings: dict[str, Any]
+) -> tuple[RunRecord, Prepared] | None:
+    """The run with its changed settings, and its tokens; None: it is finished."""
+    record = read_run(run)
+    require_trained(run, record)
+    was_finished = not cooldown and checkpoint.is_finished(run, state.step)
+    if was_finished and not settings:
+        return None
+    config = record.config if cooldown else resume_config(record.config, settings)
+    prepared = tokens_of_run(run, replace(record, config=config))
+    tokens = prepared.manifest.train.tokens
+    row = tokens_per_row(prepared, config.train.documents)(config.model.context_length)
+    if was_finished and make_budget(config.train, tokens, row).is_used_up(state):
+        return None
+    notices = []
+    if record.format == 1:
+        notices.append(f"{run.name} was begun by an earlier version: the order of its batches changes here.")
+    if cooldown:
+        config = cooled_down(config, state, tokens, row, settings)
+        notices.append("Cooldown: the learning rate falls to 0 and the run ends. Ctrl-C saves and stops.")
+    device = pick_device(config.train.device)
+    notices.append(slow_dtype_warning(pick_dtype(config.train.dtype, device), device) or "")
+    for text in filter(None, notices):
+        on_event(Notice(text))
+    return replace(record_of(config, prepared), base=record.base), prepared
 
 
 def _unchanged(run: Path, state: TrainState, on_event: OnEvent) -> TrainResult:
@@ -204,7 +195,10 @@ def _unchanged(run: Path, state: TrainState, on_event: OnEvent) -> TrainResult:
     facts = {field.name: best.get(field.name) for field in fields(Evaluated)}
     known = all(isinstance(value, int | float) for value in facts.values())
     evaluation = Evaluated(**facts) if known else None  # type: ignore[arg-type]
-    return replace(_result(run, state, state.seconds, evaluation), fine_tuned=fine_tuning.read(run))
+    fine_tuned = fine_tuning.read(run)
+    return TrainResult(
+        run, state.step, state.tokens, state.seconds, state.best_step, evaluation, False, fine_tuned
+    )
 
 
 def _train(context: TrainContext, *, was_evaluated: bool = True) -> TrainResult:
@@ -220,14 +214,10 @@ def _train(context: TrainContext, *, was_evaluated: bool = True) -> TrainResult:
     interrupted = run_loop(context)
     evaluation = None if interrupted else _evaluate_best(context)
     fine_tuned = context.fine_tuned if evaluation is None else fine_tuning.end(context, evaluation)
-    result = _result(run, state, context.run_seconds(), evaluation, interrupted=interrupted)
-    return replace(result, fine_tuned=fine_tuned)
-
-
-def _result(
-    run: Path, state: TrainState, seconds: float, evaluation: Evaluated | None, *, interrupted: bool = False
-) -> TrainResult:
-    return TrainResult(run, state.step, state.tokens, seconds, state.best_step, evaluation, interrupted)
+    return TrainResult(
+        run, state.step, state.tokens, context.run_seconds(), state.best_step, evaluation, interrupted,
+        fine_tuned,
+    )  # fmt: skip
 
 
 def _evaluate_best(context: TrainContext) -> Evaluated:
@@ -242,11 +232,6 @@ def _evaluate_best(context: TrainContext) -> Evaluated:
         context.report(evaluation)  # on more than those along the way
     checkpoint.finish(run, step=state.step, best_step=state.best_step, best=facts_of(evaluation))
     return evaluation
-
-
-def _init_bias(model: GPT, prepared: Prepared) -> None:
-    counts = token_counts(prepared.tokens.train, model.config.vocab_size)
-    init_bias_from_unigrams(model.lm_head, torch.from_numpy(counts))
 
 
 def _roll_back(run: Path, record: RunRecord, state: TrainState) -> bool:

@@ -97,10 +97,17 @@ class _Planner:
         by_time = self.train.minutes is not None
         self._choose(**heuristics.evaluations(steps, tokens, model, facts, by_time=by_time))
         self._choose(save_interval=self.train.eval_interval)
-        seconds = self._seconds_for(tokens)
-        if self.train.minutes:
-            self._limit_steps(steps, seconds)
-            seconds = seconds if self.train.max_steps else 60 * self.train.minutes
+        seconds, given = self._seconds_for(tokens), 60 * (self.train.minutes or 0)
+        useful = self.useful_tokens
+        if by_time and "train.max_steps" not in self.given and self._tokens_in_time(model) > useful:
+            self._choose(max_steps=steps)
+            self.notices.append(
+                f"More than {useful / facts.train_tokens:.0f} epochs would only memorize this corpus: "
+                f"training ends after {steps:,} steps, about {seconds:.0f} of the {given:.0f} seconds. "
+                "More text helps; --epochs trains longer."
+            )
+        if by_time and not self.train.max_steps:
+            seconds = given
         self._choose_rates(steps, tokens, seconds)
         config = RunConfig(model=self.model, data=data, train=self.train, name=self.given.get("name"))
         process = PROCESS_BYTES if facts.device == "cpu" else 0
@@ -126,8 +133,6 @@ class _Planner:
     def _choose(self, **values: Any) -> None:
         open_values = {name: value for name, value in values.items() if f"train.{name}" not in self.given}
         self.train = replace(self.train, **open_values)
-
-    # The model
 
     def _choose_model(self) -> ModelConfig:
         given = self._section("model")
@@ -185,8 +190,6 @@ class _Planner:
         """Bytes of memory, with this number of sequences in a micro-batch."""
         return sizing.memory_to_train(model, micro_batch_size=rows, **self.machine).total
 
-    # The length of the run
-
     def _run_tokens(self, model: ModelConfig) -> float:
         train = self.train
         if train.minutes:
@@ -208,20 +211,6 @@ class _Planner:
         work = (tokens + self.facts.evaluation_cost * scored) / speed
         return self.facts.start_up_seconds + work + along * PAUSE_SECONDS
 
-    def _limit_steps(self, steps: int, seconds: float) -> None:
-        """End a run by time where the corpus would only be memorized."""
-        useful, minutes = self.useful_tokens, self.train.minutes or 0
-        if self._tokens_in_time(self.model) <= useful or "train.max_steps" in self.given:
-            return
-        self.train = replace(self.train, max_steps=steps)
-        self.notices.append(
-            f"More than {useful / self.facts.train_tokens:.0f} epochs would only memorize this corpus: "
-            f"training ends after {steps:,} steps, about {seconds:.0f} of the {60 * minutes:.0f} seconds. "
-            "More text helps; --epochs trains longer."
-        )
-
-    # The settings of training
-
     def _choose_batch(self) -> None:
         """Sequences of a step, and in a micro-batch as many of them as the memory holds."""
         micro = self.given.get("train.micro_batch_size", 1)
@@ -229,9 +218,8 @@ class _Planner:
         self._choose(batch_size=micro * max(1, round(wanted / micro)))
         batch = self.train.batch_size
         if micro > batch:
-            self.notices.append(
-                f"The micro-batch has {batch} sequences instead of {micro}: a step has no more."
-            )
+            text = f"The micro-batch has {batch} sequences instead of {micro}: a step has no more."
+            self.notices.append(text)
             self.train = replace(self.train, micro_batch_size=batch)
         parts = math.ceil(batch / heuristics.rows_at_once(self.model, self.facts, self.machine))
         self._choose(micro_batch_size=math.ceil(batch / parts))
