@@ -59,7 +59,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Delete a folder; it is renamed first, so that it never exists in part under its name."""
-    temporary = _temporary(folder)
+    temporary = _temporary(folder.with_name(f"{folder.name}.removed"))  # next to a new folder of this name
     shutil.rmtree(temporary, ignore_errors=True)
     folder.rename(temporary)
     shutil.rmtree(temporary, ignore_errors=True)

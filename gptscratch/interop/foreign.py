@@ -20,14 +20,13 @@ from gptscratch.config import ModelConfig
 from gptscratch.errors import CheckpointError, listed
 from gptscratch.interop.hf_names import ParameterPair
 from gptscratch.model.gpt import GPT
+from gptscratch.runs.tensors import STORED
 from gptscratch.sizing import parameter_shapes
 
 SUPPORTED = (
     "Supported are GPT-2, Llama 2 and 3 (such as SmolLM2), Mistral without a sliding window and Qwen3, "
     "in the format of Hugging Face, and the ckpt.pt of nanoGPT."
 )
-STORED = (torch.float32, torch.bfloat16, torch.float16)  # other types of numbers become float32
-
 Tensors = Mapping[str, Callable[[], Tensor]]  # by the names of the other program; called to read one
 
 # Buffers that older versions stored with the parameters: causal masks and rotary frequencies.
@@ -40,17 +39,23 @@ class ForeignModel:
 
     model_type: str  # what its makers call it: llama, nanogpt
     config: ModelConfig
+    dtype: torch.dtype  # of all parameters: that of the files, or float32 where those have several or others
     stop_ids: tuple[int, ...]  # the tokens that end a text
     pairs: Sequence[ParameterPair]
     tensors: Tensors
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Each parameter as it is stored, in one of the types ``STORED``, maybe as a view."""
+        """Each parameter, maybe as a view."""
         for names, hf_name, is_transposed in self.pairs:
             tensor = self.tensors[hf_name]()
             parts = (tensor.t() if is_transposed else tensor).chunk(len(names))
             for name, part in zip(names, parts, strict=True):
-                yield name, part if part.dtype in STORED else part.float()
+                yield name, part.to(self.dtype)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the parameters, in the same order."""
+        shapes = parameter_shapes(self.config)
+        return {name: shapes[name] for names, _, _ in self.pairs for name in names}
 
     def to_gpt(self) -> GPT:
         """The model in float32 and evaluation mode. What is float32 in the files stays memory-mapped."""
@@ -88,8 +93,10 @@ def foreign_model(
             f"The weights have parts that are not known in a model of type {model_type}: {listed(extra)}.",
             SUPPORTED,
         )
+    dtypes = set()
     for name, shape in wanted.items():
         tensor = tensors[name]()
+        dtypes.add(tensor.dtype)
         if tuple(tensor.shape) != shape:
             raise CheckpointError(
                 f"{name} has the shape {list(tensor.shape)}; the sizes in the config ask for {list(shape)}."
@@ -100,7 +107,8 @@ def foreign_model(
                 "imported.",
                 "Take the model's files in float32, bfloat16 or float16.",
             )
-    return ForeignModel(model_type, config, tuple(stop_ids), pairs, tensors)
+    dtype = dtypes.pop() if len(dtypes) == 1 and dtypes <= STORED.keys() else torch.float32
+    return ForeignModel(model_type, config, dtype, tuple(stop_ids), pairs, tensors)
 
 
 def safetensors(files: Sequence[Path]) -> dict[str, Callable[[], Tensor]]:

@@ -7,8 +7,7 @@ only. A run is complete or absent.
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,12 +32,12 @@ from gptscratch.interop.hf_import import read_hf
 from gptscratch.interop.hub import download
 from gptscratch.interop.nanogpt import read_nanogpt
 from gptscratch.runs.run import FORMAT, RunRecord, held, read_run, require_free
+from gptscratch.runs.tensors import save_streamed
 from gptscratch.sizing import count_parameters
 from gptscratch.tokenizer import Tokenizer
 from gptscratch.tokenizer.load import load_library_tokenizer
 
 HUB = "hf:"
-_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}  # as safetensors writes them
 _WITH_TOKEN = 0.9  # of the model's ids: embeddings are padded to a multiple of some power of two, not further
 
 
@@ -51,7 +50,7 @@ class Imported:
     model_type: str
     model: ModelConfig
     parameters: int
-    dtype: str  # of most parameters
+    dtype: str
     tokenizer: str  # its kind
     entries: int  # of the tokenizer
 
@@ -75,8 +74,10 @@ def import_run(
     require_free(run, replace=replace)
     foreign = read_nanogpt(path) if path.is_file() else read_hf(path)
     library = load_library_tokenizer(_tokenizer_path(path, foreign, tokenizer))
+    library.no_truncation()
+    library.no_padding()
     _set_prefix(library, path)
-    text = library.to_str(pretty=True)
+    tokenizer_json = library.to_str(pretty=True)  # with the template of its post-processor
     own = Tokenizer(library)
     _require_fit(own, foreign.config)
     record = RunRecord(
@@ -85,30 +86,17 @@ def import_run(
         tokens="",
         end_of_text=_end_of_text(own, foreign),
         parameters=count_parameters(foreign.config).total,
-        imported={
-            "source": place,
-            "model_type": foreign.model_type,
-            "stop_ids": list(foreign.stop_ids),
-        },
+        imported={"source": place, "model_type": foreign.model_type, "stop_ids": list(foreign.stop_ids)},
     )
-    with disk_errors(f"writing {run}"), new_folder(run) as temporary:
-        checkpoint = paths.checkpoint_dir(temporary, 0)
-        checkpoint.mkdir(parents=True)
-        dtype = save_streamed(checkpoint / "model.safetensors", foreign.parameters)
-        write_json(checkpoint / "state.json", {"format": FORMAT, "step": 0, "tokens": 0, "seconds": 0.0})
-        write_json(temporary / "last.json", {"checkpoint": checkpoint.name, "step": 0})
-        write_json(temporary / "config.json", record.to_dict())
-        (temporary / "tokenizer.json").write_text(text, encoding="utf-8", newline="\n")
-        if run.exists():
-            with held(run):
-                remove_folder(run)
+    with disk_errors(f"writing {run}"):
+        _write(run, record, foreign, tokenizer_json)
     return Imported(
         run=run,
         source=place,
         model_type=foreign.model_type,
         model=foreign.config,
         parameters=record.parameters,
-        dtype=dtype,
+        dtype=str(foreign.dtype).removeprefix("torch."),
         tokenizer=own.kind,
         entries=own.vocab_size,
     )
@@ -141,37 +129,29 @@ def free_name(source: str) -> str:
     return next(name for name in names if not paths.run_dir(name).exists())
 
 
-def save_streamed(path: Path, parameters: Callable[[], Iterator[tuple[str, Tensor]]]) -> str:
-    """Write a safetensors file with one tensor at a time in memory; returns the most frequent type's name.
+def _write(run: Path, record: RunRecord, foreign: ForeignModel, tokenizer_json: str) -> None:
+    """The whole folder; a run that is there already is replaced at the end."""
+    with new_folder(run) as temporary:
+        checkpoint = paths.checkpoint_dir(temporary, 0)
+        checkpoint.mkdir(parents=True)
+        weights = checkpoint / "model.safetensors"
+        save_streamed(weights, foreign.shapes(), foreign.dtype, _finite_parameters(foreign))
+        write_json(checkpoint / "state.json", {"format": FORMAT, "step": 0, "tokens": 0, "seconds": 0.0})
+        write_json(temporary / "last.json", {"checkpoint": checkpoint.name, "step": 0})
+        write_json(temporary / "config.json", record.to_dict())
+        (temporary / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8", newline="\n")
+        if run.exists():
+            with held(run):
+                remove_folder(run)
 
-    The library's own function takes all tensors at once. The format: the length of the header in 8 bytes, the
-    header as JSON, the numbers (https://huggingface.co/docs/safetensors).
 
-    Raises:
-        CheckpointError: a number is not finite.
-    """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    sizes: dict[str, int] = {}
-    end = 0
-    for name, tensor in parameters():
-        start, end = end, end + tensor.nbytes
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        sizes[dtype] = sizes.get(dtype, 0) + tensor.numel()
-        header[name] = {
-            "dtype": _DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name, tensor in parameters():
-            # The sum is fast; where it overflows, each number is looked at.
-            if not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all():
-                raise CheckpointError(f"The weights hold numbers that are not finite ({name}).")
-            file.write(tensor.contiguous().view(torch.uint8).numpy().data)
-    return max(sizes, key=lambda dtype: sizes[dtype])
+def _finite_parameters(foreign: ForeignModel) -> Iterator[Tensor]:
+    """Raises CheckpointError where a number is not finite."""
+    for name, tensor in foreign.parameters():
+        # The sum is fast; where it overflows, each number is looked at.
+        if not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all():
+            raise CheckpointError(f"The weights hold numbers that are not finite ({name}).")
+        yield tensor
 
 
 def _located(source: str | Path) -> tuple[Path, str]:

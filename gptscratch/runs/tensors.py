@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gptscratch.errors import CheckpointError
+
+# The number formats that the weights of a run can have, and their names in a file.
+STORED = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: str) -> None:
@@ -25,6 +32,30 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: str) -> 
         save_file(plain, path, metadata=metadata or {"format": "pt"})
     except SafetensorError as error:
         raise OSError(str(error)) from None
+
+
+def save_streamed(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, tensors: Iterable[Tensor]
+) -> None:
+    """Write a file with one tensor in memory at a time; ``save_tensors`` needs all of them.
+
+    The format: the length of the header in 8 bytes, the header as JSON, then the numbers without gaps
+    (https://huggingface.co/docs/safetensors).
+
+    Args:
+        shapes: by name, in the order of ``tensors``, which are all of type ``dtype``.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": STORED[dtype], "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors:
+            file.write(tensor.contiguous().view(torch.uint8).numpy().data)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

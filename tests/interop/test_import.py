@@ -1,0 +1,208 @@
+"""``gptscratch import``: models of other programs as runs, and what is refused without leaving anything."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner, Result
+
+from gptscratch.cli.app import app
+from gptscratch.errors import CheckpointError, ConfigError, RunError, TokenizerError, UserError
+from gptscratch.generation.generator import Generator
+from gptscratch.interop.export import export
+from gptscratch.interop.hf_import import load_hf
+from gptscratch.interop.import_run import import_run
+from gptscratch.paths import find_checkpoint
+from gptscratch.runs.run import read_run
+from gptscratch.tokenizer import Tokenizer, build_tokenizer
+from gptscratch.training.trainer import resume
+
+transformers = pytest.importorskip("transformers")
+Published = Callable[..., Any]
+PROMPT = "Once upon a time"
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def greedy_text(theirs: Any, tokenizer: Any, max_tokens: int) -> str:
+    """What transformers continues the prompt with."""
+    inputs = tokenizer(PROMPT, return_tensors="pt")
+    with torch.inference_mode():
+        ids = theirs.generate(**inputs, max_new_tokens=max_tokens, do_sample=False, pad_token_id=0)[0]
+    return str(tokenizer.decode(ids[inputs.input_ids.shape[1] :], skip_special_tokens=True))
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "Llama", "Qwen3"])
+def test_an_imported_run_continues_a_text_as_transformers_does(kind: str, published: Published) -> None:
+    theirs, folder = published(kind, **({"head_dim": 8} if kind == "Qwen3" else {}))
+    imported = import_run(folder, name="mine")
+    assert imported.parameters == sum(p.numel() for p in theirs.parameters())
+    wanted = greedy_text(theirs, transformers.AutoTokenizer.from_pretrained(folder), 40)
+    for generator in (Generator.load("mine"), Generator.load("mine").accelerated()):
+        text = generator.generate(PROMPT, temperature=0, max_tokens=40)
+        assert text == wanted.rstrip("\ufffd")  # transformers shows half of a character at the end
+
+
+def test_the_commands_take_an_imported_run(published: Published, tmp_path: Path) -> None:
+    _, folder = published("Llama")
+    done = command("import", folder, "--name", "mine")
+    assert done.exit_code == 0
+    assert "a llama model" in done.stdout
+    assert "gptscratch sample mine" in done.stdout
+    (tmp_path / "text.txt").write_text("Once upon a time, the fox said it.\n" * 40)
+    for arguments in (
+        ("sample", "mine", "-p", PROMPT, "--max-tokens", 5),
+        ("score", tmp_path / "text.txt", "--with", "mine"),
+        ("train", tmp_path / "text.txt", "--init-from", "mine", "--steps", 1, "--name", "tuned", "--quiet"),
+    ):
+        assert command(*arguments).exit_code == 0, arguments
+    assert str(folder) in command("info", "mine").stdout
+    assert (
+        json.loads(command("import", folder, "--force", "--name", "mine", "--json").stdout)["entries"] == 257
+    )
+
+
+def test_an_imported_run_is_exported_with_the_same_tensors(published: Published, tmp_path: Path) -> None:
+    for kind in ("GPT2", "Llama"):
+        _, folder = published(kind)
+        import_run(folder, name=kind)
+        export(kind, tmp_path / f"{kind}-again", format="hf")
+        first, again = (load_file(f / "model.safetensors") for f in (folder, tmp_path / f"{kind}-again"))
+        assert first.keys() == again.keys()
+        assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_number_format_of_the_weights_is_kept_if_a_run_can_have_it(
+    dtype: torch.dtype, published: Published
+) -> None:
+    _, folder = published("Qwen3", dtype=dtype, head_dim=8)
+    imported = import_run(folder)
+    kept = torch.float32 if dtype == torch.float64 else dtype
+    weights = load_file(find_checkpoint(imported.run)[1] / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {kept}
+    assert imported.dtype == str(kept).removeprefix("torch.")
+    ours, theirs = Generator.load(imported.run).model, load_hf(folder)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_all_tokens_that_end_a_text_are_kept(published: Published) -> None:
+    _, folder = published("Llama")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 256]}))
+    run = import_run(folder).run
+    assert read_run(run).end_of_text == 256  # which is also the tokenizer's
+    assert Generator.load(run).stop_ids == {5, 256}
+
+
+def test_ids_without_a_token_are_never_sampled(published: Published) -> None:
+    theirs, folder = published("Llama", vocab_size=272)
+    state = load_file(folder / "model.safetensors")
+    state["lm_head.weight"][257:] = 50 * state["lm_head.weight"][:15]
+    save_file(state, folder / "model.safetensors")
+    generator = Generator.load(import_run(folder).run)
+    text = generator.generate(PROMPT, max_tokens=50)
+    assert text
+    assert max(generator.tokenizer.encode(text)) < 257 < theirs.config.vocab_size
+
+
+def test_a_model_of_transformers_can_be_fine_tuned_directly(published: Published, corpus: Path) -> None:
+    _, folder = published("GPT2")
+    train = ("train", corpus, "--steps", 1, "--init-from", folder)
+    first = command(*train, "--name", "one")
+    assert "was imported as the run gpt2" in first.stderr
+    assert (
+        read_run(find_checkpoint("one")[0]).config.model == read_run(find_checkpoint("gpt2")[0]).config.model
+    )
+    assert "was imported" not in command(*train, "--name", "two").stderr
+    os.utime(folder / "model.safetensors")  # the source changed
+    assert "was imported as the run gpt2-2" in command(*train, "--name", "three").stderr
+
+
+def test_an_imported_run_has_no_training_to_resume(published: Published) -> None:
+    import_run(published("Llama")[1], name="mine")
+    with pytest.raises(CheckpointError, match="mine was imported: there is no training to continue"):
+        resume("mine")
+    done = command("sample", "mine", "-p", PROMPT, "--novelty")
+    assert isinstance(done.exception, CheckpointError)
+
+
+def assert_refused(error: type[UserError], message: str, home: Path, *arguments: Any, **options: Any) -> None:
+    """One clear error, and no run or temporary folder is left."""
+    with pytest.raises(error, match=message):
+        import_run(*arguments, **options)
+    assert not list((home / "runs").rglob("*"))
+
+
+def test_what_is_not_a_model_is_refused(home: Path, tmp_path: Path, published: Published) -> None:
+    assert_refused(ConfigError, r"does not exist.*import hf:gpt/small", home, "gpt/small")
+    (tmp_path / "empty").mkdir()
+    assert_refused(ConfigError, "it has no config.json with a model_type", home, tmp_path / "empty")
+    (tmp_path / "model.gguf").write_text("")
+    assert_refused(ConfigError, "is not a ckpt.pt of nanoGPT", home, tmp_path / "model.gguf")
+    _, folder = published("Llama")
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"model_type": "mamba"}))
+    assert_refused(ConfigError, "type 'mamba' cannot be imported.*GPT-2, Llama", home, folder)
+
+
+def test_a_run_is_not_imported(tale: Path) -> None:
+    with pytest.raises(ConfigError, match="is a run of gptscratch"):
+        import_run(tale)
+
+
+def test_damaged_weights_leave_nothing(home: Path, published: Published) -> None:
+    _, folder = published("Llama")
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    bad = state["model.norm.weight"].clone()
+    bad[0] = float("nan")
+    save_file(state | {"model.norm.weight": bad}, file)
+    assert_refused(CheckpointError, r"not finite \(final_norm.weight\)", home, folder)
+    file.write_bytes(b"\xff" * 64)
+    assert_refused(CheckpointError, "cannot be read", home, folder)
+    file.unlink()
+    assert_refused(CheckpointError, "has no weights", home, folder)
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused(home: Path, published: Published, tmp_path: Path) -> None:
+    _, folder = published("Llama")
+    large = Tokenizer(build_tokenizer("bpe", ["abc abd " * 9], alphabet="", vocab_size=259))
+    large.save(tmp_path / "tokenizer.json")
+    assert_refused(TokenizerError, "has 259 entries.*has 257", home, folder, tokenizer=tmp_path)
+    small = Tokenizer(build_tokenizer("char", [], alphabet="abc"))
+    small.save(tmp_path / "tokenizer.json")
+    assert_refused(TokenizerError, "has 5 entries.*has 257", home, folder, tokenizer=tmp_path)
+    (folder / "tokenizer.json").rename(folder / "tokenizer.model")
+    assert_refused(TokenizerError, r"has no tokenizer.json.*--tokenizer PATH", home, folder)
+    (folder / "merges.txt").write_text("a b")  # GPT-2's files describe no other way to split a text
+    assert_refused(TokenizerError, r"has no tokenizer.json", home, folder)
+
+
+def test_an_existing_run_is_replaced_only_with_force(published: Published, tale: Path) -> None:
+    _, folder = published("Llama")
+    with pytest.raises(ConfigError, match="The run tale exists already"):
+        import_run(folder, name="tale")
+    assert read_run(tale).imported is None
+    assert read_run(import_run(folder, name="tale", replace=True).run).imported is not None
+    assert sorted(path.name for path in tale.parent.iterdir()) == ["tale"]
+
+
+def test_a_full_disk_leaves_nothing(
+    home: Path, published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = published("Llama")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert_refused(RunError, "No space left on device", home, folder)
