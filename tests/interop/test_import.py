@@ -91,8 +91,8 @@ def test_the_number_format_of_the_weights_is_kept_if_a_run_can_have_it(
     weights = load_file(find_checkpoint(imported.run)[1] / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {kept}
     assert imported.dtype == str(kept).removeprefix("torch.")
-    ours, theirs = Generator.load(imported.run).model, load_hf(folder)
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    model, wanted = Generator.load(imported.run).model, load_hf(folder)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), wanted.parameters(), strict=True))
 
 
 def test_all_tokens_that_end_a_text_are_kept(published: Published) -> None:
