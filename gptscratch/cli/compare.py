@@ -22,8 +22,8 @@ def compare(
 ) -> None:
     """Compare runs: their results, and the settings that differ."""
     from gptscratch import paths
-    from gptscratch.report.comparison import best, shown
     from gptscratch.report.comparison import compare as compared
+    from gptscratch.report.comparison import shown
 
     found = compared([paths.find_run(name) for name in names])
     if json:
@@ -37,7 +37,7 @@ def compare(
         if rows:
             table.add_row(f"[bold]{title}[/]")
         for name, values in rows.items():
-            winners = best(name, values)
+            winners = found.best.get(name, ())
             cells = (escape(shown(name, value)) for value in values)
             marked = (f"[bold green]{cell}[/]" if i in winners else cell for i, cell in enumerate(cells))
             label = name.removesuffix("_bytes").replace("_", " ") if title == "results" else name

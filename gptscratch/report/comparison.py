@@ -23,6 +23,7 @@ class Comparison:
     runs: tuple[str, ...]
     results: Mapping[str, tuple[Any, ...]]
     settings: Mapping[str, tuple[Any, ...]]  # only those that differ
+    best: Mapping[str, frozenset[int]]  # the runs with the best value of a result, where it is comparable
     notes: tuple[str, ...]  # what keeps the results from being comparable
 
 
@@ -45,22 +46,17 @@ def comparison_of(runs: Sequence[RunDescription]) -> Comparison:
         for section, cls in SECTIONS.items()
         for name in settings_of(cls)
     }
+    not_comparable = _not_comparable(runs)
     different = {name: values for name, values in settings.items() if len(set(values)) > 1}
     return Comparison(
         runs=tuple(run.summary.name for run in runs),
         results=results,
         settings=different,
-        notes=tuple(_notes(runs)),
+        best={
+            name: _best(results[name], pick) for name, pick in _BETTER.items() if name not in not_comparable
+        },
+        notes=tuple(dict.fromkeys(not_comparable.values())),
     )
-
-
-def best(name: str, values: Sequence[Any]) -> set[int]:
-    """The runs with the best value of a result; none where it is not a matter of better or worse."""
-    known = [value for value in values if value is not None]
-    if name not in _BETTER or len(set(known)) < 2:
-        return set()
-    wanted = _BETTER[name](known)
-    return {number for number, value in enumerate(values) if value == wanted}
 
 
 def shown(name: str, value: Any) -> str:
@@ -74,22 +70,40 @@ def shown(name: str, value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _notes(runs: Sequence[RunDescription]) -> list[str]:
-    """Reasons for which the validation losses of the runs cannot be compared."""
-    notes = []
-    texts = {
-        (run.config.get("corpus_hash"), *(run.config.get("data", {}).get(name) for name in _SPLIT))
-        for run in runs
-    }
-    if len(texts) > 1:
-        notes.append("The runs have different validation texts: their results are not comparable.")
-    vocabularies = {
-        (run.config.get("data", {}).get("tokenizer"), run.config.get("model", {}).get("vocab_size"))
-        for run in runs
-    }
-    if len(vocabularies) > 1:
-        notes.append("The runs have different tokenizers: compare bits per byte, not the loss per token.")
-    return notes
+def _best(values: Sequence[Any], pick: Callable[[Sequence[Any]], Any]) -> frozenset[int]:
+    """The positions of the best value; none where all are the same."""
+    known = [value for value in values if value is not None]
+    if len(set(known)) < 2:
+        return frozenset()
+    return frozenset(number for number, value in enumerate(values) if value == pick(known))
+
+
+def _not_comparable(runs: Sequence[RunDescription]) -> dict[str, str]:
+    """The results that cannot be compared between these runs, each with the reason."""
+
+    def distinct(*values: Callable[[RunDescription], Any]) -> int:
+        return len({tuple(str(value(run)) for value in values) for run in runs})
+
+    reasons = {}
+    if (
+        distinct(
+            lambda run: run.config.get("data", {}).get("tokenizer"),
+            lambda run: run.config.get("model", {}).get("vocab_size"),
+        )
+        > 1
+    ):
+        text = "The runs have different tokenizers: compare bits per byte, not the loss per token."
+        reasons = {"val_loss": text, "val_accuracy": text, "tokens_per_second": text}
+    if (
+        distinct(
+            lambda run: run.config.get("corpus_hash"),
+            lambda run: [run.config.get("data", {}).get(name) for name in _SPLIT],
+        )
+        > 1
+    ):
+        text = "The runs have different validation texts: their losses are not comparable."
+        reasons |= {"val_loss": text, "val_bits_per_byte": text, "val_accuracy": text}
+    return reasons
 
 
 def _speed(run: RunDescription) -> float | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gptscratch.cli.app import main
-from gptscratch.report.comparison import best, compare
+from gptscratch.report.comparison import compare, comparison_of
+from gptscratch.runs.summary import RunDescription, describe_run
 from gptscratch.training.trainer import TrainResult
 
 Fit = Callable[..., TrainResult]
@@ -25,22 +27,33 @@ def test_only_the_settings_that_differ_are_listed(tale: Path, fit: Fit) -> None:
     assert found.notes == ()
 
 
-def test_the_best_result_is_the_lowest_loss_and_the_highest_accuracy() -> None:
-    assert best("val_loss", [2.0, None, 1.0, 1.0]) == {2, 3}
-    assert best("val_accuracy", [0.2, 0.4]) == {1}
-    assert best("val_loss", [1.0, 1.0]) == set()
-    assert best("parameters", [1, 2]) == set()
+def test_the_best_result_is_the_lowest_loss_and_the_highest_accuracy(tale: Path) -> None:
+    def run(loss: float | None, accuracy: float) -> RunDescription:
+        described = describe_run(tale)
+        return replace(
+            described, val_accuracy=accuracy, summary=replace(described.summary, best_val_loss=loss)
+        )
+
+    found = comparison_of([run(2.0, 0.2), run(None, 0.4), run(1.0, 0.3), run(1.0, 0.1)])
+    assert found.best["val_loss"] == {2, 3}
+    assert found.best["val_accuracy"] == {1}
+    assert comparison_of([run(1.0, 0.2), run(1.0, 0.2)]).best["val_loss"] == set()
+    assert "parameters" not in found.best
 
 
 def test_another_tokenizer_is_noted(tale: Path, fit: Fit) -> None:
     found = compare([tale, fit(name="bytes", tokenizer="byte").run])
     (note,) = found.notes
     assert "bits per byte" in note
+    assert "val_loss" not in found.best
+    assert len(found.best["val_bits_per_byte"]) == 1
 
 
 def test_another_validation_text_is_noted(tale: Path, fit: Fit) -> None:
-    (note,) = compare([tale, fit(name="more", val_fraction=0.3).run]).notes
+    found = compare([tale, fit(name="more", val_fraction=0.3).run])
+    (note,) = found.notes
     assert "not comparable" in note
+    assert "val_bits_per_byte" not in found.best
 
 
 @pytest.mark.usefixtures("tale")

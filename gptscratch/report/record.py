@@ -1,0 +1,149 @@
+"""Everything that a page shows about one run, read from its folder."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gptscratch.data.token_files import Manifest, read_manifest
+from gptscratch.errors import UserError
+from gptscratch.report.command import command_of
+from gptscratch.runs.checkpoint import is_finished
+from gptscratch.runs.metrics import read_metrics
+from gptscratch.runs.run import read_facts
+from gptscratch.runs.summary import RunDescription, describe_run
+
+MOST_POINTS = 1500  # of a curve: more cannot be seen
+_TRAINING = ("train_loss", "learning_rate", "grad_norm", "tokens_per_second")
+_VALIDATION = ("val_loss", "val_bits_per_byte", "val_accuracy")
+
+Curve = Mapping[str, Sequence[float | None]]  # columns of the same length; "step" is one of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """One run: what was planned, what happened, what it was trained on."""
+
+    described: RunDescription
+    training: Curve  # step, tokens, seconds, and the names of metrics.jsonl
+    validation: Curve  # the same; without the evaluation at the end
+    final: Mapping[str, float | None] | None  # that one: the best checkpoint, on more tokens
+    samples: Sequence[Mapping[str, Any]]  # step and text, in order
+    manifest: Manifest | None  # of its token files; None: they are gone
+    command: str  # that trains such a run again
+    finished: bool
+    step: int  # the newest that is known
+    planned: Sequence[tuple[str, float, float | None]]  # name, plan, result
+
+    @property
+    def name(self) -> str:
+        return self.described.summary.name
+
+    @property
+    def steps_planned(self) -> int | None:
+        steps = self.described.config.get("train", {}).get("steps")
+        return steps or self.described.plan.get("steps")
+
+
+def read_report(run: Path) -> RunReport:
+    """Read a run's folder; a run that is being trained can be read at any moment.
+
+    Raises:
+        UserError: its config.json is damaged.
+    """
+    described = describe_run(run)
+    metrics = read_metrics(run / "metrics.jsonl")
+    training = _columns([r for r in metrics if "train_loss" in r], ("step", "tokens", "seconds", *_TRAINING))
+    validation = _columns([r for r in metrics if "val_loss" in r], ("step", "val_tokens", *_VALIDATION))
+    for name in ("tokens", "seconds"):  # an evaluation is logged by its step alone
+        validation[name] = _interpolated(validation["step"], training["step"], training[name])
+    final = _taken_out(validation)
+    texts = [r for r in read_metrics(run / "samples.jsonl") if isinstance(r.get("text"), str)]
+    summary = described.summary
+    return RunReport(
+        described=described,
+        training=thinned(training),
+        validation=thinned(validation),
+        final=final,
+        samples=texts,
+        manifest=_manifest(described.config),
+        command=command_of(described.config, read_facts(run / "plan.json").get("init_from")),
+        finished=is_finished(run, summary.step),
+        step=int(max([summary.step, *training["step"][-1:], *validation["step"][-1:]])),
+        planned=_planned(described, training, read_facts(run / "last.json")),
+    )
+
+
+def thinned(curve: Curve, most: int = MOST_POINTS) -> Curve:
+    """At most about so many points: of each bucket those with the lowest and the highest loss, and the ends.
+
+    A spike stays visible.
+    """
+    n = len(curve["step"])
+    if n <= most:
+        return curve
+    losses = next(np.asarray(curve[name]) for name in ("train_loss", "val_loss") if name in curve)
+    buckets = np.array_split(np.arange(n), most // 2)
+    extremes = {int(b[pick(losses[b])]) for b in buckets for pick in (np.argmin, np.argmax)}
+    kept = sorted(extremes | {0, n - 1})
+    return {name: [values[i] for i in kept] for name, values in curve.items()}
+
+
+def _columns(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, list[float | None]]:
+    """The records that have a number for the first and the last loss, by column; others have gaps."""
+    loss = next(name for name in names if name.endswith("_loss"))
+    usable = [r for r in records if _number(r.get(loss)) is not None]
+    return {name: [_number(r.get(name)) for r in usable] for name in names}
+
+
+def _taken_out(validation: dict[str, list[float | None]]) -> dict[str, float | None] | None:
+    """Remove the evaluation at the end, which is the second one of its step, and return it."""
+    steps = validation["step"]
+    if not steps or steps[-1] not in steps[:-1]:
+        return None
+    return {name: values.pop() for name, values in validation.items()}
+
+
+def _number(value: Any) -> float | None:
+    """A finite number from a file that anyone may have written."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18:
+        return value
+    return None
+
+
+def _interpolated(at: Sequence[Any], steps: Sequence[Any], values: Sequence[Any]) -> list[float | None]:
+    known = [(s, v) for s, v in zip(steps, values, strict=True) if v is not None]
+    if not known:
+        return [None] * len(at)
+    return [float(x) for x in np.interp(at, *zip(*known, strict=True))]
+
+
+def _manifest(config: Mapping[str, Any]) -> Manifest | None:
+    with contextlib.suppress(UserError):
+        if isinstance(config.get("tokens"), str) and config["tokens"]:
+            return read_manifest(Path(config["tokens"]))
+    return None
+
+
+def _planned(
+    described: RunDescription, training: Mapping[str, Sequence[Any]], last: Mapping[str, Any]
+) -> list[tuple[str, float, float | None]]:
+    """What the plan expected next to what happened so far."""
+    if not described.plan:
+        return []
+    newest = {name: values[-1] if values else None for name, values in training.items()}
+    split = described.config.get("split") or {}
+    tokens, of = newest["tokens"], _number(split.get("train_tokens"))
+    happened = {
+        "steps": newest["step"],
+        "tokens": tokens,
+        "epochs": tokens / of if tokens is not None and of else None,
+        "seconds": newest["seconds"],
+        "memory_bytes": _number(last.get("peak_memory_bytes")),
+    }
+    return [(name, described.plan[name], result) for name, result in happened.items()]
