@@ -25,6 +25,7 @@ from gptscratch.cli import (
     export,
     import_,
     info,
+    report,
     runs,
     sample,
     score,
@@ -65,7 +66,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for module in (train, sample, serve, score, export, import_, tokenize, info, compare):
+for module in (train, sample, serve, score, export, import_, tokenize, info, compare, report):
     name = module.__name__.rpartition(".")[2]
     command = getattr(module, name)
     paragraphs = inspect.cleandoc(command.__doc__).split("\n\n")

@@ -51,6 +51,11 @@ def train(
     set_: tuple[str, ...] = o.SET,
     json: bool = o.JSON,
     quiet: bool = setting(False, OUTPUT, "Print no progress, only errors.", flag="-q,--quiet"),
+    report: bool = setting(False, OUTPUT, "Serve a page with curves and samples while the run trains."),
+    log_to: tuple[str, ...] = setting(
+        (), OUTPUT, "Write logs for tensorboard or wandb (offline) into the run's folder (repeatable).",
+        metavar="NAME",
+    ),
     *,
     settings: dict[str, Any],
 ) -> None:  # fmt: skip
@@ -90,8 +95,10 @@ def train(
         for text in () if json or quiet else plan.notices:
             render.notice(text)
         return
-    common = {"cooldown": cooldown, "on_event": view.on_event, "sample_text": sample_text, **settings}
-    with view:
+    from gptscratch.report.listeners import listening
+
+    with view, listening(view.on_event, log_to=log_to, page=report) as on_event:
+        common = {"cooldown": cooldown, "on_event": on_event, "sample_text": sample_text, **settings}
         if resume:
             result = trainer.resume(names[0] if names else None, **common)
         else:

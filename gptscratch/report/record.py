@@ -65,6 +65,7 @@ def read_report(run: Path) -> RunReport:
     final = _taken_out(validation)
     texts = [r for r in read_metrics(run / "samples.jsonl") if isinstance(r.get("text"), str)]
     summary = described.summary
+    newest = [*training["step"][-1:], *validation["step"][-1:]]
     return RunReport(
         described=described,
         training=thinned(training),
@@ -74,7 +75,7 @@ def read_report(run: Path) -> RunReport:
         manifest=_manifest(described.config),
         command=command_of(described.config, read_facts(run / "plan.json").get("init_from")),
         finished=is_finished(run, summary.step),
-        step=int(max([summary.step, *training["step"][-1:], *validation["step"][-1:]])),
+        step=max([summary.step, *(int(step or 0) for step in newest)]),
         planned=_planned(described, training, read_facts(run / "last.json")),
     )
 
@@ -120,7 +121,7 @@ def _interpolated(at: Sequence[Any], steps: Sequence[Any], values: Sequence[Any]
     known = [(s, v) for s, v in zip(steps, values, strict=True) if v is not None]
     if not known:
         return [None] * len(at)
-    return [float(x) for x in np.interp(at, *zip(*known, strict=True))]
+    return [float(x) for x in np.interp(at, [s for s, _ in known], [v for _, v in known])]
 
 
 def _manifest(config: Mapping[str, Any]) -> Manifest | None:
