@@ -131,8 +131,15 @@ def set_up(device: torch.device) -> None:
             libc.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def peak_memory() -> int:
-    """The most bytes of memory that this process has had at once; 0 where that is not known (Windows)."""
+def peak_memory(device: torch.device | None = None) -> int:
+    """The most bytes that this process has had at once on a device; 0 where that is not known.
+
+    None is the CPU; it is not known on Windows and of MPS.
+    """
+    if device is not None and device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device is not None and device.type != "cpu":
+        return 0
     try:
         import resource
     except ImportError:

@@ -11,7 +11,9 @@ import typer
 from gptscratch.accelerate import process
 from gptscratch.cli import options as o
 from gptscratch.cli.console import err, notice, out
-from gptscratch.errors import ConfigError, disk_errors
+from gptscratch.config.setting import OUTPUT, setting
+from gptscratch.errors import disk_errors, require
+from gptscratch.files import write_text
 
 EXAMPLES = """Examples:
   gptscratch report my-run                      writes my-run.html
@@ -19,6 +21,7 @@ EXAMPLES = """Examples:
   gptscratch report my-run --live               a page that is updated while the run trains"""
 
 
+@o.command()
 def report(
     names: Annotated[
         list[str] | None,
@@ -28,21 +31,16 @@ def report(
             autocompletion=o.run_names,
         ),
     ] = None,
-    html: Annotated[
-        Path | None,
-        o.option("--html", help="File to write (default: the run's name with .html).", metavar="FILE"),
-    ] = None,
-    live: Annotated[
-        bool, o.option("--live", help="Serve the page on 127.0.0.1, and update it while the run trains.")
-    ] = False,
-    port: Annotated[
-        int | None, o.option("--port", help="Port for --live (default: any that is free).", metavar="N")
-    ] = None,
-    no_samples: Annotated[
-        bool, o.option("--no-copies", help="Generate no texts and search no copies: faster.")
-    ] = False,
-    open_: Annotated[bool, o.option("--open", help="Open the page in the browser.")] = False,
-    force: Annotated[bool, o.option("--force", help="Overwrite a file that is not a report.")] = False,
+    html: str | None = setting(
+        None, OUTPUT, "File to write.", metavar="FILE", default_is="the run's name with .html"
+    ),
+    live: bool = setting(False, OUTPUT, "Serve the page on 127.0.0.1, and update it while the run trains."),
+    port: int | None = setting(
+        None, OUTPUT, "Port for --live.", at_least=0, at_most=65535, default_is="any that is free"
+    ),
+    no_copies: bool = setting(False, OUTPUT, "Generate no texts and search no copies: faster."),
+    open: bool = setting(False, OUTPUT, "Open the page in the browser."),
+    force: bool = setting(False, OUTPUT, "Overwrite a file that is not a report."),
 ) -> None:
     """Write one HTML page about runs: curves, samples, copies of the training text, settings.
 
@@ -51,49 +49,46 @@ def report(
     from gptscratch import paths
 
     runs = [paths.find_run(name) for name in dict.fromkeys(names)] if names else [paths.find_run()]
-    if live and (html or no_samples or force):
-        raise ConfigError("--live serves the page: --html, --no-copies and --force have no effect with it.")
-    if port is not None and not live:
-        raise ConfigError("--port has no effect without --live.")
-    if port is not None and not 0 <= port < 1 << 16:
-        raise ConfigError(f"--port is {port}: it must be from 0 to 65535.")
+    require(
+        not live or not (html or no_copies or force),
+        "--live serves the page: --html, --no-copies and --force have no effect with it.",
+    )
+    require(live or port is None, "--port has no effect without --live.")
     if live:
-        _serve(runs, port or 0, open_=open_)
+        _serve(runs, port or 0, browse=open)
         return
     process.passive_openmp_if_busy()
     from gptscratch.report.copies import measure_copies
     from gptscratch.report.page import is_report, render_page
     from gptscratch.report.record import read_report
 
-    file = html or Path(f"{'-'.join(run.resolve().name for run in runs)[:100]}.html")
-    if file.is_dir():
-        raise ConfigError(f"{file} is a folder.", "Name a file: --html FILE")
-    if file.exists() and not force and not is_report(file):
-        raise ConfigError(
-            f"{file} exists and is not a report.", "Choose another --html FILE, or add --force."
-        )
+    file = Path(html or f"{'-'.join(run.resolve().name for run in runs)[:100]}.html")
+    require(not file.is_dir(), f"{file} is a folder.", "Name a file: --html FILE")
+    require(
+        force or not file.exists() or is_report(file),
+        f"{file} exists and is not a report.",
+        "Choose another --html FILE, or add --force.",
+    )
     reports = [read_report(run) for run in runs]
     copies = {}
-    if not no_samples:
+    if not no_copies:
         with err.status("generating texts and searching them in the training text ..."):
             copies = {each.name: measure_copies(run) for each, run in zip(reports, runs, strict=True)}
     page = render_page(reports, copies)
-    from gptscratch.files import write_text
-
     with disk_errors(f"writing {file}"):
         write_text(file, page)
     out.print(str(file), markup=False)
-    if open_:
+    if open:
         webbrowser.open(file.resolve().as_uri())
 
 
-def _serve(runs: list[Path], port: int, *, open_: bool) -> None:
+def _serve(runs: list[Path], port: int, *, browse: bool) -> None:
     from gptscratch.report.live import LivePage
 
     page = LivePage(runs, port=port)
     out.print(page.url, markup=False)
     notice("Ctrl-C ends it.")
-    if open_:
+    if browse:
         webbrowser.open(page.url)
     try:
         page.serve()

@@ -6,6 +6,7 @@ import contextlib
 import html
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -41,20 +42,23 @@ def listening(
     if page:
         others.append(Page(first, port))
 
+    def safely(each: Listener, do: Callable[[], None]) -> None:
+        try:
+            do()
+        except Exception as error:  # of a foreign library, or of the disk
+            others.remove(each)
+            first(Notice(f"{type(each).__name__} ended with an error, training continues: {error}"))
+
     def report(event: Event) -> None:
         first(event)
         for each in tuple(others):
-            try:
-                each(event)
-            except Exception as error:  # of a foreign library, or of the disk
-                others.remove(each)
-                first(Notice(f"{type(each).__name__} ended with an error, training continues: {error}"))
+            safely(each, partial(each, event))
 
     try:
         yield report
     finally:
-        for each in others:
-            each.close()
+        for each in tuple(others):
+            safely(each, each.close)
 
 
 class TensorBoard:
@@ -68,6 +72,7 @@ class TensorBoard:
             raise MissingExtraError("tensorboard", "tensorboard") from None
         self._open: Callable[..., Any] = SummaryWriter
         self._writer: Any = None
+        self._names = _Names()
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Started):
@@ -80,7 +85,7 @@ class TensorBoard:
             quoted = "\n".join(f"    {line}" for line in event.text.split("\n"))  # Markdown: as it is
             self._writer.add_text("sample", quoted, event.step)
         elif isinstance(event, Logged | Evaluated):
-            for name, value in _measured(event).items():
+            for name, value in self._names(event).items():
                 self._writer.add_scalar(name, value, event.step)
 
     def close(self) -> None:
@@ -99,6 +104,7 @@ class WeightsAndBiases:
             raise MissingExtraError("wandb", "wandb") from None
         self._wandb: Any = wandb
         self._run: Any = None
+        self._names = _Names()
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Started):
@@ -117,7 +123,7 @@ class WeightsAndBiases:
             text = self._wandb.Html(f"<pre>{html.escape(event.text)}</pre>", inject=False)
             self._run.log({"step": event.step, "sample": text})
         elif isinstance(event, Logged | Evaluated):
-            self._run.log({"step": event.step, **_measured(event)})
+            self._run.log({"step": event.step, **self._names(event)})
 
     def close(self) -> None:
         if self._run is not None:
@@ -154,13 +160,20 @@ LOGGERS: Mapping[str, Callable[[], Listener]] = MappingProxyType(
 )
 
 
-def _measured(event: Logged | Evaluated) -> dict[str, float]:
-    part = "validation" if isinstance(event, Evaluated) else "training"
-    return {
-        f"{part}/{name.removeprefix('val_').removeprefix('train_')}": value
-        for name, value in asdict(event).items()
-        if name != "step"
-    }
+class _Names:
+    """Names of measurements: training/..., validation/..., and final/... for the evaluation at the end."""
+
+    def __init__(self) -> None:
+        self._evaluated = -1
+
+    def __call__(self, event: Logged | Evaluated) -> dict[str, float]:
+        part = "training"
+        if isinstance(event, Evaluated):
+            part = "final" if event.step <= self._evaluated else "validation"
+            self._evaluated = event.step
+        values = asdict(event)
+        del values["step"]
+        return {f"{part}/{name.removeprefix('val_').removeprefix('train_')}": v for name, v in values.items()}
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:

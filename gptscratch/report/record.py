@@ -73,7 +73,7 @@ def read_report(run: Path) -> RunReport:
         final=final,
         samples=texts,
         manifest=_manifest(described.config),
-        command=command_of(described.config, read_facts(run / "plan.json").get("init_from")),
+        command=command_of(described.config, read_facts(run / "fine_tuning.json").get("init_from")),
         finished=is_finished(run, summary.step),
         step=max([summary.step, *(int(step or 0) for step in newest)]),
         planned=_planned(described, training, read_facts(run / "last.json")),

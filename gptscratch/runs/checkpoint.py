@@ -74,11 +74,16 @@ def save_checkpoint(
     return folder
 
 
-def finish(run: Path, *, step: int, best_step: int, best: Mapping[str, Any]) -> None:
-    """Note the final evaluation of the best checkpoint, and that training ended at ``step``."""
+def finish(
+    run: Path, *, step: int, best_step: int, best: Mapping[str, Any], peak_memory: int | None = None
+) -> None:
+    """Note the final evaluation of the best checkpoint, and that training ended at ``step``.
+
+    ``peak_memory``: bytes that the training took at most, for comparison with the plan.
+    """
     with disk_errors_in(run, "writing best.json and last.json"):
         _point(run, "best", best_step, **best)
-        _point(run, "last", step, finished=True)
+        _point(run, "last", step, finished=True, peak_memory_bytes=peak_memory)
 
 
 def is_finished(run: Path, step: int) -> bool:

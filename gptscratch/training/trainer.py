@@ -14,7 +14,7 @@ from gptscratch import paths
 from gptscratch.config import RunConfig
 from gptscratch.data.prepare import Prepared
 from gptscratch.data.token_files import token_counts
-from gptscratch.device import out_of_memory, pick_device, pick_dtype, slow_dtype_warning
+from gptscratch.device import out_of_memory, peak_memory, pick_device, pick_dtype, slow_dtype_warning
 from gptscratch.errors import CheckpointError
 from gptscratch.files import write_json
 from gptscratch.model.head import init_bias_from_unigrams
@@ -230,7 +230,8 @@ def _evaluate_best(context: TrainContext) -> Evaluated:
         evaluation = context.evaluate(state.best_step, context.tokens_at_end())
     if evaluation.val_tokens > context.config.eval_tokens:
         context.report(evaluation)  # on more than those along the way
-    checkpoint.finish(run, step=state.step, best_step=state.best_step, best=facts_of(evaluation))
+    best, peak = facts_of(evaluation), peak_memory(pick_device(context.config.device))
+    checkpoint.finish(run, step=state.step, best_step=state.best_step, best=best, peak_memory=peak or None)
     return evaluation
 
 

@@ -39,8 +39,8 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
-        tag, attributes = self.tags[-1]
-        if tag == "script":
+        tag, attributes = self.tags[-1] if self.tags else ("", {})
+        if tag == "script" and self.cdata_elem:
             self.scripts[attributes.get("id")] = data
         else:
             self.texts.append(data)
@@ -135,8 +135,8 @@ def test_report_does_not_replace_another_file(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("nothing",), ("tale", "--html", "."), ("tale", "--port", "80"), ("tale", "--live", "--html", "a.html"),
-        ("tale", "--live", "--port", "70000"), ("tale", "--live", "--port", "-1"),
+        ("nothing",), ("tale", "--html", "."), ("tale", "--port", "80"), ("tale", "--live", "--port", "-1"),
+        ("tale", "--live", "--html", "a.html"), ("tale", "--live", "--port", "70000"),
     ],
 )  # fmt: skip
 @pytest.mark.usefixtures("tale")

@@ -12,7 +12,7 @@ import pytest
 
 from gptscratch.report.record import read_report, thinned
 from gptscratch.runs.metrics import append_metrics, read_metrics
-from gptscratch.training.trainer import TrainResult, resume
+from gptscratch.training.trainer import TrainResult, resume, train
 
 Fit = Callable[..., TrainResult]
 
@@ -88,9 +88,10 @@ def test_the_command_trains_a_run_with_the_same_settings(
     from gptscratch.cli.app import main
 
     settings: dict[str, Any] = {
-        "n_kv_head": 1, "dropout": 0.1, "bias": True, "position": "learned", "clean": ("dedup",), "beta2": 0.9,
+        "n_kv_head": 1, "dropout": 0.1, "bias": True, "position": "learned", "clean": ("dedup",),
+        "beta2": 0.9,
         "tie_embeddings": True, "steps": 8, "lr_schedule": "cosine", "patience": 9, "tokenizer": "bpe",
-        "vocab_size": 300,
+        "data.vocab_size": 300,
     }  # fmt: skip
     report = read_report(fit(name="first", **settings).run)
     words = shlex.split(report.command)
@@ -104,8 +105,8 @@ def test_the_command_trains_a_run_with_the_same_settings(
     assert all(again[section] == first[section] for section in ("model", "data", "train"))
 
 
-def test_the_command_names_the_run_that_the_weights_came_from(tale: Path, fit: Fit) -> None:
-    run = fit(name="second", init_from=tale, tokenizer=None, steps=4).run
+def test_the_command_names_the_run_that_the_weights_came_from(tale: Path, corpus: Path) -> None:
+    run = train(corpus, name="second", init_from=tale, steps=4, device="cpu", dtype="float32").run
     assert f"--init-from {tale}" in read_report(run).command
     assert "--d-model" not in read_report(run).command
     resume(run, steps=6)
