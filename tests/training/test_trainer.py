@@ -121,7 +121,9 @@ def test_the_newest_and_the_best_checkpoint_are_kept(fit: Fit) -> None:
     run = fit(name="a", keep_checkpoints=2).run  # it grows better to the end
     assert steps_of(run) == [20, 24]
     assert steps_of(fit(name="b", keep_checkpoints=1).run) == [24]
-    assert read(run / "last.json") == {"checkpoint": "step-00000024", "step": 24, "finished": True}
+    last = read(run / "last.json")
+    assert last.pop("peak_memory_bytes") > 10**8  # Python with torch
+    assert last == {"checkpoint": "step-00000024", "step": 24, "finished": True}
 
 
 def test_the_best_checkpoint_is_the_one_of_lowest_loss_and_survives(fit: Fit) -> None:
