@@ -81,7 +81,7 @@ def read_report(run: Path) -> RunReport:
 
 
 def thinned(curve: Curve, most: int = MOST_POINTS) -> Curve:
-    """At most about so many points: of each bucket those with the lowest and the highest loss, and the ends.
+    """At most about ``most`` points: of each bucket those with the lowest and the highest loss, and the ends.
 
     A spike stays visible.
     """

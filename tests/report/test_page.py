@@ -93,10 +93,10 @@ def test_every_id_is_used_once(tale: Path, fit: Fit) -> None:
     for step in range(12):
         append_metrics(tale / "samples.jsonl", {"step": step, "text": "a"})
     runs = [read_report(tale), read_report(fit(name="other").run)]
-    for live in (False, True):
+    for served in (True, False):
         ids = [
             attributes["id"]
-            for _, attributes in Page(render_page(runs, live=live)).tags
+            for _, attributes in Page(render_page(runs, live=served)).tags
             if "id" in attributes
         ]
         assert len(ids) == len(set(ids))

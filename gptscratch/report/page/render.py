@@ -37,7 +37,7 @@ def render_page(
     """The page as HTML.
 
     Args:
-        runs: one or more; their curves are drawn into the same charts.
+        runs: one or more; their curves share the charts.
         copies: by the name of the run; missing: not measured.
         live: the page is served: it asks for its newest version again and again, and the plotting script has
             an address of its own instead of being a part of the page.
