@@ -161,6 +161,9 @@ class _Server:
                 param="max_tokens",
             )
         generator = self.models.generators[name]
+        for prompt in asked.prompts:
+            if isinstance(prompt, list) and len(generator.known(prompt)) < len(prompt):
+                raise ApiError("The prompt has an id that was not in the training text.", param="prompt")
         if config.no_copy_ngram:
             generator = self.models.with_training(name)
         samples = [

@@ -37,6 +37,7 @@ BAD: list[tuple[str, Any, int, str]] = [
     ("booleans as ids", {"prompt": [[True, False]]}, 400, "Each prompt must be"),
     ("an id beyond the vocabulary", {"prompt": [3, 999999]}, 400, "must be from 0 to"),
     ("a negative id", {"prompt": [-1, 3]}, 400, "must be from 0 to"),
+    ("the id of an unknown character", {"prompt": [9, 3]}, 400, "not in the training text"),
     ("half of a surrogate pair", b'{"prompt": "\\ud800"}', 400, "half of a surrogate pair"),
     ("a prompt beyond the limit", {"prompt": "a" * 41}, 400, "has 41 tokens: at most 40"),
     ("max_tokens beyond the limit", {"max_tokens": 51}, 400, "at most 50 are allowed"),

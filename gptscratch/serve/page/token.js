@@ -44,7 +44,11 @@ export function showToken(sample, place, onChoose) {
     panel.append(element("p", { class: "words" }, "Choose another token to continue from there:"), list);
   }
   if (place > 0) panel.append(again);
-  panel.onkeydown = (event) => event.key === "Escape" && (event.stopPropagation(), leave());
+  panel.onkeydown = (event) => {
+    if (event.key !== "Escape") return;
+    event.stopPropagation(); // it would stop the generation
+    leave();
+  };
   panel.querySelector("li button")?.focus({ preventScroll: true });
   selected.scrollIntoView({ block: "nearest" }); // on a phone the panel covers the lower half
 }
