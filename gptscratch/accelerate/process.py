@@ -29,6 +29,11 @@ def passive_openmp_if_busy() -> None:
         os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
+def stay_offline() -> None:
+    """Let the libraries of Hugging Face open no connection; they read this when they are imported."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+
+
 def _is_busy() -> bool:
     """Whether most samples show more running threads than there are cores for them and for this process."""
     free = _cores() - _threads()

@@ -22,6 +22,7 @@ from gptscratch.cli import (
     cache,
     compare,
     console,
+    eval_,
     export,
     import_,
     info,
@@ -39,7 +40,7 @@ from gptscratch.errors import ConfigError, UserError, did_you_mean
 _ClickException: Any = typer.BadParameter.__mro__[2]
 
 OTHER_NAMES = {"ls": "info", "list": "info", "show": "info", "generate": "sample", "run": "sample",
-               "chat": "sample --interactive", "eval": "score", "evaluate": "score", "rm": "runs rm",
+               "chat": "sample --interactive", "evaluate": "eval", "rm": "runs rm",
                "mv": "runs rename", "rename": "runs rename"}  # fmt: skip
 
 
@@ -66,7 +67,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for module in (train, sample, serve, score, export, import_, tokenize, info, compare, report):
+for module in (train, sample, serve, score, eval_, export, import_, tokenize, info, compare, report):
     name = module.__name__.rpartition(".")[2]
     command = getattr(module, name)
     paragraphs = inspect.cleandoc(command.__doc__).split("\n\n")

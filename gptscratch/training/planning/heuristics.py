@@ -134,7 +134,7 @@ def fine_tuning_rates(rates: Mapping[str, float], *, adapters: bool) -> dict[str
     }
 
 
-FINE_TUNING_RATE, LORA_RATE = 0.3, 2.0  # multiples of the rates for new weights
+FINE_TUNING_RATE, LORA_RATE = 0.3, 3.0  # multiples of the rates for new weights
 
 
 def useful_epochs(train_tokens: int) -> float:
