@@ -60,6 +60,7 @@ def runs(found: Sequence[RunSummary], *, json: bool) -> None:
     for run in found:
         if run.problem is not None:
             notice(f"{run.name} is damaged: {run.problem}")
+        if not run.parameters:  # its config.json cannot be read
             continue
         loss = "-" if run.best_val_loss is None else f"{run.best_val_loss:.4f}"
         seen, changed = count(run.tokens), timestamp(run.changed)
@@ -92,6 +93,8 @@ def run(described: RunDescription, *, json: bool) -> None:
         lines = [("imported", f"{source}, a {kind} model"), settings[0]]
     run = [("run", f"{summary.name}, {timestamp(summary.changed)}"), ("folder", summary.folder)]
     facts(out, run + lines)
+    if summary.problem is not None:
+        notice(f"{summary.name} is damaged: {summary.problem}")
     model(described.model, title=summary.name, json=False)
 
 

@@ -152,7 +152,7 @@ def load_model(run: Path, checkpoint: Path, *, device: str, dtype: str, merged: 
     record = read_run(run)
     require_same_shapes(run, record, checkpoint)
     place = pick_device(device)
-    with place, _Uninitialised():
+    with place, _WithoutInitialization():
         model = GPT(record.config.model)
         if record.base is not None:
             lora.add_adapters_of(model, record.config.train)
@@ -249,13 +249,10 @@ def _require_finite(model: GPT, checkpoint: Path) -> None:
             )
 
 
-class _Uninitialised(TorchFunctionMode):
-    """Parameters are not filled. The other way, by "meta", loads torch's compiler and sympy: a second."""
+class _WithoutInitialization(TorchFunctionMode):
+    """The functions of torch.nn.init do nothing. On "meta", torch's compiler would be imported: a second."""
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
-        if getattr(func, "__module__", "") == "torch.nn.init":
-            return (kwargs or {}).get("tensor", args[0] if args else None)
-        return func(*args, **(kwargs or {}))
+        is_init = getattr(func, "__module__", "") == "torch.nn.init"
+        return None if is_init else func(*args, **(kwargs or {}))

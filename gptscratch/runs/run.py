@@ -136,18 +136,17 @@ def held(run: Path) -> Iterator[None]:
     with disk_errors(f"making the run's folder {run}"):
         run.mkdir(parents=True, exist_ok=True)
     file = run / LOCK
-    lock = FileLock(str(file), timeout=0)
+    lock = FileLock(file, timeout=0)
     try:
         lock.acquire()
-        with contextlib.suppress(OSError):
-            file.write_text(str(os.getpid()), encoding="ascii")
+        file.write_text(str(os.getpid()), encoding="ascii")
     except Timeout:
         raise RunBusyError(
             f"{run.name} is being trained by {_holder(file)}.",
             "Wait until it has ended, or stop it; Ctrl-C saves it first.",
         ) from None
-    except (OSError, NotImplementedError):
-        pass  # the file system has no locks
+    except OSError:
+        pass  # the file system has no locks, or a locked file cannot be written to
     try:
         yield
     finally:
@@ -242,7 +241,8 @@ def read_versioned(file: Path) -> dict[str, Any]:
             require(file.is_file() and file.stat().st_size <= _LARGEST, f"{file} is not a small file.")
         values = read_json(file)
     except ConfigError as error:
-        raise CheckpointError(f"{file} is damaged or missing: {error.message}") from None
+        reason = error.message.removeprefix(f"{file} ")
+        raise CheckpointError(f"{file} is damaged or missing: it {reason}") from None
     number = values.get("format")
     if type(number) is not int:
         raise CheckpointError(f"{file} is damaged, or not from a run: it has no format number.")

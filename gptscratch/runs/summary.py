@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gptscratch import paths, sizing
-from gptscratch.config import ModelConfig, RunConfig
+from gptscratch.config import ModelConfig, RunConfig, read_json
 from gptscratch.config.presets import PRESETS, preset_settings
 from gptscratch.data.token_files import Manifest, read_manifest
 from gptscratch.errors import CheckpointError, UserError, did_you_mean
@@ -147,15 +147,14 @@ def list_runs(sort: str = "when") -> list[RunSummary]:
 
 def summarize(run: Path) -> RunSummary:
     """The readable facts of a run; ``problem`` names what cannot be read."""
-    config: dict[str, Any] = {}
-    problem = None
-    try:
-        config = read_versioned(run / "config.json")
-    except UserError as error:
-        problem = error.message
     saved = paths.checkpoints(run)
-    state = read_facts(saved[-1][1] / "state.json") if saved else {}
-    best = read_facts(run / "best.json")
+    problems: list[str] = []
+    config = _readable(read_versioned, run / "config.json", problems)
+    state = _readable(read_versioned, saved[-1][1] / "state.json", problems) if saved else {}
+    best, _ = (
+        _readable(read_json, run / name, problems) if (run / name).exists() else {}
+        for name in ("best.json", "last.json")
+    )
     files = []
     for file in run.rglob("*"):
         with contextlib.suppress(OSError):  # a run that is being trained deletes files
@@ -172,8 +171,16 @@ def summarize(run: Path) -> RunSummary:
         best_step=None if (step := _number(best, "step")) is None else int(step),
         size_bytes=sum(file.st_size for file in files),
         changed=max((file.st_mtime for file in files), default=0.0),
-        problem=problem,
+        problem=next(iter(problems), None),
     )
+
+
+def _readable(read: Callable[[Path], dict[str, Any]], file: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        return read(file)
+    except UserError as error:
+        problems.append(error.message)
+        return {}
 
 
 def _number(values: Mapping[str, Any], name: str) -> float | None:

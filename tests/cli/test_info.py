@@ -111,6 +111,16 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
+@pytest.mark.parametrize("file", ["best.json", "last.json", "checkpoints/step-00000024/state.json"])
+def test_a_damaged_file_of_a_run_is_named(gptscratch: Command, tale: Path, file: str) -> None:
+    (tale / file).write_text("{")
+    for ended in (gptscratch("info"), gptscratch("info", tale)):
+        assert ended.code == 0
+        assert "tale" in ended.out
+        assert f"{Path(file).name} " in ended.err
+        assert ended.err.count(str(tale)) == 1
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_run_is_listed_as_damaged(gptscratch: Command, tale: Path, damage: str) -> None:
     shutil.copytree(tale, tale.with_name("good"))
