@@ -64,7 +64,7 @@ BY_HAND = (
     ". .venv/bin/activate",
     "pre-commit ",
     "pip install 'gptscratch[",
-    "llama-completion ",
+    "llama-simple ",
     "ollama ",
     "cd ",
     "rm -r",

@@ -118,15 +118,17 @@ def _add_settings(writer: GGUFWriter, source: Source, family: str, dtype: str) -
 
 def _add_tokenizer(writer: GGUFWriter, source: Source) -> None:
     described = vocabulary(source.tokenizer, source.config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
+    begin, end = source.begin_of_text, source.end_of_text
+    writer.add_tokenizer_model(described.model)
     writer.add_tokenizer_pre(described.pre_tokenizer)
     writer.add_token_list(described.tokens)
     writer.add_token_types(described.types)
+    writer.add_token_scores(described.scores)
     writer.add_token_merges(described.merges)
-    # Without these keys llama.cpp takes the token 11 for both.
-    writer.add_bos_token_id(described.end if source.begin_of_text is None else source.begin_of_text)
-    writer.add_eos_token_id(described.end if source.end_of_text is None else source.end_of_text)
-    writer.add_add_bos_token(False)
+    # Without these keys llama.cpp takes other tokens for both.
+    writer.add_bos_token_id(described.end if begin is None else begin)
+    writer.add_eos_token_id(described.end if end is None else end)
+    writer.add_add_bos_token(bool(source.tokenizer.prefix_ids))
     writer.add_add_eos_token(False)
     writer.add_array("tokenizer.ggml.suppress_tokens", source.untrained_ids)
 

@@ -24,9 +24,7 @@ tags:
 
 # {name}
 
-A GPT with {parameters} parameters that continues text like its training corpus. It was trained with
-gptscratch {version} and is stored as {architecture} in {dtype}. It is a base model: it was not trained to
-answer questions or to follow instructions.
+{origin} with gptscratch {version} and is stored as {architecture} in {dtype}.
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -39,27 +37,33 @@ text = model.generate(**ids, max_new_tokens=100, do_sample=True, temperature=0.8
 print(tokenizer.decode(text[0]))
 ```
 """
+_TRAINED = """\
+A GPT with {parameters} parameters that continues text like its training corpus. It is a base model, and was
+not trained to answer questions or to follow instructions. It was trained"""
+_IMPORTED = "A GPT with {parameters} parameters. It was imported from a {model_type} model"
 
 
 def model_card(source: Source, architecture: str, dtype: str) -> str:
     """In Markdown, with the metadata that Hugging Face's hub reads."""
-    described = describe_run(source.run)
+    described, imported = describe_run(source.run), source.record.imported
+    origin = (_IMPORTED if imported else _TRAINED).format(
+        parameters=count(described.model.parameters), **(imported or {})
+    )
     text = _TEXT.format(
         name=source.name,
-        parameters=count(described.model.parameters),
+        origin=origin,
         version=gptscratch.__version__,
         architecture=architecture,
         dtype=dtype,
     )
-    manifest = None
-    with contextlib.suppress(CorpusError):
-        manifest = read_manifest(Path(source.record.tokens))
-    tables = {
-        "Model": _model(source),
-        "Training corpus": _corpus(source, manifest),
-        "Training": _training(source, described),
-        "Validation": _validation(described),
-    }
+    tables = {"Model": _model(source)}
+    if not imported:
+        manifest = None
+        with contextlib.suppress(CorpusError):
+            manifest = read_manifest(Path(source.record.tokens))
+        tables["Training corpus"] = _corpus(source, manifest)
+        tables["Training"] = _training(source, described)
+        tables["Validation"] = _validation(described)
     return text + "".join(_table(title, rows) for title, rows in tables.items())
 
 

@@ -16,7 +16,7 @@ import pytest
 import tokenizers
 import torch
 import torch.nn.functional as F
-from tokenizers import models
+from tokenizers import models, normalizers
 
 from gptscratch.errors import ConfigError, MissingExtraError, TokenizerError
 from gptscratch.generation.generate import generate
@@ -155,6 +155,42 @@ def changed(**parts: Any) -> Tokenizer:
 def test_a_tokenizer_that_llama_cpp_lacks_is_refused_with_the_reason(parts: Any, why: str) -> None:
     with pytest.raises(TokenizerError, match=why):
         vocabulary(changed(**parts), 333)
+
+
+def llama2_tokenizer(merges: list[tuple[str, str]]) -> Tokenizer:
+    """A tokenizer as in the tokenizer.json of Llama 2: characters, bytes, and what the merges make."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁abc"]
+    tokens += dict.fromkeys(map("".join, merges))
+    vocab = {token: i for i, token in enumerate(tokens)}
+    library = tokenizers.Tokenizer(models.BPE(vocab, merges, byte_fallback=True, unk_token="<unk>"))
+    library.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    library.add_special_tokens(["<unk>", "<s>", "</s>"])
+    return Tokenizer(library)
+
+
+MERGES = [("b", "c"), ("a", "b"), ("a", "bc"), ("ab", "c"), ("▁", "ab")]
+
+
+def test_sentencepiece_is_stored_with_scores() -> None:
+    found = vocabulary(llama2_tokenizer(MERGES), 270)
+    assert found.model == "llama"
+    assert dict(zip(found.tokens[263:], found.scores[263:], strict=True)) == {
+        "bc": 0, "ab": -1, "abc": -2, "▁ab": -4, "<unused267>": 0, "<unused268>": 0, "<unused269>": 0,
+    }  # fmt: skip
+    assert [found.types[i] for i in (0, 1, 3, 258, 259, 267)] == [2, 3, 6, 6, 1, 5]
+    one_is_missing, other_order = [*MERGES[:3], MERGES[4]], [*MERGES[:2], MERGES[3], MERGES[4], MERGES[2]]
+    for merges in (one_is_missing, other_order):
+        with pytest.raises(TokenizerError, match="not those of SentencePiece"):
+            vocabulary(llama2_tokenizer(merges), 270)
+
+
+def test_ids_of_sentencepiece_are_those_of_llama_cpp(random_run: Runs) -> None:
+    tokenizer = llama2_tokenizer(MERGES)
+    random_run(tokenizer, end_of_text=2)
+    llama = opened(export(format="gguf").folder)
+    for text in filter(None, (*ODD_TEXTS, "abc ab  cab", " ab", "aabcc\nbc")):
+        if "\0" not in text:
+            assert llama.tokenize(text.encode(), add_bos=False, special=False) == tokenizer.encode(text), text
 
 
 def test_a_tokenizer_without_an_end_of_text_is_refused() -> None:
