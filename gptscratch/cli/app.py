@@ -34,7 +34,7 @@ from gptscratch.cli import (
     tokenize,
     train,
 )
-from gptscratch.errors import ConfigError, UserError, did_you_mean
+from gptscratch.errors import ConfigError, RunError, UserError, did_you_mean
 
 # Typer reports what it cannot parse with click's exceptions; newer versions carry a copy of click.
 _ClickException: Any = typer.BadParameter.__mro__[2]
@@ -129,7 +129,8 @@ def _exit_code(arguments: Sequence[str]) -> int:
         arguments = [*arguments[1:2], "--help"]
     try:
         code = app(arguments, prog_name="gptscratch", standalone_mode=False)
-        console.flush_output()
+        if sys.stdout is not None:
+            sys.stdout.flush()  # while an error can still be reported
         return int(code or 0)
     except UserError as error:
         problem = error
@@ -143,7 +144,8 @@ def _exit_code(arguments: Sequence[str]) -> int:
         console.drop_output()
         if isinstance(error, BrokenPipeError):
             return 0
-        problem = console.output_error(error)
+        what = error.filename or "The output cannot be written"
+        problem = RunError(f"{what}: {error.strerror or error}.")
     except _ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # the help was printed
             return 2

@@ -10,8 +10,7 @@ from rich.table import Table
 
 from gptscratch.cli import options as o
 from gptscratch.cli import runs
-from gptscratch.cli.console import notice, out
-from gptscratch.cli.render import print_json
+from gptscratch.cli.console import notice, out, print_json
 from gptscratch.config.setting import RUN, setting
 from gptscratch.errors import ConfigError, listed
 from gptscratch.units import count, plural, size, timestamp

@@ -9,8 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gptscratch.cli import options as o
-from gptscratch.cli.console import notice, out
-from gptscratch.cli.render import print_json
+from gptscratch.cli.console import notice, out, print_json
 
 
 @o.command()

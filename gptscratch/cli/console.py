@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json as json_
+import math
 import os
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.markup import escape
 
-from gptscratch.errors import RunError, UserError
+from gptscratch.errors import UserError
 
+NO_BREAK = "\u00a0"
 _LABEL = 12  # columns of a label and the space after it
 _ARTICLES = ("a", "an", "the", "no", "more", "there")
 
@@ -50,28 +55,35 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def flush_output() -> None:
-    """Write what is still buffered, while an error can still be reported.
-
-    Raises:
-        OSError: stdout does not take it.
-    """
-    if sys.stdout is not None:
-        sys.stdout.flush()
-
-
 def drop_output() -> None:
     """Python flushes stdout once more when it exits: let that succeed."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
+    with contextlib.suppress(OSError, ValueError, AttributeError), Path(os.devnull).open("wb") as null:
+        os.dup2(null.fileno(), sys.stdout.fileno())
 
 
-def output_error(problem: OSError) -> RunError:
-    if problem.filename is not None:
-        return RunError(f"{problem.filename}: {problem.strerror or problem}.")
-    return RunError(f"The output cannot be written: {problem.strerror or problem}.")
+def show(value: Any, lines: Iterable[tuple[str, str]], *, json: bool) -> None:
+    """The result of a command: a value as JSON, or the same for people, a label and a text on each line."""
+    if json:
+        print_json(value)
+    else:
+        facts(out, lines)
+
+
+def print_json(value: Any) -> None:
+    """Any mix of dataclasses, paths and what JSON knows; a number that is not finite becomes null."""
+
+    def plain(part: Any) -> Any:
+        if dataclasses.is_dataclass(part) and not isinstance(part, type):
+            part = dataclasses.asdict(part)
+        if isinstance(part, Mapping):
+            return {key: plain(each) for key, each in part.items()}
+        if isinstance(part, list | tuple):
+            return [plain(each) for each in part]
+        if isinstance(part, float):
+            return part if math.isfinite(part) else None
+        return part if part is None or isinstance(part, str | int) else str(part)
+
+    print(json_.dumps(plain(value), indent=2))
 
 
 def error(problem: UserError) -> None:
@@ -101,9 +113,12 @@ def sentence(text: str) -> str:
 
 
 def wrapped(console: Console, text: str, *, indent: int) -> str:
-    """On a terminal, broken between words into lines that fit after ``indent`` columns; else as it is."""
+    """On a terminal, broken between words into lines that fit after ``indent`` columns; else as it is.
+
+    Words that are joined by a no-break space stay on one line.
+    """
     room = console.width - indent
-    if not console.is_terminal or room < 20:
-        return text
-    lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
-    return ("\n" + " " * indent).join(lines)
+    if console.is_terminal and room >= 20:
+        lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
+        text = ("\n" + " " * indent).join(lines)
+    return text.replace(NO_BREAK, " ")

@@ -55,13 +55,10 @@ def export(
     The best checkpoint of the run is written to a new folder, which Transformers, llama.cpp or Ollama load
     without further changes.
     """
-    from gptscratch.cli import render
+    from gptscratch.cli import console
     from gptscratch.interop.export import export as export_
 
     exported = export_(run, out, format=format, dtype=dtype, quantize=quantize, merge=merge)
-    if json:
-        render.print_json(exported)
-        return
     model = f"{exported.architecture} in {exported.dtype}, {count(exported.parameters)} parameters"
     files = [f"{name} ({size(number)})" for name, number in exported.files.items()]
     lines = [
@@ -70,4 +67,4 @@ def export(
         ("files", ", ".join(files)),
         ("folder", exported.folder),
     ]
-    render.facts(render.out, lines)
+    console.show(exported, lines, json=json)

@@ -45,16 +45,13 @@ def import_(
     The run can be sampled from, scored, fine-tuned (train --init-from) and exported again. What gptscratch
     cannot represent is refused by its name.
     """
-    from gptscratch.cli import render
-    from gptscratch.cli.console import err, facts, out
+    from gptscratch.cli.console import err, show
     from gptscratch.interop.import_run import import_run
 
     with err.status("importing ..."):
         imported = import_run(source, name=name, tokenizer=tokenizer, replace=force)
-    if json:
-        render.print_json(dataclasses.asdict(imported) | {"run": imported.run.name, "folder": imported.run})
-    else:
-        facts(out, _lines(imported))
+    values = dataclasses.asdict(imported) | {"run": imported.run.name, "folder": imported.run}
+    show(values, _lines(imported), json=json)
 
 
 def as_run(source: str) -> str:

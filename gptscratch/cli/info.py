@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gptscratch.cli import curve, render_info
+from gptscratch.cli import curve, render, render_stats
 from gptscratch.cli import options as o
 from gptscratch.cli.console import notice
 from gptscratch.config.presets import PRESETS
@@ -33,17 +33,17 @@ def info(
     from gptscratch.runs import summary
 
     if what is None and preset is None:
-        render_info.runs(summary.list_runs(sort=sort), json=json)
+        render.runs(summary.list_runs(sort=sort), json=json)
         return
     require(what is None or preset is None, f"{what} and --preset are both given.", "Give one of them.")
     described = summary.describe_preset(preset) if preset else summary.describe(what or "")
     if isinstance(described, summary.RunDescription):
-        render_info.run(described, json=json)
+        render.run(described, json=json)
         if not json:
             curve.show(Path(described.summary.folder))
         if what in PRESETS:
             notice(f"There is also a preset of this name: gptscratch info --preset {what}")
     elif isinstance(described, summary.ModelDescription):
-        render_info.model(described, title=preset or what or "", json=json)
+        render.model(described, title=preset or what or "", json=json)
     else:
-        render_info.token_files(described, json=json)
+        render_stats.token_files(described, json=json)

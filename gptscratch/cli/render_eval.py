@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from gptscratch.cli.render import out, print_json
+from gptscratch.cli.console import out, print_json
 
 
 def results(run: str, found: Mapping[str, Any], *, json: bool) -> None:

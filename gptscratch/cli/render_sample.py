@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.color import Color, ColorSystem
 from rich.console import COLOR_SYSTEMS, Console
@@ -11,8 +11,7 @@ from rich.progress import Progress
 from rich.style import Style
 from rich.text import Text
 
-from gptscratch.cli.console import err, facts, notice, out
-from gptscratch.cli.render import print_json
+from gptscratch.cli.console import err, notice
 from gptscratch.units import plural
 
 if TYPE_CHECKING:
@@ -87,22 +86,6 @@ def progress(done: Iterator[int], total: int) -> None:
         for last in done:
             bar.update(task, completed=last)
     note(f"{plural(last - before, 'line')} written")
-
-
-def score(values: Mapping[str, Any], *, json: bool) -> None:
-    if json:
-        print_json(dict(values))
-        return
-    lines = [
-        ("bits/byte", f"{values['bits_per_byte']:.4f}"),
-        (
-            "perplexity",
-            f"{values['perplexity']:.4g} per token, {values['nats_per_token']:.4f} nats per token",
-        ),
-        ("text", f"{values['tokens']:,} tokens, {values['bytes']:,} bytes"),
-        ("run", values["run"]),
-    ]
-    facts(out, lines)
 
 
 def colors() -> ColorSystem | None:

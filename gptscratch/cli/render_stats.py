@@ -1,39 +1,76 @@
-"""Output of ``tokenize``: statistics of a corpus, the tokens of a text, and what cleaning removed."""
+"""Output of ``tokenize``: token files, the tokens of a text, and statistics of a corpus."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.cells import cell_len
 from rich.markup import escape
 from rich.table import Table
 
-from gptscratch.cli.render import facts, out, print_json
+from gptscratch.cli.console import NO_BREAK, out, print_json, show
+from gptscratch.cli.render import Lines, tokenizer
 from gptscratch.units import plural, size
 
 if TYPE_CHECKING:
     from gptscratch.data.chunks import Removed
+    from gptscratch.data.prepare import Prepared
     from gptscratch.data.statistics import CorpusStatistics
+    from gptscratch.data.token_files import Manifest
     from gptscratch.tokenizer import Tokenizer
 
 _ODD = 8  # kinds of odd characters shown
 _SCRIPTS = 6
-_LABEL = 12  # columns
 _SPLITS = {"documents": "chosen by hash", "tail": "the tail of the text", "file": "a corpus of their own"}
 
 
-def corpus(stats: CorpusStatistics, *, json: bool) -> None:
-    if json:
-        print_json(stats)
-        return
-    for label, lines in _rows(stats):
-        facts(out, zip([label, *[""] * len(lines)], lines, strict=False))
+def token_files(manifest: Manifest, *, json: bool, prepared: Prepared | None = None) -> None:
+    """``prepared``: what the command has just made or found; None: only the files are described."""
+    train, val = manifest.train, manifest.val
+    sums = {
+        name: getattr(train, name) + getattr(val, name)
+        for name in ("characters", "bytes", "tokens", "unknown")
+    }
+    documents = manifest.documents or train.documents + val.documents
+    names = ("vocab_size", "lossy", "files", "skipped", "replaced", "removed", "train", "val")
+    values = {"tokenizer": manifest.tokenizer_kind, "documents": documents, **sums}
+    values |= {name: getattr(manifest, name) for name in (*names, "characters_per_token", "unknown_rate")}
+    lines = [
+        ("tokenizer", tokenizer(manifest)),
+        ("documents", f"{documents:,} in {plural(manifest.files, 'file')}"),
+        ("characters", f"{sums['characters']:,}"),
+        ("tokens", f"{sums['tokens']:,}: {train.tokens:,} to train, {val.tokens:,} to validate"),
+        ("per token", f"{manifest.characters_per_token:.3f} characters"),
+        ("unknown", f"{manifest.unknown_rate:.3%} of the tokens"),
+        *losses(manifest.removed, manifest.replaced, manifest.skipped),
+    ]
+    if prepared is not None:
+        values["folder"] = prepared.folder
+        lines.append(("folder", f"{prepared.folder}{' (existed already)' if prepared.reused else ''}"))
+    show(values, lines, json=json)
 
 
-def text_tokens(text: str, tokenizer: Tokenizer, name: str, *, json: bool) -> None:
+def losses(removed: Sequence[Removed], replaced: int, skipped: int) -> Lines:
+    """One line for each thing that is no longer in the text."""
+    lines = [("cleaning", f"{step.step}: {_removed(step)}") for step in removed]
+    if replaced:
+        lines.append(("replaced", f"{plural(replaced, 'character')} U+FFFD for bytes that cannot be decoded"))
+    if skipped:
+        lines.append(("skipped", f"{plural(skipped, 'file')}: not text, not readable, or deleted"))
+    return lines
+
+
+def _removed(step: Removed) -> str:
+    if not step.characters and not step.documents and not step.changed:
+        return "changed nothing"
+    dropped = f"{plural(step.documents, 'document')} dropped, " if step.documents else ""
+    number = plural(abs(step.characters), "character")
+    return f"{dropped}{step.changed:,} changed, {number} {'removed' if step.characters >= 0 else 'added'}"
+
+
+def text_tokens(text: str, by: Tokenizer, name: str, *, json: bool) -> None:
     """The tokens of one text; ``name`` says which tokenizer it is."""
-    tokens = [(token, i, i == tokenizer.unk_id) for token, i in tokenizer.tokens(text)]
+    tokens = [(token, i, i == by.unk_id) for token, i in by.tokens(text)]
     if json:
         shown = [{"token": token, "id": i, "unknown": unknown} for token, i, unknown in tokens]
         print_json({"text": text, "tokenizer": name, "tokens": shown})
@@ -48,109 +85,72 @@ def text_tokens(text: str, tokenizer: Tokenizer, name: str, *, json: bool) -> No
     out.print(escape(f"{counts}, by {name}"), style="dim")
 
 
-def losses(removed: Iterable[Removed], replaced: int, skipped: int) -> list[tuple[str, str]]:
-    """One line for each thing that is no longer in the text."""
-    lines = [("cleaning", f"{step.step}: {_removed(step)}") for step in removed]
-    if replaced:
-        lines.append(("replaced", f"{plural(replaced, 'character')} U+FFFD for bytes that cannot be decoded"))
-    if skipped:
-        lines.append(("skipped", f"{plural(skipped, 'file')}: not text, not readable, or deleted"))
-    return lines
+def corpus(stats: CorpusStatistics, *, json: bool) -> None:
+    show(stats, _lines(stats), json=json)
 
 
-def _removed(step: Removed) -> str:
-    if not step.characters and not step.documents and not step.changed:
-        return "changed nothing"
-    what = "removed" if step.characters >= 0 else "added"
-    dropped = f"{plural(step.documents, 'document')} dropped, " if step.documents else ""
-    return f"{dropped}{step.changed:,} changed, {plural(abs(step.characters), 'character')} {what}"
-
-
-def _rows(stats: CorpusStatistics) -> list[tuple[str, list[str]]]:
+def _lines(stats: CorpusStatistics) -> Lines:
     part = [f"in {stats.sample_share:.0%} of the text"] if stats.sample_share < 1 else []
-    words = _filled([f"{stats.words:,}", f"{stats.distinct_words:,} distinct", *part])
-    files = [f"{name} {count:,}" for name, count in stats.encodings.items()] if stats.files > 1 else []
+    files = _counted(stats.encodings.items()) if stats.files > 1 else list(stats.encodings)
+    documents = _counted(stats.document_characters.items()) if stats.documents > 1 else []
+    copies = plural(stats.duplicate_documents, "document")
+    repeated = f"{copies}, {stats.duplicate_share:.2%}: --clean dedup"
     entries = f" with {stats.suggested_vocab_size:,} entries" if stats.suggested_vocab_size else ""
-    lost = losses(stats.removed, stats.replaced, stats.skipped)
+    held_out = [plural(stats.val_documents, "document")] if stats.val_documents else []
+    leaked = [f"{stats.overlap.documents:.2%} of these documents"] if stats.val_documents else []
+    leaked.append(f"{stats.overlap.windows:.2%} of all runs of 13 words are in the training text")
+    names, values = _bytes_per_token(stats)
     return [
-        ("text", [f"{size(stats.bytes)}, {stats.characters:,} characters, {plural(stats.lines, 'line')}"]),
-        ("files", _filled([f"{stats.files:,}", *(files or stats.encodings)])),
-        *((label, [line]) for label, line in lost),
-        ("documents", _documents(stats)),
-        ("duplicates", [_duplicates(stats)]),
-        ("alphabet", _alphabet(stats)),
-        ("odd", _odd(stats)),
-        ("words", words + _counted(stats.top_words)),
-        ("tokens", [f"with {stats.top_tokens_of:,} entries", *_counted(_quoted(stats.top_tokens))]),
-        ("bytes/token", _bytes_per_token(stats.bytes_per_token)),
-        ("suggestion", [f"{stats.suggested_tokenizer}{entries}"]),
-        ("validation", _filled([*_held_out(stats), _SPLITS[stats.split]])),
-        ("leakage", _leakage(stats)),
+        ("text", f"{size(stats.bytes)}, {stats.characters:,} characters, {plural(stats.lines, 'line')}"),
+        ("files", _joined([f"{stats.files:,}", *files])),
+        *losses(stats.removed, stats.replaced, stats.skipped),
+        ("documents", _joined([f"{stats.documents:,}", *documents])),
+        ("duplicates", repeated if stats.duplicate_documents else "none"),
+        ("alphabet", _joined([f"{stats.distinct_characters:,} characters", *_scripts(stats)])),
+        ("odd", _joined(_odd(stats)) or "none"),
+        ("words", _joined([f"{stats.words:,}", f"{stats.distinct_words:,} distinct", *part])),
+        ("", _joined(_counted(stats.top_words), "   ")),
+        ("tokens", f"with {stats.top_tokens_of:,} entries"),
+        ("", _joined(_counted((_quoted(name), n) for name, n in stats.top_tokens), "   ")),
+        ("bytes/token", names),
+        ("", values),
+        ("suggestion", f"{stats.suggested_tokenizer}{entries}"),
+        ("validation", _joined([*held_out, _SPLITS[stats.split]])),
+        ("leakage", ", ".join(leaked)),
     ]
 
 
-def _documents(stats: CorpusStatistics) -> list[str]:
-    if stats.documents == 1:
-        return ["1"]
-    return _filled(
-        [f"{stats.documents:,}", *(f"{name} {n:,}" for name, n in stats.document_characters.items())]
-    )
-
-
-def _duplicates(stats: CorpusStatistics) -> str:
-    if not stats.duplicate_documents:
-        return "none"
-    return f"{plural(stats.duplicate_documents, 'document')}, {stats.duplicate_share:.2%}: --clean dedup"
-
-
-def _alphabet(stats: CorpusStatistics) -> list[str]:
-    shares = list(stats.scripts.items())
-    shown = [f"{name} {share:.1%}" if share >= 0.001 else f"{name} < 0.1%" for name, share in shares]
-    more = [f"{len(shown) - _SCRIPTS:,} more"] if len(shown) > _SCRIPTS else []
-    return _filled([f"{stats.distinct_characters:,} characters", *shown[:_SCRIPTS], *more])
-
-
-def _odd(stats: CorpusStatistics) -> list[str]:
-    shown = [f"{c.code} {c.name} {c.count:,}" for c in stats.odd_characters[:_ODD]]
-    more = len(stats.odd_characters) - len(shown)
-    return _filled([*shown, *([f"{more} kinds more"] if more > 0 else [])] or ["none"])
-
-
-def _held_out(stats: CorpusStatistics) -> list[str]:
-    return [plural(stats.val_documents, "document")] if stats.val_documents else []
-
-
-def _leakage(stats: CorpusStatistics) -> list[str]:
-    documents = [f"{stats.overlap.documents:.2%} of these documents"] if stats.val_documents else []
-    runs = f"{stats.overlap.windows:.2%} of all runs of 13 words are in the training text"
-    return _filled([*documents, runs])
-
-
-def _bytes_per_token(found: dict[str, float]) -> list[str]:
-    names = [f"{int(name):,}" if name.isdecimal() else name for name in found]
-    width = [max(len(name), 4) for name in names]
-    return [
-        "  ".join(name.rjust(n) for name, n in zip(names, width, strict=True)),
-        "  ".join(f"{value:{n}.2f}" for value, n in zip(found.values(), width, strict=True)),
-    ]
-
-
-def _quoted(pairs: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
-    return [(repr(name).replace("\\\\", "\\"), count) for name, count in pairs]
+def _joined(parts: Iterable[str], between: str = ", ") -> str:
+    """The parts in one text, in which no part is broken."""
+    return between.join(part.replace(" ", NO_BREAK) for part in parts)
 
 
 def _counted(pairs: Iterable[tuple[str, int]]) -> list[str]:
-    return _filled([f"{name} {count:,}" for name, count in pairs], between="   ")
+    return [f"{name} {count:,}" for name, count in pairs]
 
 
-def _filled(parts: Iterable[str], between: str = ", ") -> list[str]:
-    """The parts in lines as wide as the terminal; no part is broken."""
-    lines = [""]
-    for part in parts:
-        longer = f"{lines[-1]}{between}{part}" if lines[-1] else part
-        if lines[-1] and cell_len(longer) > out.width - _LABEL - len(between.rstrip()):
-            lines[-1] += between.rstrip()
-            lines.append(part)
-        else:
-            lines[-1] = longer
-    return lines
+def _quoted(token: str) -> str:
+    return repr(token).replace("\\\\", "\\")
+
+
+def _scripts(stats: CorpusStatistics) -> list[str]:
+    shares = [(name, f"{share:.1%}" if share >= 0.001 else "< 0.1%") for name, share in stats.scripts.items()]
+    more = [f"{len(shares) - _SCRIPTS:,} more"] if len(shares) > _SCRIPTS else []
+    return [f"{name} {share}" for name, share in shares[:_SCRIPTS]] + more
+
+
+def _odd(stats: CorpusStatistics) -> list[str]:
+    more = len(stats.odd_characters) - _ODD
+    shown = [f"{each.code} {each.name} {each.count:,}" for each in stats.odd_characters[:_ODD]]
+    return shown + ([f"{more} kinds more"] if more > 0 else [])
+
+
+def _bytes_per_token(stats: CorpusStatistics) -> tuple[str, str]:
+    """The sizes of the vocabularies, and below them the bytes per token."""
+    columns = []
+    for name, value in stats.bytes_per_token.items():
+        title = f"{int(name):,}" if name.isdecimal() else name
+        width = max(len(title), 4)
+        columns.append((title.rjust(width), f"{value:{width}.2f}"))
+    names, values = zip(*columns, strict=True)
+    return "  ".join(names), "  ".join(values)

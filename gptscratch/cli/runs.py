@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gptscratch.cli import options as o
-from gptscratch.cli import render_info
+from gptscratch.cli import render
 from gptscratch.cli.console import err, notice, out
 from gptscratch.config.setting import RUN, setting
 from gptscratch.errors import ConfigError
@@ -28,7 +28,7 @@ def runs(context: typer.Context, sort: str = o.SORT, json: bool = o.JSON) -> Non
     if context.invoked_subcommand is None:
         from gptscratch.runs import summary
 
-        render_info.runs(summary.list_runs(sort=sort), json=json)
+        render.runs(summary.list_runs(sort=sort), json=json)
 
 
 @app.command("rm")

@@ -96,7 +96,7 @@ def sample(
 def _as_json(
     generator: Generator, prompt: str, config: SampleConfig, *, n_best: int | None, novelty: bool
 ) -> None:
-    from gptscratch.cli import render, render_sample
+    from gptscratch.cli import console, render_sample
     from gptscratch.generation.memorization import longest_copy
 
     render_sample.warn_of_unknown(generator, prompt)
@@ -107,7 +107,7 @@ def _as_json(
         values["tokens"] = [sample.tokens for sample in found]
     if novelty:
         values["copied"] = [longest_copy(generator, sample.text, after=prompt) for sample in found]
-    render.print_json(values)
+    console.print_json(values)
 
 
 def _as_text(

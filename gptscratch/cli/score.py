@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Annotated
 
 import typer
@@ -35,8 +34,7 @@ def score(
 ) -> None:  # fmt: skip
     """Score a text: bits per byte (comparable between models and tokenizers) and perplexity."""
     process.passive_openmp_if_busy()
-    from gptscratch.cli import loading, render_sample
-    from gptscratch.cli.console import notice
+    from gptscratch.cli import console, loading, render_sample
     from gptscratch.generation.scoring import score as score_
     from gptscratch.generation.scoring import surprises
 
@@ -45,9 +43,9 @@ def score(
     generator = loading.load(run, quantize=quantize, device=device, dtype=dtype, exact=True)
     scored = score_(generator, text, stride=stride)
     if scored.unknown:
-        notice(f"{scored.unknown:,} tokens that were not in the training text are left out.")
+        console.notice(f"{scored.unknown:,} tokens that were not in the training text are left out.")
     if not scored.lossless:
-        notice(
+        console.notice(
             "This run's tokenizer loses part of the text, such as spaces or case: "
             "its bits per byte are too low to be compared with those of other tokenizers."
         )
@@ -55,5 +53,12 @@ def score(
         render_sample.no_effect("with --json", {"--color": color})
     elif color:
         render_sample.stream("", surprises(generator, scored), colors=render_sample.colors())
-    values = {k: v for k, v in dataclasses.asdict(scored).items() if k not in ("bits", "token_ids")}
-    render_sample.score({"run": generator.run.name, **values}, json=json)
+    values = {k: v for k, v in vars(scored).items() if k not in ("bits", "token_ids")}
+    perplexity = f"{scored.perplexity:.4g} per token, {scored.nats_per_token:.4f} nats per token"
+    lines = [
+        ("bits/byte", f"{scored.bits_per_byte:.4f}"),
+        ("perplexity", perplexity),
+        ("text", f"{scored.tokens:,} tokens, {scored.bytes:,} bytes"),
+        ("run", generator.run.name),
+    ]
+    console.show({"run": generator.run.name, **values}, lines, json=json)

@@ -34,7 +34,7 @@ def tokenize(
     With --text, only show the tokens of one text; without a corpus and without --with, by the tokenizer of
     the newest run.
     """
-    from gptscratch.cli import render, render_info, render_stats
+    from gptscratch.cli import console, render_stats
 
     if stats:
         given = {"--text": text, "--out": out, "--with": with_}
@@ -62,11 +62,11 @@ def tokenize(
         render_stats.corpus(found, json=json)
         return
     for line in ineffective(data, prepared.manifest):
-        render.notice(line)
+        console.notice(line)
     if text is not None:
         render_stats.text_tokens(text, prepared.tokenizer, f"the tokenizer of {prepared.folder}", json=json)
     else:
-        render_info.prepared(prepared, json=json)
+        render_stats.token_files(prepared.manifest, prepared=prepared, json=json)
 
 
 def _tokenizer(name: str | None) -> tuple[Any, str]:

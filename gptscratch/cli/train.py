@@ -76,7 +76,7 @@ def train(
         settings, preset=preset, config=config, pairs=set_, corpus=() if resume else names
     )
     process.passive_openmp_if_busy()
-    from gptscratch.cli import render
+    from gptscratch.cli import console, render
     from gptscratch.cli.progress import TrainView
     from gptscratch.generation.generator import sample_text
     from gptscratch.training import trainer
@@ -85,15 +85,15 @@ def train(
     init_from = init_from and import_.as_run(init_from)
     view = TrainView(quiet=quiet or json or dry_run)
     if note and not (json or quiet):
-        render.notice(note)
+        console.notice(note)
     if dry_run:
         settings = settings | ({"data.corpus": names} if names else {})
         plan, prepared = planning.plan_run(
             settings, init_from=init_from, on_event=view.on_event, started=STARTED
         )
-        render.plan(plan, prepared.manifest, json=json)
+        console.show(plan, render.plan_lines(plan, prepared.manifest), json=json)
         for text in () if json or quiet else plan.notices:
-            render.notice(text)
+            console.notice(text)
         return
     from gptscratch.report.listeners import listening
 
@@ -105,7 +105,8 @@ def train(
             result = trainer.train(
                 names, out=out, init_from=init_from, replace_run=force, started=STARTED, **common
             )
-    render.result(result, json=json, quiet=quiet)
+    if json or not quiet:
+        render.result(result, json=json)
     if result.interrupted:
         raise typer.Exit(130)
 

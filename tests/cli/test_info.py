@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gptscratch.cli import render
+from gptscratch.cli import console
 
 Command = Callable[..., Any]
 
@@ -76,7 +76,7 @@ def test_a_list_of_runs_that_is_cut_says_how_many_more_there_are(gptscratch: Com
 
 
 def test_json_holds_null_for_what_is_not_a_finite_number(capsys: pytest.CaptureFixture[str]) -> None:
-    render.print_json(
+    console.print_json(
         {"loss": math.nan, "rows": [(math.inf, 1.5)], "run": Path("a"), "done": True, "no": None}
     )
     values = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
