@@ -139,15 +139,17 @@ class _Server:
     async def copied(self, request: Request) -> Response:
         body = await self._body(request)
         name = self.models.name(str(body.pop("model", "") or ""))
-        ids = body.pop("ids", None)
+        ids, after = body.pop("ids", None), body.pop("after", 0)
         if body:
             raise ApiError(f"There is no field {next(iter(body))[:100]!r}.", param=next(iter(body))[:100])
         vocab_size = self.models.generators[name].tokenizer.vocab_size
         if not isinstance(ids, list) or not ids or len(ids) > _MOST_COPIED:
             raise ApiError(f"ids must be a list of 1 to {_MOST_COPIED} token ids.", param="ids")
         parse_prompts([ids], vocab_size=vocab_size)
+        if type(after) is not int or not 0 <= after <= len(ids):
+            raise ApiError(f"after must be from 0 to the {len(ids)} ids.", param="after")
         generator = await run_in_threadpool(self.models.with_training, name)
-        return JSONResponse(await run_in_threadpool(copied_spans, generator, ids))
+        return JSONResponse(await run_in_threadpool(copied_spans, generator, ids, after=after))
 
     def _samples(self, name: str, asked: CompletionRequest) -> tuple[list[Sample], list[str]]:
         """In a thread: a long prompt takes a while to tokenize."""

@@ -152,23 +152,25 @@ def warnings_of(generator: Generator, samples: Sequence[Sample]) -> list[str]:
     return found
 
 
-def copied_spans(generator: Generator, ids: Sequence[int]) -> dict[str, Any]:
-    """For each token, the length in tokens of the longest copied span that has it, and the longest of all."""
+def copied_spans(generator: Generator, ids: Sequence[int], *, after: int = 0) -> dict[str, Any]:
+    """What of these ids is in the training text, as spans of tokens.
+
+    Returns:
+        ``lengths``: for each id, the length of the longest such span that has it; ``longest``: the longest
+        one that begins after the first ``after`` ids, which are the prompt's.
+    """
     assert generator.training is not None
     lengths = generator.training.match_lengths(ids)
     covered = [0] * len(ids)
     for start, length in enumerate(lengths):
         for place in range(start, start + length):
             covered[place] = max(covered[place], length)
-    longest = max(lengths, default=0)
-    start = lengths.index(longest) if lengths else 0
+    longest = max(lengths[after:], default=0)
+    start = lengths.index(longest, after) if longest else after
     span = list(ids[start : start + longest])
+    times = len(generator.training.positions(span)) if span else 0
+    text = generator.tokenizer.decode(span)
     return {
         "lengths": covered,
-        "longest": {
-            "start": start,
-            "tokens": longest,
-            "text": generator.tokenizer.decode(span),
-            "times": len(generator.training.positions(span)) if span else 0,
-        },
+        "longest": {"start": start, "tokens": longest, "text": text, "times": times},
     }

@@ -1,7 +1,7 @@
 """Load on ``gptscratch serve``: throughput and latency of N clients against one, memory over many requests.
 
     python tests/benchmarks/serve_load.py RUN --clients 16 --seconds 60
-    python tests/benchmarks/serve_load.py RUN --clients 16 --requests 10000 --new-tokens 8
+    python tests/benchmarks/serve_load.py RUN --clients 16 --requests 10000 --new-tokens 8 --seconds 120
 
 It starts the server itself, on a free port of this machine, and connects to nothing else. ``--url`` measures
 another server with the same API, for example of a peer, with ``--model`` as its model.
@@ -110,12 +110,12 @@ def main() -> None:
     parser.add_argument("run", nargs="?", default="")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--requests", type=int, default=MOST_REQUESTS)
+    parser.add_argument("--requests", type=int, help="end after so many, and leave out the single client")
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--url", help="a server that runs already")
     parser.add_argument("--model", default="")
     given = parser.parse_args()
-    seconds, requests = min(given.seconds, MOST_SECONDS), min(given.requests, MOST_REQUESTS)
+    seconds, requests = min(given.seconds, MOST_SECONDS), min(given.requests or MOST_REQUESTS, MOST_REQUESTS)
     clients = min(given.clients, MOST_CLIENTS)
     body: dict[str, object] = {"max_tokens": given.new_tokens, "temperature": 0.8}
     if given.model:
@@ -123,7 +123,7 @@ def main() -> None:
 
     def compare(url: str, pid: int) -> None:
         measure(url, pid, clients, body, seconds=2, requests=requests)  # the first requests are slower
-        for count in (1, clients):
+        for count in (clients,) if given.requests else (1, clients):
             measure(url, pid, count, body, seconds=seconds, requests=requests)
 
     if given.url:

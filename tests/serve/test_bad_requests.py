@@ -110,6 +110,7 @@ def test_a_bad_request_gets_one_clear_error(client: Any, body: Any, status: int,
         ("POST", "/v1/copied", {"json": {"ids": []}}, 400),
         ("POST", "/v1/copied", {"json": {"ids": "abc"}}, 400),
         ("POST", "/v1/copied", {"json": {"ids": [10**9]}}, 400),
+        ("POST", "/v1/copied", {"json": {"ids": [3], "after": 2}}, 400),
         ("POST", "/v1/copied", {"json": {"ids": [3], "file": "/etc/passwd"}}, 400),
     ],
 )

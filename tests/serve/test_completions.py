@@ -171,9 +171,11 @@ def test_copied_spans_are_found_for_each_token(tale_model: Generator, serve: Ser
     ids = generator.tokenizer.encode("the fox runs home.zzthe")
     with serve(tale_model) as http:
         found = http.post("/v1/copied", json={"ids": generator.known(ids)}).json()
+        later = http.post("/v1/copied", json={"ids": generator.known(ids), "after": 4}).json()
     assert found["longest"]["text"] == "the fox runs home."
     assert found["longest"]["times"] >= 1
-    assert found["lengths"][:18] == [18] * 18
+    assert found["lengths"][:18] == later["lengths"][:18] == [18] * 18
+    assert later["longest"]["text"] == "fox runs home."
 
 
 def test_a_corpus_that_is_gone_is_reported(

@@ -129,15 +129,15 @@ def test_tokens_are_colored_by_surprise_and_by_copied_spans(tale: Path, serve: S
     with serve(load(tale, device="cpu")) as http:
         page = visit(http)
         page.fill("#max_tokens", "5")
-        page.fill("#prompt", "the fox runs home.")
+        page.fill("#prompt", "the fox")
         page.select_option("#color", "surprise")
         page.click("#go")
         finished(page)
         assert page.locator(".text span[style*='--surprise']").count() > 5
         page.select_option("#color", "copied")
         note = page.locator(".sample .note", has_text="Longest copied span")
-        assert "the fox runs home." in note.text_content()
-        assert page.locator(".text span[style*='--copied']").count() >= 18
+        note.wait_for()
+        assert page.locator(".text span[style*='--copied']").count() >= 7
 
 
 def test_what_goes_wrong_is_shown(reciter: Any, serve: Serve, visit: Any) -> None:

@@ -17,9 +17,9 @@ export async function listModels() {
   return (await (await request("/v1/models")).json()).data;
 }
 
-// For each id, how many tokens in a row around it are in the training text.
-export async function copiedSpans(model, ids) {
-  return (await request("/v1/copied", { model, ids })).json();
+// For each id, how many tokens in a row around it are in the training text; the longest span after the prompt.
+export async function copiedSpans(model, ids, after) {
+  return (await request("/v1/copied", { model, ids, after })).json();
 }
 
 // Calls onChunk for each event of a completion; aborting the signal stops the generation on the server.

@@ -143,11 +143,12 @@ export class Sample {
     try {
       if (!this.copied) {
         this.note.textContent = "Searching the training text ...";
-        this.copied = await copiedSpans(this.model.id, this.ids());
+        const given = this.tokens.filter((token) => token.given).length;
+        this.copied = await copiedSpans(this.model.id, this.ids(), given);
       }
       const { tokens, text, times } = this.copied.longest;
       const often = times === 1 ? "once" : `${times} times`;
-      this.note.textContent = `Longest copied span: ${tokens} tokens, ${often} in the training text: “${text}”`;
+      this.note.textContent = `Longest copied span after the prompt: ${tokens} tokens, ${often} in the training text: “${text}”`;
     } catch (error) {
       this.note.textContent = error.message;
     }
