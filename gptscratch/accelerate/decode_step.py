@@ -1,8 +1,9 @@
 """One token at a time through a finished model on a CPU: the same results with fewer and larger operations.
 
 Reading the weights is the cost of a token where the model is large, Python and torch's calls (a microsecond
-each) where it is small. So products are joined and weights packed (weight_packing.py), what depends on the
-position alone is in tables, and a norm or a sum is part of the product next to it (row_products.py).
+each) where it is small. So products are joined and weights packed (weight_packing.py), the rotation and the
+norms of queries and keys are one product, and a norm or a sum is part of the product next to it
+(row_products.py).
 model/gpt.py stays the definition, and the tests compare.
 
 Shapes: L layers, B rows, D d_model, H heads, G kv heads, K head_dim, S positions held, F d_ff, V vocab.
@@ -25,7 +26,7 @@ from gptscratch.accelerate.weight_packing import JoinedAttention, JoinedGatedMLP
 from gptscratch.model.attention import Attention
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT, Block
-from gptscratch.model.layout import Layout
+from gptscratch.model.layout import Layout, causal_layout
 from gptscratch.model.lora import has_adapters
 from gptscratch.model.mlp import MLP, GatedMLP
 from gptscratch.model.position import Rotary
@@ -75,31 +76,33 @@ class DecodeStep:
     """Steps through a model's cache after ``model``, joined and packed, has read the prompt."""
 
     def __init__(self, model: GPT) -> None:
-        self.model = model
         config = model.config
+        self.model, self.position = model, model.position_embedding
         self.heads, self.groups, self.head_dim = config.n_head, config.n_kv_head, config.head_dim
         self.normalizes = config.qk_norm
         self.embedding = model.token_embedding.weight.detach()
         blocks = [block for block in model.blocks if isinstance(block, Block)]
         self.layers = [_layer(block) for block in blocks]
         self.lm_head = norm_linear(model.final_norm, model.lm_head)
-        self.tables = _PositionTables(model, [block.attention for block in blocks])
         self.eps = torch.full((1, 1, 1), config.norm_eps)
+        weights = [_norm_weights(block.attention, self.heads, self.groups) for block in blocks]
+        self.weights = torch.stack(weights).to(self.embedding.dtype)[:, None]  # (L, 1, H + G, K)
+        self.swapped = self.weights.roll(self.head_dim // 2, -1)
+        self.unrotated = self.weights.unbind(), [None] * len(blocks)
+        self.positions = torch.arange(config.context_length)[None]  # (1, S)
+        self.cos_sin = self._cos_sin(self.positions[0])  # (S, K) twice
 
     def step(self, token_ids: Tensor, cache: KVCache) -> Tensor:
         """(B,) ids, appended to a cache -> (B, V) logits of the next token."""
         slots, held = cache.next_slots(1)
         new_keys, new_values = (_writers(x, slots) for x in (cache.keys, cache.values))
         keys, values = (x.narrow(3, 0, held).flatten(1, 2).unbind() for x in (cache.keys, cache.values))
-        tables = self.tables
-        at = tables.at_each(cache.lengths, held) if cache.ragged else tables.at(cache.length)
-        vector, scales, sines, bias = at
-        x = F.embedding(token_ids, self.embedding)  # (B, D)
-        if vector is not None:
-            x = x + vector
+        layout = self._layout(token_ids, cache)
+        scales, sines = self._rotation(layout, cache)
+        x = F.embedding(token_ids[:, None], self.embedding)  # (B, 1, D)
+        x = self.position.embed(x, layout).squeeze(1)  # (B, D)
         rows, heads, both = x.size(0), self.heads, self.heads + self.groups
-        if bias is not None:
-            bias = bias.repeat(rows * self.groups // bias.size(0), 1, 1)  # (B G, H / G or 1, S)
+        bias = self._bias(layout, rows)
         for i, layer in enumerate(self.layers):
             qkv = layer.qkv(x).view(rows, -1, self.head_dim)  # (B, H + 2 G, K)
             qk = self._rotate(qkv[:, :both], scales[i], sines[i])
@@ -111,6 +114,47 @@ class DecodeStep:
             x = layer.down(x, layer.up(x))
         cache.advance(1)
         return self.lm_head(x)
+
+    def _layout(self, token_ids: Tensor, cache: KVCache) -> Layout:
+        """As ``causal_layout``, without making tensors in the usual case."""
+        start, end = cache.length, cache.length + 1
+        if cache.ragged or end > self.positions.size(1):
+            return causal_layout(token_ids[:, None], cache)
+        return Layout(self.positions[:, start:end], self.positions[:, :end], None)
+
+    def _bias(self, layout: Layout, rows: int) -> Tensor | None:
+        """(B G, H / G or 1, S), added to the scores; None where all that is held is visible."""
+        bias = self.position.bias(layout, self.embedding.dtype)  # (B or 1, H or 1, 1, S)
+        if bias is None:
+            return None
+        if bias.dtype == torch.bool:
+            bias = torch.zeros_like(bias, dtype=self.embedding.dtype).masked_fill_(~bias, -torch.inf)
+        groups = min(self.groups, bias.size(1))
+        bias = bias.view(len(bias), groups, -1, bias.size(3))  # (B or 1, G or 1, H / G or 1, S)
+        return bias.expand(rows, self.groups, -1, -1).flatten(0, 1)
+
+    def _rotation(self, layout: Layout, cache: KVCache) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
+        """For each layer, what queries and keys are multiplied by, and what their swapped halves are.
+
+        (B or 1, H + G, K) each: that is their rotation, the weights of their norms and, for queries, the
+        1 / sqrt(K) of attention in one.
+        """
+        if self.cos_sin is None:
+            return self.unrotated
+        if cache.length < self.positions.size(1):
+            at = layout.queries if cache.ragged else cache.length
+            cos, sin = self.cos_sin[0][at], self.cos_sin[1][at]  # (B, 1, K) or (K,)
+        else:
+            cos, sin = self._cos_sin(layout.queries) or self.cos_sin
+        return (self.weights * cos).unbind(), (self.swapped * sin).unbind()
+
+    def _cos_sin(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Positions -> cosines and sines, (..., K); the sines carry the minus of the first half."""
+        if not isinstance(self.position, Rotary):
+            return None
+        angles, dtype = self.position.angles(positions.float()), self.embedding.dtype  # (..., K/2)
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 
     def _rotate(self, qk: Tensor, scale: Tensor, sine: Tensor | None) -> Tensor:
         """(B, H + G, K) queries and keys, normalized, scaled and rotated."""
@@ -168,81 +212,6 @@ def _up(norm: nn.Module, mlp: MLP | GatedMLP) -> RowFunction:
         return F.silu(gate).mul_(up)
 
     return gated
-
-
-class _AtPosition(NamedTuple):
-    """Values that depend on positions only: one of all rows, or those of each row.
-
-    Queries and keys times the scale, and their swapped halves times the sine: that is their rotation, the
-    weights of their norms and, for queries, the 1 / sqrt(K) of attention in one.
-    """
-
-    vector: Tensor | None  # (D,) or (B, D), added to the embedding
-    scales: Sequence[Tensor]  # of each layer, (1 or B, H + G, K)
-    sines: Sequence[Tensor | None]
-    bias: Tensor | None  # (G or B G, H / G or 1, S), added to the scores
-
-
-class _PositionTables:
-    """Made once for each position of the context; rotary positions may be beyond it."""
-
-    def __init__(self, model: GPT, attentions: Sequence[Attention]) -> None:
-        config, dtype = model.config, model.token_embedding.weight.dtype
-        self.count, self.dtype, self.groups = config.context_length, dtype, config.n_kv_head
-        position = model.position_embedding
-        positions = torch.arange(self.count)[None]  # (1, S)
-        nothing = torch.zeros(1, self.count, config.d_model, dtype=dtype)
-        vectors = position.embed(nothing, Layout(positions, positions, None))
-        self.vectors = None if vectors is nothing else vectors[0].detach()  # (S, D)
-        last = Layout(positions[:, -1:], positions, None)
-        bias = position.bias(last, dtype)  # (1, H, 1, S)
-        self.bias = None if bias is None else bias.view(self.groups, -1, self.count)
-        weights = [_norm_weights(part, config.n_head, config.n_kv_head) for part in attentions]
-        self.weights = torch.stack(weights).to(dtype)[:, None]  # (L, 1, H + G, K)
-        self.swapped = self.weights.roll(config.head_dim // 2, -1)
-        self.rows = self.weights.unbind()
-        self.rotary = position if isinstance(position, Rotary) else None
-        self.angles = self._cos_sin(positions[0]) if self.rotary else None  # (S, K) twice
-
-    def at(self, position: int) -> _AtPosition:
-        vector = None if self.vectors is None else self.vectors[position]
-        bias = None if self.bias is None else self.bias[:, :, self.count - 1 - position :]
-        if self.angles is None:
-            return self._rotated(vector, bias)
-        known = position < self.count
-        cos, sin = self.angles if known else self._cos_sin(torch.tensor([position]))
-        i = position if known else 0
-        return self._rotated(vector, bias, cos[i], sin[i])
-
-    def at_each(self, lengths: Sequence[int], held: int) -> _AtPosition:
-        """For rows of different length; the bias also hides what a row has not filled yet."""
-        positions, keys = torch.tensor(lengths)[:, None], torch.arange(held)  # (B, 1) and (S,)
-        vector = None if self.vectors is None else self.vectors[positions[:, 0]]  # (B, D)
-        if self.bias is None:
-            bias = torch.zeros(len(lengths), self.groups, 1, held, dtype=self.dtype)
-        else:
-            before = (self.count - 1 - positions + keys).clamp(max=self.count - 1)  # (B, S)
-            bias = self.bias[:, :, before].permute(2, 0, 1, 3)  # (B, G, H / G, S)
-        bias = bias.masked_fill((keys > positions)[:, None, None], -torch.inf).flatten(0, 1)
-        if self.angles is None:
-            return self._rotated(vector, bias)
-        known = max(lengths) < self.count
-        cos, sin = (x[positions] for x in self.angles) if known else self._cos_sin(positions)  # (B, 1, K)
-        return self._rotated(vector, bias, cos, sin)
-
-    def _rotated(
-        self, vector: Tensor | None, bias: Tensor | None, cos: Tensor | None = None, sin: Tensor | None = None
-    ) -> _AtPosition:
-        if cos is None or sin is None:
-            return _AtPosition(vector, self.rows, [None] * len(self.rows), bias)
-        return _AtPosition(vector, (self.weights * cos).unbind(), (self.swapped * sin).unbind(), bias)
-
-    def _cos_sin(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions -> cosines and sines, (..., K); the sines carry the minus of the first half."""
-        assert self.rotary is not None
-        angles = self.rotary.angles(positions.float())  # (..., K/2)
-        cos, sin = angles.cos(), angles.sin()
-        return torch.cat((cos, cos), dim=-1).to(self.dtype), torch.cat((-sin, sin), dim=-1).to(self.dtype)
 
 
 def _norm_weights(attention: Attention, n_head: int, n_kv_head: int) -> Tensor:
