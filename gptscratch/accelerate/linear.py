@@ -62,14 +62,6 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y
 
 
-def _input_grad(grad: Tensor, weight: Tensor) -> Tensor:
-    return _product(grad, weight.T)
-
-
-def _weight_grad(grad: Tensor, x: Tensor) -> Tensor:
-    return _product(x.T, grad.T).T  # (xᵀ g)ᵀ is faster than gᵀ x
-
-
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -82,6 +74,6 @@ class _Linear(torch.autograd.Function):
         """dx = g W, dW = gᵀ x, db = the sum of g."""
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        x_grad = _input_grad(grad, weight) if needs_x else None
-        weight_grad = _weight_grad(grad, x) if needs_weight else None
+        x_grad = _product(grad, weight.T) if needs_x else None
+        weight_grad = _product(x.T, grad.T).T if needs_weight else None  # (xᵀ g)ᵀ is faster than gᵀ x
         return x_grad, weight_grad, grad.sum(0) if needs_bias else None

@@ -37,9 +37,9 @@ def quantize(model: nn.Module, how: str) -> None:
     join(model)
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear)]:
         # The last matrix turns small errors into other tokens: never below eight bits.
-        make = QUANTIZERS["int8" if how == "int4" and name.startswith("lm_head") else how]
+        own = "int8" if how == "int4" and name.startswith("lm_head") else how
         try:
-            replace(model, name, make(layer))
+            replace(model, name, quantized(layer, own))
         except (AttributeError, RuntimeError) as error:  # of fbgemm, or an operator that torch has dropped
             raise ConfigError(
                 f"This build of PyTorch has no {how} kernels for this processor ({error}).",
@@ -58,72 +58,63 @@ def slower_notice(model: nn.Module, how: str, *, reads_text: bool) -> str | None
     return f"{how} weights make a model this small slower, not faster." if weights < _FEW else None
 
 
-class Float16Linear(nn.Module):
+def quantized(layer: nn.Linear, how: str) -> nn.Module:
+    """A layer with smaller weights."""
+    bias = None if layer.bias is None else layer.bias.detach().float()
+    return QuantizedLinear(QUANTIZERS[how](layer.weight.detach().float(), bias))
+
+
+class QuantizedLinear(nn.Module):
+    def __init__(self, product: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.product = product
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(x).to(x.dtype)  # (..., K) -> (..., N)
+
+
+def _float16(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     """Weights of 16 bits, products and sums of 32 (fbgemm)."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        bias = None if linear.bias is None else linear.bias.detach().float()
-        self.packed = torch.ops.quantized.linear_prepack_fp16(linear.weight.detach().float(), bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.quantized.linear_dynamic_fp16(x.float(), self.packed)
-        return y.to(x.dtype)
+    packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
+    return lambda x: torch.ops.quantized.linear_dynamic_fp16(x.float(), packed)
 
 
-class Int8Linear(nn.Module):
+def _int8(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     """int8 weights with a scale per output; inputs are rounded to 8 bits as they come (fbgemm, qnnpack)."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        weight, scales = linear.weight.detach().float(), _row_scales(linear)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch means to drop quantized tensors
-            zeros = torch.zeros(len(scales), dtype=torch.long)
-            whole = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
-        bias = None if linear.bias is None else linear.bias.detach().float()
-        self.packed = torch.ops.quantized.linear_prepack(whole, bias)
-        # Without VNNI the sums of two products are of 16 bits: 8 by 8 bits would saturate them.
-        self.narrow = not getattr(torch.cpu, "_is_vnni_supported", lambda: False)()
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.quantized.linear_dynamic(x.float(), self.packed, self.narrow)
-        return y.to(x.dtype)
+    scales = weight.abs().amax(1).clamp(min=1e-8) / 127  # (N,)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch means to drop quantized tensors
+        zeros = torch.zeros(len(scales), dtype=torch.long)
+        whole = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
+    packed = torch.ops.quantized.linear_prepack(whole, bias)
+    # Without VNNI the sums of two products are of 16 bits: 8 by 8 bits would saturate them.
+    narrow = not getattr(torch.cpu, "_is_vnni_supported", lambda: False)()
+    return lambda x: torch.ops.quantized.linear_dynamic(x.float(), packed, narrow)
 
 
-class Int4Linear(nn.Module):
+def _int4(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     """int4 weights, a bfloat16 scale and offset for each 32 of them; products in bfloat16."""
+    n_out, n_in = weight.shape
+    if n_in % _GROUP:
+        return _int8(weight, bias)
+    padded = F.pad(weight, (0, 0, 0, -n_out % _TILE))
+    groups = padded.view(-1, n_in // _GROUP, _GROUP)  # (N, G, 32)
+    low, high = groups.amin(-1), groups.amax(-1)  # (N, G)
+    scale = ((high - low) / 15).clamp(min=1e-8).bfloat16().float()
+    middle = (low + 8 * scale).bfloat16().float()  # the kernel reads (q - 8) scale + middle
+    whole = ((groups - middle[..., None]) / scale[..., None]).round().add(8).clamp(0, 15)
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(whole.flatten(1).int(), 1)
+    scales = torch.stack((scale.T, middle.T), dim=-1).bfloat16().contiguous()  # (G, N, 2)
 
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        weight = linear.weight.detach().float()
-        self.n_out = weight.size(0)
-        groups = F.pad(weight, (0, 0, 0, -self.n_out % _TILE)).view(
-            -1, weight.size(1) // _GROUP, _GROUP
-        )  # (N, G, 32)
-        low, high = groups.amin(-1), groups.amax(-1)  # (N, G)
-        scale = ((high - low) / 15).clamp(min=1e-8).bfloat16().float()
-        middle = (low + 8 * scale).bfloat16().float()  # the kernel reads (q - 8) scale + middle
-        whole = ((groups - middle[..., None]) / scale[..., None]).round().add(8).clamp(0, 15)
-        self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(whole.flatten(1).int(), 1)
-        self.scales = torch.stack((scale.T, middle.T), dim=-1).bfloat16().contiguous()  # (G, N, 2)
-        self.bias = linear.bias
+    def product(x: Tensor) -> Tensor:
+        rows = x.reshape(-1, n_in).bfloat16().contiguous()  # (B, K)
+        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, packed, _GROUP, scales)
+        y = y[:, :n_out].to(x.dtype).view(*x.shape[:-1], n_out)
+        return y if bias is None else y + bias
 
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.size(-1)).bfloat16().contiguous()  # (B, K)
-        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.packed, _GROUP, self.scales)
-        y = y[:, : self.n_out].to(x.dtype).view(*x.shape[:-1], self.n_out)
-        return y if self.bias is None else y + self.bias
+    return product
 
 
-def _int4(linear: nn.Linear) -> nn.Module:
-    return Int4Linear(linear) if linear.in_features % _GROUP == 0 else Int8Linear(linear)
-
-
-def _row_scales(linear: nn.Linear) -> Tensor:
-    return linear.weight.detach().float().abs().amax(1).clamp(min=1e-8) / 127  # (N,)
-
-
-QUANTIZERS: Mapping[str, Callable[[nn.Linear], nn.Module]] = MappingProxyType(
-    {"float16": Float16Linear, "int8": Int8Linear, "int4": _int4}
-)
+QUANTIZERS: Mapping[str, Callable[[Tensor, Tensor | None], Callable[[Tensor], Tensor]]] = MappingProxyType(
+    {"float16": _float16, "int8": _int8, "int4": _int4}
+)  # from the float32 weight (N, K) and bias of a layer to its product

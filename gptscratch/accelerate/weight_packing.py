@@ -83,12 +83,8 @@ class JoinedAttention(Attention):
         self.head_dim = parts.head_dim
         self.qkv = _joined((parts.q, parts.k, parts.v))
         self.widths = [parts.q.out_features, parts.k.out_features, parts.v.out_features]
-        self.norm_q, self.norm_k, self.out, self.dropout = (
-            parts.norm_q,
-            parts.norm_k,
-            parts.out,
-            parts.dropout,
-        )
+        self.norm_q, self.norm_k = parts.norm_q, parts.norm_k
+        self.out, self.dropout = parts.out, parts.dropout
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.qkv(x).split(self.widths, dim=-1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gptscratch.accelerate.quantization import QUANTIZERS, quantize, slower_notice
+from gptscratch.accelerate.quantization import QUANTIZERS, quantize, quantized, slower_notice
 from gptscratch.config import ModelConfig
 from gptscratch.errors import ConfigError
 from gptscratch.generation.generator import Generator
@@ -23,7 +23,7 @@ def test_products_stay_near(how: str, shape: tuple[int, int], bias: bool) -> Non
     linear = nn.Linear(*shape, bias=bias)
     x = torch.randn(5, 3, shape[0])
     with torch.inference_mode():
-        found, wanted = QUANTIZERS[how](linear)(x), linear(x)
+        found, wanted = quantized(linear, how)(x), linear(x)
     assert found.shape == wanted.shape
     assert found.dtype == wanted.dtype
     assert ((found - wanted).norm() / wanted.norm()).item() < WORST[how]

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from gptscratch.accelerate import kernels
 from gptscratch.accelerate import linear as linear_module
 from gptscratch.accelerate.decode_step import DecodeStep, accelerate_decoding
-from gptscratch.accelerate.quantization import QUANTIZERS
+from gptscratch.accelerate.quantization import QUANTIZERS, quantized
 from gptscratch.accelerate.training import accelerate_training, products_pay, trains_on_cpu
 from gptscratch.accelerate.weight_packing import PackedLinear, can_pack, join
 from gptscratch.config import ModelConfig, TrainConfig
@@ -202,7 +202,7 @@ def can_be_packed(dtype: torch.dtype) -> bool:
 
 def quantized_weights(how: str, rows: int) -> Path:
     layers = [nn.Linear(768, 2304) for _ in range(12)]
-    smaller = [QUANTIZERS[how](layer) for layer in layers]
+    smaller = [quantized(layer, how) for layer in layers]
     x = torch.randn(rows, 768)
     return Path(f"{how} weights, {rows} rows, 768 to 2304", each(layers, x), each(smaller, x), False)
 
