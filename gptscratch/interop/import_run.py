@@ -10,10 +10,8 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from tokenizers import processors
 from torch import Tensor
 
 from gptscratch import paths
@@ -76,7 +74,6 @@ def import_run(
     library = load_library_tokenizer(_tokenizer_path(path, foreign, tokenizer))
     library.no_truncation()
     library.no_padding()
-    _set_prefix(library, path)
     tokenizer_json = library.to_str(pretty=True)  # with the template of its post-processor
     own = Tokenizer(library)
     _require_fit(own, foreign.config)
@@ -201,22 +198,6 @@ def _tokenizer_path(path: Path, foreign: ForeignModel, given: str | Path | None)
     raise TokenizerError(
         f"{what}.", f"Name it: gptscratch import {path} --tokenizer PATH (a tokenizer.json, or its folder)."
     )
-
-
-def _set_prefix(library: Any, folder: Path) -> None:
-    """``add_bos_token`` in tokenizer_config.json decides before the template in tokenizer.json."""
-    try:
-        values = read_json(folder / "tokenizer_config.json")
-    except ConfigError:
-        return
-    wanted, token = values.get("add_bos_token"), values.get("bos_token")
-    token = token.get("content") if isinstance(token, dict) else token
-    token_id = library.token_to_id(token) if isinstance(token, str) else None
-    if wanted is False:
-        library.post_processor = None
-    elif wanted is True and token_id is not None:
-        special = [(str(token), token_id)]
-        library.post_processor = processors.TemplateProcessing(single=f"{token} $A", special_tokens=special)
 
 
 def _require_fit(tokenizer: Tokenizer, config: ModelConfig) -> None:

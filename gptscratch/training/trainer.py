@@ -139,6 +139,7 @@ def resume(
             raise
     with held(run):
         folder = paths.find_checkpoint(name_or_path or run, which="last")[1]  # what there is by now
+        require_trained(run, read_run(run))
         state = TrainState.from_dict(checkpoint.load_state(folder))
         resumed = _resumed(run, state, cooldown, on_event, settings)
         if resumed is None:
@@ -159,7 +160,6 @@ def _resumed(
 ) -> tuple[RunRecord, Prepared] | None:
     """The run with its changed settings, and its tokens; None: it is finished."""
     record = read_run(run)
-    require_trained(run, record)
     was_finished = not cooldown and checkpoint.is_finished(run, state.step)
     if was_finished and not settings:
         return None
