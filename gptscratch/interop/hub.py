@@ -18,8 +18,8 @@ def download(name: str) -> Path:
     The environment variables of huggingface_hub count, such as HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
 
     Raises:
-        ConfigError: there is no such model, or it may not be read.
-        RunError: the connection failed.
+        ConfigError: there is no such model, or the user may not read it.
+        RunError: the download failed.
         MissingExtraError: huggingface_hub is not installed.
     """
     try:
@@ -36,12 +36,12 @@ def download(name: str) -> Path:
         return Path(snapshot_download(model, revision=revision or None, allow_patterns=_FILES))
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
         raise ConfigError(
-            f"The hub has no model {name} that can be read.",
-            f"Is the name right? A model that needs a license or a login needs HF_TOKEN. ({_line(error)})",
+            f"The hub has no model {name} that can be read: {_line(error)}.",
+            "Is the name right? For a model that needs a login, set HF_TOKEN.",
         ) from None
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # the HTTP library and its errors differ between versions of huggingface_hub
         raise RunError(f"The download of {name} failed: {_line(error)}.", "Try again later.") from None
 
 
 def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0].rstrip(".")
+    return next((line.rstrip(". ") for line in str(error).splitlines() if line), type(error).__name__)
