@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from gptscratch.errors import did_you_mean, disk_errors, require
 from gptscratch.files import new_folder
-from gptscratch.interop import gguf_export, hf_export, peft_export
+from gptscratch.interop import gguf_export, hf_export, onnx_export, peft_export
 from gptscratch.interop.source import Source
 from gptscratch.sizing import count_parameters
 
@@ -27,6 +27,7 @@ FORMATS: Mapping[str, Format] = {
     "hf": Format(hf_export.architecture, hf_export.write, "--dtype", hf_export.DTYPES),
     "peft": Format(peft_export.architecture, peft_export.write, "--dtype", hf_export.DTYPES),
     "gguf": Format(gguf_export.architecture, gguf_export.write, "--quantize", gguf_export.DTYPES),
+    "onnx": Format(onnx_export.architecture, onnx_export.write, "--dtype", onnx_export.DTYPES),
 }
 
 
