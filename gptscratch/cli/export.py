@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from gptscratch.cli import options as o
+from gptscratch.config.setting import OUTPUT, setting
 from gptscratch.units import count, size
 
 EXAMPLES = """Examples:
@@ -14,41 +14,34 @@ EXAMPLES = """Examples:
   gptscratch export tales --format gguf    for llama.cpp and Ollama"""
 
 
+@o.command()
 def export(
     run: Annotated[str | None, o.Run] = None,
-    format: Annotated[
-        str,
-        o.option(
-            "--format",
-            help="hf (Hugging Face Transformers), peft (LoRA adapters) or gguf (llama.cpp, Ollama; "
-            "default: hf).",
-            metavar="NAME",
-        ),
-    ] = "hf",
-    out: Annotated[
-        Path | None,
-        o.option("--out", help="New folder (default: RUN-FORMAT in the current folder).", metavar="DIR"),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        o.option(
-            "--dtype",
-            help="With hf or peft, number format: float32 (default), bfloat16 or float16.",
-            metavar="NAME",
-        ),
-    ] = None,
-    quantize: Annotated[
-        str | None,
-        o.option(
-            "--quantize",
-            help="With gguf, number format of the matrices: f32, f16, bf16, q8_0 or q4_0 (default: f32).",
-            metavar="NAME",
-        ),
-    ] = None,
-    merge: Annotated[
-        bool, o.option("--merge", help="Merge the LoRA adapters of the run into its weights.")
-    ] = False,
-    json: o.Json = False,
+    format: str = setting(
+        "hf",
+        OUTPUT,
+        "hf (Hugging Face Transformers), gguf (llama.cpp, Ollama), onnx, or peft (LoRA adapters).",
+        choices=("hf", "gguf", "onnx", "peft"),
+    ),
+    out: str | None = setting(
+        None, OUTPUT, "New folder.", metavar="DIR", default_is="RUN-FORMAT in the current folder"
+    ),
+    dtype: str | None = setting(
+        None,
+        OUTPUT,
+        "With hf or peft, number format: float32, bfloat16 or float16.",
+        metavar="NAME",
+        default_is="float32",
+    ),
+    quantize: str | None = setting(
+        None,
+        OUTPUT,
+        "With gguf, number format of the matrices: f32, f16, bf16, q8_0 or q4_0.",
+        metavar="NAME",
+        default_is="f32",
+    ),
+    merge: bool = setting(False, OUTPUT, "Merge the LoRA adapters of the run into its weights."),
+    json: bool = o.JSON,
 ) -> None:
     """Export a run for other programs.
 
