@@ -14,7 +14,7 @@ import torch
 
 from gptscratch import paths
 from gptscratch.accelerate.training import accelerate_training
-from gptscratch.data.mixture import make_batches
+from gptscratch.data.batches import Batches, weighted_parts
 from gptscratch.data.prepare import Prepared
 from gptscratch.device import pick_device, pick_dtype, set_up
 from gptscratch.errors import RunError
@@ -69,8 +69,9 @@ class TrainContext:
             rows = min(config.micro_batch_size, config.batch_size)
             self.replica.compile(rows, context_length, lambda text: self.report(Notice(text)))
         self.optimizer = make_optimizer(self.model, config, self.replica.loss_scale)
-        self.batches = make_batches(
-            prepared.tokens, context_length, config.batch_size, config.seed, pad_with=self.pad_with
+        corpora = weighted_parts(prepared.tokens, "train")
+        self.batches = Batches(
+            corpora, context_length, config.batch_size, config.seed, pad_with=self.pad_with
         )
         self.evaluate = self.evaluator(prepared)
         self._sample_text = sample_text

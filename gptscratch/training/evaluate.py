@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gptscratch.data.batches import windows
+from gptscratch.data.batches import weighted_parts, windows
 from gptscratch.data.document_batches import Batch, DocumentRows, padded_windows
-from gptscratch.data.mixture import weighted_parts
 from gptscratch.data.token_files import TokenArray, Tokens, token_counts
 from gptscratch.device import on_device
 from gptscratch.errors import CorpusError
@@ -43,7 +42,7 @@ class Evaluator:
         pad_with: int | None = None,
         copy_weights: Callable[[], None] = lambda: None,
     ) -> None:
-        """``mask_at`` as in ``sums_over``; ``pad_with`` as in ``make_batches``.
+        """``mask_at`` as in ``sums_over``; ``pad_with`` as in ``Batches``.
 
         ``copy_weights`` is called before each evaluation: ``model`` may be a copy in half precision.
         """

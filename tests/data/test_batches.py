@@ -16,7 +16,8 @@ def tokens(n: int) -> np.ndarray:
 
 
 def epoch_rows(batches: Batches, epoch: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    first, last = epoch * batches.n_rows, (epoch + 1) * batches.n_rows
+    n_rows = len(batches.parts[0])
+    first, last = epoch * n_rows, (epoch + 1) * n_rows
     rows = []
     for step in range(first // batches.batch_size, -(-last // batches.batch_size)):
         inputs, targets = batches.batch(step)

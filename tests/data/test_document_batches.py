@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gptscratch.config import DataConfig
-from gptscratch.data.batches import Batches
+from gptscratch.data.batches import Batches, tokens_per_padded_row, weighted_parts
 from gptscratch.data.document_batches import (
     PAD_TARGET,
     DocumentRows,
@@ -16,7 +16,6 @@ from gptscratch.data.document_batches import (
     padded_windows,
     require_documents,
 )
-from gptscratch.data.mixture import MixedBatches, make_batches, tokens_per_padded_row
 from gptscratch.data.prepare import prepare
 from gptscratch.errors import ConfigError, CorpusError
 from gptscratch.training.loss import IGNORE
@@ -72,8 +71,8 @@ def test_rows_are_those_of_a_plain_loop_over_the_documents(context: int, ended: 
 def test_every_token_is_a_target_once_an_epoch(batch_size: int, epoch: int) -> None:
     tokens = tokens_of()
     batches = Batches(tokens, 6, batch_size, seed=1, pad_with=END)
-    first = epoch * batches.n_rows
-    rows = real(*batches.rows(np.arange(first, first + batches.n_rows)))
+    part = batches.parts[0]
+    rows = real(*part.rows(np.arange(epoch * len(part), (epoch + 1) * len(part))))
     assert sorted(rows) == sorted(naive_rows(tokens, 6))
     assert rows != naive_rows(tokens, 6)
     assert batches.tokens_per_row == pytest.approx(np.mean([len(targets) for _, targets in rows]))
@@ -133,8 +132,7 @@ def test_weights_are_shares_of_the_tokens_not_of_the_rows(tmp_path: Path, share:
     corpus = (f"{tmp_path}/a.txt={share}", f"{tmp_path}/b.txt=1")
     tokens = prepare(DataConfig(corpus=corpus, tokenizer="byte")).tokens
     end = tokens.manifest.end_of_text
-    batches = make_batches(tokens, 16, 10, seed=0, pad_with=end)
-    assert isinstance(batches, MixedBatches)
+    batches = Batches(weighted_parts(tokens, "train"), 16, 10, seed=0, pad_with=end)
     rows = np.concatenate([batches.batch(step)[1] for step in range(100)])
     of_a = (rows[:, :2] == ord("a")).any(axis=1)
     counted = (rows != PAD_TARGET).sum(axis=1)

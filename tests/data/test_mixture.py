@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from gptscratch.config import DataConfig
-from gptscratch.data.batches import Batches
-from gptscratch.data.mixture import CYCLE, MixedBatches, make_batches
+from gptscratch.data.batches import CYCLE, Batches, CorpusRows, weighted_parts
 from gptscratch.data.prepare import Prepared, prepare
 from gptscratch.errors import ConfigError, CorpusError
 
@@ -55,8 +54,7 @@ def test_documents_keep_to_their_corpus(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 8, 12])
 def test_rows_are_chosen_by_weight(batch_size: int, tmp_path: Path) -> None:
-    batches = make_batches(mixed(tmp_path).tokens, 16, batch_size, seed=3)
-    assert isinstance(batches, MixedBatches)
+    batches = Batches(weighted_parts(mixed(tmp_path).tokens, "train"), 16, batch_size, seed=3)
     steps = CYCLE // batch_size
     inputs = [batches.batch(step)[0] for step in range(steps)]
     share = np.mean([np.mean((rows == 97).any(axis=1)) for rows in inputs])
@@ -66,22 +64,26 @@ def test_rows_are_chosen_by_weight(batch_size: int, tmp_path: Path) -> None:
 
 
 def test_a_small_weight_is_kept(tmp_path: Path) -> None:
-    batches = make_batches(mixed(tmp_path, ("=0.0004", "=1")).tokens, 4, 10_000, seed=3)
+    batches = Batches(weighted_parts(mixed(tmp_path, ("=0.0004", "=1")).tokens, "train"), 4, 10_000, seed=3)
     rows = sum(int((batches.batch(step)[0] == 97).any(axis=1).sum()) for step in range(10))
     assert rows == pytest.approx(40, abs=1)
 
 
 def test_each_corpus_has_its_own_epochs(tmp_path: Path) -> None:
     tokens = mixed(tmp_path).tokens
-    batches = MixedBatches(tokens, 16, 4, seed=3)
+    batches = Batches(weighted_parts(tokens, "train"), 16, 4, seed=3)
     naive = Batches(tokens.train[:901], 16, 1, seed=3)
     rows = [row for step in range(200) for row in batches.batch(step)[0] if (row == 97).any()]
     for number, row in enumerate(rows):
         np.testing.assert_array_equal(row, naive.batch(number)[0][0])
 
 
-def test_without_weights_batches_are_the_plain_ones(tmp_path: Path) -> None:
-    assert isinstance(make_batches(mixed(tmp_path, ("", "")).tokens, 16, 4, seed=3), Batches)
+def test_one_corpus_has_the_rows_of_its_shuffled_ring() -> None:
+    tokens = np.arange(101, dtype=np.uint16)
+    batches, rows = Batches(tokens, 7, 30, seed=3), CorpusRows(tokens, 7, 3, None)
+    for step in (0, 5, 50):
+        np.testing.assert_array_equal(batches.batch(step), rows.rows(np.arange(step * 30, step * 30 + 30)))
+    assert batches.tokens_per_row == 7
 
 
 def test_a_validation_corpus_goes_with_weights(tmp_path: Path) -> None:

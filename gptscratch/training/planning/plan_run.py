@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from gptscratch.config import ModelConfig, RunConfig, qualified
+from gptscratch.data.batches import tokens_per_padded_row
 from gptscratch.data.document_batches import require_documents
-from gptscratch.data.mixture import tokens_per_padded_row
 from gptscratch.data.prepare import Prepared, ineffective, prepare
 from gptscratch.device import (
     can_compile,
