@@ -3,8 +3,8 @@
 N tokens form a ring of N - 1 pairs (token, next token). Each epoch starts the ring at an offset of its own,
 cuts it into rows of T pairs and shuffles the rows. Offset and order come from the seed and the epoch alone.
 
-Corpora with weights, ``a.txt=0.7 b.jsonl=0.3``, have a ring and epochs each: a small corpus with a large weight
-is repeated more often. A weight is the share of the training tokens that come from a corpus.
+Corpora with weights, ``a.txt=0.7 b.jsonl=0.3``, have a ring and epochs each: a small corpus with a large
+weight is repeated more often. A weight is the share of the training tokens that come from a corpus.
 
 Shapes: B batch size, T context length.
 """
@@ -57,11 +57,10 @@ class Batches:
             for number, (_, tokens) in enumerate(weighted)
         ]
         # Weights count tokens: the shorter the rows of a corpus, the more of them are needed.
-        rows = np.array([w / part.tokens_per_row for (w, _), part in zip(weighted, self.parts, strict=True)])
+        lengths = np.array([part.tokens_per_row for part in self.parts])
+        rows = np.array([weight for weight, _ in weighted]) / lengths
         shares = rows / rows.sum()
-        self.tokens_per_row = float(
-            sum(s * p.tokens_per_row for s, p in zip(shares, self.parts, strict=True))
-        )
+        self.tokens_per_row = float(shares @ lengths)
         self._order, self._turn, self._counts = _cycle(shares)
 
     def batch(self, step: int) -> Batch:

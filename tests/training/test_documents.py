@@ -216,7 +216,7 @@ def test_a_resumed_run_equals_the_straight_one(
     assert resumed.tokens == straight.tokens
     own, their = weights(resumed), weights(straight)
     assert all(torch.equal(tensor, their[name]) for name, tensor in own.items())
-    with pytest.raises(ConfigError, match=r"keeps its train\.documents"):
+    with pytest.raises(ConfigError, match="keeps its --documents"):
         resume("stopped", documents="packed", steps=14)
 
 
