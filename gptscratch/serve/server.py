@@ -18,7 +18,7 @@ _CONNECTIONS = 1024  # open at once; more get status 503
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket at this address; port 0: any free one.
+    """A socket that listens at this address; port 0: any free one.
 
     Raises:
         ConfigError: the port is in use, or the address is not one of this machine.
@@ -29,6 +29,7 @@ def listen(host: str, port: int) -> socket.socket:
             listener = closing.enter_context(socket.socket(family, socket.SOCK_STREAM))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
+            listener.listen()  # who connects before the server is ready waits
             closing.pop_all()
             return listener
     except (OSError, OverflowError, UnicodeError) as error:

@@ -38,12 +38,6 @@ def test_ctrl_c_finishes_what_has_arrived_and_ends_without_an_error(home: Path) 
             httpx.Client(base_url=found[1], timeout=30, trust_env=False) as http,
             ThreadPoolExecutor() as pool,
         ):
-            while True:
-                try:
-                    http.get("/health")
-                    break
-                except httpx.ConnectError:
-                    time.sleep(0.05)
             body = {"prompt": "the", "max_tokens": 2000, "model": "tale@24"}
             answer = pool.submit(http.post, "/v1/completions", json=body)
             while not http.get("/health").json()["running"]:
