@@ -24,9 +24,10 @@ def listen(host: str, port: int) -> socket.socket:
         ConfigError: the port is in use, or the address is not one of this machine.
     """
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with contextlib.ExitStack() as closing:
-            listener = closing.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            # Without the protocol asyncio sets no TCP_NODELAY, and each answer waits 40 ms for an ACK.
+            listener = closing.enter_context(socket.socket(family, kind, protocol))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             listener.listen()  # who connects before the server is ready waits
