@@ -10,11 +10,11 @@ A default is defined there and nowhere else. Options, help and reference pages a
 from gptscratch.config.data import CLEAN, DataConfig
 from gptscratch.config.model import ACTIVATIONS, NARROWING, NORMS, POSITIONS, ModelConfig, require_cutoffs
 from gptscratch.config.run import SECTIONS, RunConfig, all_settings, flattened, qualified, read_json
-from gptscratch.config.sample import SampleConfig, SampleOptions, sample_config
+from gptscratch.config.sample import SampleConfig, sample_config
 from gptscratch.config.train import LENGTHS, SCHEDULES, UNITS, TrainConfig
 
 __all__ = [
     "ACTIVATIONS", "CLEAN", "LENGTHS", "NARROWING", "NORMS", "POSITIONS", "SCHEDULES", "SECTIONS", "UNITS",
-    "DataConfig", "ModelConfig", "RunConfig", "SampleConfig", "SampleOptions", "TrainConfig", "all_settings",
+    "DataConfig", "ModelConfig", "RunConfig", "SampleConfig", "TrainConfig", "all_settings",
     "flattened", "qualified", "read_json", "require_cutoffs", "sample_config",
 ]  # fmt: skip

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any
 
-from gptscratch.config.setting import COPYING, SAMPLING, STOPPING, check_settings, setting
-from gptscratch.errors import ConfigError, did_you_mean, require
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from gptscratch.config.setting import COPYING, SAMPLING, STOPPING, check_settings, setting, settings_of
+from gptscratch.errors import did_you_mean, require
 
 _ALL: dict[str, Any] = {"default_is": "all", "hint": "Leave it out to keep every token."}
 _P: dict[str, Any] = {"metavar": "P", "above": 0, "at_most": 1}
@@ -64,33 +60,14 @@ class SampleConfig:
         require(all(self.stop), "A stop string is empty.")
 
 
-class SampleOptions(TypedDict, total=False):
-    """The fields of ``SampleConfig`` as keyword arguments, so that a type checker sees a misspelt one."""
-
-    max_tokens: int
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    repetition_penalty: float
-    frequency_penalty: float
-    presence_penalty: float
-    no_repeat_ngram: int
-    no_copy_ngram: int
-    stop: str | Sequence[str]
-    num_samples: int
-    seed: int | None
-
-
-def sample_config(config: SampleConfig | None = None, **options: Unpack[SampleOptions]) -> SampleConfig:
+def sample_config(config: SampleConfig | None = None, **options: Any) -> SampleConfig:
     """A config with some of its fields changed; None: the defaults.
 
     Raises:
         ConfigError: an option is unknown or out of range.
     """
-    names = [field.name for field in dataclasses.fields(SampleConfig)]
+    names = settings_of(SampleConfig)
     for name in options:
-        if name not in names:
-            hint = did_you_mean(name, names) or f"The options: {', '.join(names)}."
-            raise ConfigError(f"There is no sampling option {name!r}.", hint)
-    return dataclasses.replace(config or SampleConfig(), **options)  # type: ignore[arg-type]
+        hint = did_you_mean(name, names) or f"The options: {', '.join(names)}."
+        require(name in names, f"There is no sampling option {name!r}.", hint)
+    return dataclasses.replace(config or SampleConfig(), **options)

@@ -6,14 +6,14 @@ Shapes: B rows, V vocab.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gptscratch.accelerate.decode_step import DecodeStep, decoding_step
-from gptscratch.config import SampleConfig, SampleOptions, sample_config
+from gptscratch.config import SampleConfig, sample_config
 from gptscratch.errors import ConfigError, RunError
 from gptscratch.generation.context import Context
 from gptscratch.generation.logits_processors import (
@@ -26,9 +26,6 @@ from gptscratch.generation.memorization import SuffixArray
 from gptscratch.generation.sampling import make_sampler
 from gptscratch.model.gpt import GPT
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 _PAYS_FROM = 16  # tokens: a decode step of its own copies every weight
 _NUMBERS = 64  # random numbers of a row that are made at once
 
@@ -39,7 +36,7 @@ def generate(
     *,
     stop_ids: Sequence[int] = (),
     banned_ids: Sequence[int] = (),
-    **options: Unpack[SampleOptions],
+    **options: Any,
 ) -> Iterator[int]:
     """Yield the token ids that continue one prompt, one at a time.
 

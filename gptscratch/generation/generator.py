@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from gptscratch import paths
 from gptscratch.accelerate.decode_step import DecodeStep, accelerate_decoding
-from gptscratch.config import SampleConfig, SampleOptions, sample_config
+from gptscratch.config import SampleConfig, sample_config
 from gptscratch.errors import CheckpointError, ConfigError
 from gptscratch.generation.generate import generate_batch
 from gptscratch.generation.logprobs import GeneratedToken, LogprobRecorder, TokenTexts
@@ -22,9 +22,6 @@ from gptscratch.runs.run import read_run
 from gptscratch.sizing import kv_cache_bytes
 from gptscratch.tokenizer import Tokenizer
 from gptscratch.tokenizer.detokenize import DecodeStream
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 _BATCH_BYTES = 1 << 30  # of keys, values and logits, for samples generated at once
 _BATCH_ROWS = 256  # samples generated at once: more are hardly faster, and the first ones come later
@@ -84,9 +81,7 @@ class Generator:
         """
         return dataclasses.replace(self, decoder=accelerate_decoding(self.model, quantize=quantize))
 
-    def generate(
-        self, prompt: str = "", config: SampleConfig | None = None, **options: Unpack[SampleOptions]
-    ) -> str:
+    def generate(self, prompt: str = "", config: SampleConfig | None = None, **options: Any) -> str:
         """The continuation of a prompt, to be appended to it directly: it may begin with a space.
 
         ``options`` are fields of ``SampleConfig``: ``generate("Once", max_tokens=50, seed=1)``.
@@ -96,9 +91,7 @@ class Generator:
         """
         return "".join(self.stream(prompt, config, **options))
 
-    def stream(
-        self, prompt: str = "", config: SampleConfig | None = None, **options: Unpack[SampleOptions]
-    ) -> Iterator[str]:
+    def stream(self, prompt: str = "", config: SampleConfig | None = None, **options: Any) -> Iterator[str]:
         """One continuation as it is generated: never half a character, nor a part of a stop string.
 
         Arguments and errors as of ``generate``.
@@ -109,25 +102,24 @@ class Generator:
         texts = ("".join(token.text for token in new) for (new,) in self._steps([prompt], config))
         return (text for text in texts if text)
 
+    def tokens(
+        self, prompt: str, config: SampleConfig, *, n_best: int | None = None
+    ) -> Iterator[GeneratedToken]:
+        """One continuation, token by token, each once its text is certain; ``n_best`` as in ``complete``."""
+        for (new,) in self._steps([prompt], config, n_best=n_best):
+            yield from new
+
     def sample(
         self,
         prompt: str = "",
         config: SampleConfig | None = None,
         *,
         n_best: int | None = None,
-        **options: Unpack[SampleOptions],
+        **options: Any,
     ) -> Iterator[Completion]:
-        """``num_samples`` continuations of one prompt, as many at once as fit into memory.
-
-        ``n_best`` as in ``complete``, other arguments and errors as of ``generate``.
-        """
+        """``num_samples`` continuations of one prompt. Arguments as of ``complete`` and ``generate``."""
         config = sample_config(config, **options)
-        shape = self.model.config
-        row_bytes = kv_cache_bytes(shape) + 16 * shape.vocab_size  # logits and float32 copies
-        rows = min(max(1, _BATCH_BYTES // row_bytes), _BATCH_ROWS)
-        for first in range(0, config.num_samples, rows):
-            numbers = range(first, min(first + rows, config.num_samples))
-            yield from self.complete([prompt] * len(numbers), config, sample_ids=numbers, n_best=n_best)
+        yield from self.complete([prompt] * config.num_samples, config, n_best=n_best)
 
     def complete(
         self,
@@ -136,8 +128,8 @@ class Generator:
         *,
         sample_ids: Sequence[int] | None = None,
         n_best: int | None = None,
-    ) -> list[Completion]:
-        """One continuation of each prompt, generated as one batch.
+    ) -> Iterator[Completion]:
+        """One continuation of each prompt, generated in batches that fit into memory.
 
         Args:
             prompts: texts; an empty prompt begins a document.
@@ -145,18 +137,16 @@ class Generator:
             sample_ids: what a row's seed is combined with: see ``generate_batch``.
             n_best: adds log-probabilities, and the most likely tokens at each place; None: neither.
         """
-        tokens: list[list[GeneratedToken]] = [[] for _ in prompts]
-        for new in self._steps(prompts, config, sample_ids=sample_ids, n_best=n_best):
-            for row, some in zip(tokens, new, strict=True):
-                row += some
-        return [Completion(tuple(row)) for row in tokens]
-
-    def tokens(
-        self, prompt: str, config: SampleConfig, *, n_best: int | None = None
-    ) -> Iterator[GeneratedToken]:
-        """One continuation, token by token, each once its text is certain; ``n_best`` as in ``complete``."""
-        for (new,) in self._steps([prompt], config, n_best=n_best):
-            yield from new
+        sample_ids, shape = sample_ids or range(len(prompts)), self.model.config
+        row_bytes = kv_cache_bytes(shape) + 16 * shape.vocab_size  # logits and float32 copies
+        n_rows = min(max(1, _BATCH_BYTES // row_bytes), _BATCH_ROWS)
+        for first in range(0, len(prompts), n_rows):
+            some = slice(first, first + n_rows)
+            tokens: list[list[GeneratedToken]] = [[] for _ in prompts[some]]
+            for new in self._steps(prompts[some], config, sample_ids=sample_ids[some], n_best=n_best):
+                for row, more in zip(tokens, new, strict=True):
+                    row += more
+            yield from (Completion(tuple(row)) for row in tokens)
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """What the model reads of a prompt: no unknown characters and words; what its tokenizer puts first.

@@ -7,13 +7,11 @@ truncation: the same as those of ``score``. Shapes: B rows, V vocab, N alternati
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from gptscratch.generation.stop import StopStrings
 from gptscratch.tokenizer import Tokenizer
 from gptscratch.tokenizer.detokenize import DecodeStream
 
@@ -65,34 +63,38 @@ class LogprobRecorder:
 class TokenTexts:
     """Divides the text of one row among its tokens: each is returned once its text is certain.
 
-    Tokens after a stop string, or of an incomplete character at the end, are never returned.
+    The text ends before the first stop string. Tokens after it, or of an incomplete character at the end, are
+    never returned.
     """
 
     def __init__(self, stream: DecodeStream, stop: Sequence[str]) -> None:
         self.ended = False
         self._stream = stream
-        self._stop = StopStrings(stop)
-        self._certain = ""
-        self._waiting: deque[tuple[int, GeneratedToken]] = deque()  # each with its number of characters
+        self._stop = stop
+        self._waiting: list[GeneratedToken] = []  # may be a part of a stop string, or of a character
 
     def feed(self, token: GeneratedToken | None) -> list[GeneratedToken]:
         """The tokens that are certain after one more; None ends the text."""
         if self.ended:
             return []
-        if token is None:
-            self._certain += self._stop.finish()
-            self.ended = True
-        else:
-            text = self._stream.feed(token.id)
-            self._waiting.append((len(text), token))
-            self._certain += self._stop.feed(text)
-            self.ended = self._stop.found
+        if token is not None:
+            token.text = self._stream.feed(token.id)
+            self._waiting.append(token)
+        text = "".join(each.text for each in self._waiting)
+        found = [place for place in map(text.find, self._stop) if place >= 0]
+        self.ended = token is None or bool(found)
+        certain = min(found) if found else len(text)
+        if not self.ended:
+            certain -= max((_overlap(text, stop) for stop in self._stop), default=0)
         released = []
-        while self._certain and self._waiting:
-            size, token = self._waiting[0]
-            if len(self._certain) < size and not self.ended:
-                break
-            self._waiting.popleft()
-            token.text, self._certain = self._certain[:size], self._certain[size:]
-            released.append(token)
+        while certain and (self.ended or len(self._waiting[0].text) <= certain):
+            first = self._waiting.pop(0)
+            first.text = first.text[:certain]
+            certain -= len(first.text)
+            released.append(first)
         return released
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many of the last characters of ``text`` are the first ones of ``stop``."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

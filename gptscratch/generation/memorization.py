@@ -19,14 +19,13 @@ from numpy.typing import NDArray
 from gptscratch.errors import CheckpointError, ConfigError, disk_errors
 from gptscratch.files import new_file
 from gptscratch.runs.run import read_run
-from gptscratch.runs.run_tokens import tokens_of_run
 
 if TYPE_CHECKING:
     from gptscratch.generation.generator import Generator
 
 PREFIX_TOKENS = 64  # of each suffix, by which it is sorted
 _NAME = "train.suffixes"
-_MOST_TOKENS = (1 << 32) - 1  # positions and ranks have 32 bits
+_MOST_TOKENS = (1 << 31) - 1  # two ranks in 64 bits, with a sign
 Ids = NDArray[np.unsignedinteger[Any]]
 
 
@@ -51,6 +50,8 @@ def with_training_tokens(generator: Generator) -> Generator:
     Raises:
         UserError: the corpus is gone as well, or has changed.
     """
+    from gptscratch.runs.run_tokens import tokens_of_run  # loads what reads a corpus
+
     record = read_run(generator.run)
     prepared = tokens_of_run(generator.run, record)
     if prepared.manifest.corpus_hash != record.corpus_hash:
@@ -193,17 +194,11 @@ def _sorted_suffixes(tokens: Ids) -> NDArray[np.uint32]:
     while width < PREFIX_TOKENS and len(rank):
         following = np.zeros_like(rank)
         following[:-width] = rank[width:] if width < len(rank) else 0
-        key = _pair_keys(rank, following)
-        order = np.argsort(key, kind="stable")
-        ranked = key[order]
+        pairs = rank << 32 | following  # in the order of the pairs
+        order = np.argsort(pairs, kind="stable")
+        ranked = pairs[order]
         rank[order] = np.cumsum(np.concatenate(([True], ranked[1:] != ranked[:-1])))
         width *= 2
         if rank.max() == len(rank):
             break
     return order.astype(np.uint32)
-
-
-def _pair_keys(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Numbers in the order of the pairs (first, second), all of which are from 0 to 2^32 - 1."""
-    keys: NDArray[np.uint64] = (first.astype(np.uint64) << np.uint64(32)) | second.astype(np.uint64)
-    return keys

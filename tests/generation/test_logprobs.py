@@ -66,7 +66,7 @@ def test_several_rows_are_traced_as_each_alone(tale: Path) -> None:
     config = dataclasses.replace(WILD, max_tokens=8)  # within the context: past it, pads count
     rows = [row.tokens for row in gpt.complete(prompts, config, n_best=2)]
     assert [text_of(row) for row in rows] == [row.text for row in gpt.complete(prompts, config)]
-    alone = gpt.complete(prompts[1:2], config, n_best=2, sample_ids=[1])[0].tokens
+    alone = next(gpt.complete(prompts[1:2], config, n_best=2, sample_ids=[1])).tokens
     assert [(t.id, t.text) for t in rows[1]] == [(t.id, t.text) for t in alone]
     assert [t.logprob for t in rows[1]] == pytest.approx([t.logprob for t in alone], abs=1e-4)
 

@@ -79,7 +79,7 @@ def test_texts_decoded_together_equal_each_alone(running: Running, options: dict
         for number in (0, 1)
     ]
     alone = [
-        running.generator.complete([prompt], config, sample_ids=[number])[0].text
+        next(running.generator.complete([prompt], config, sample_ids=[number])).text
         for seed, prompt in enumerate(PROMPTS)
         for config in [SampleConfig(seed=seed, max_tokens=9 + 13 * seed, **options)]
         for number in (0, 1)
