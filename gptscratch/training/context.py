@@ -55,7 +55,7 @@ class TrainContext:
     ) -> None:
         config, context_length = record.config.train, record.config.model.context_length
         self.run, self.record, self.config, self.on_event = run, record, config, on_event
-        self.mask_at = record.end_of_text if config.documents == "masked" else None
+        mask_at = record.end_of_text if config.documents == "masked" else None
         self.pad_with = record.end_of_text if config.documents == "padded" else None
         device = pick_device(config.device)
         set_up(device)
@@ -64,7 +64,7 @@ class TrainContext:
         self.model = GPT(record.config.model).to(device)  # the parameters, in float32
         add_adapters_of(self.model, config)
         accelerate_training(self.model)
-        self.replica = LowPrecisionReplica(self.model, pick_dtype(config.dtype, device), mask_at=self.mask_at)
+        self.replica = LowPrecisionReplica(self.model, pick_dtype(config.dtype, device), mask_at=mask_at)
         if config.compile:
             rows = min(config.micro_batch_size, config.batch_size)
             self.replica.compile(rows, context_length, lambda text: self.report(Notice(text)))
@@ -108,15 +108,7 @@ class TrainContext:
 
     def evaluator(self, prepared: Prepared) -> Evaluator:
         """Evaluates the model on a corpus, in sequences of the kind that it is trained on."""
-        on_cuda = self.replica.device.type == "cuda"
-        return Evaluator(
-            self.replica.model if on_cuda else self.model,  # half precision halves the time
-            prepared.tokens,
-            prepared.tokenizer,
-            mask_at=self.mask_at,
-            pad_with=self.pad_with,
-            copy_weights=self.replica.copy_weights,
-        )
+        return Evaluator(self.replica, prepared, pad_with=self.pad_with)
 
     def report(self, event: Event) -> None:
         """Pass an event to the caller; write measurements to metrics.jsonl and texts to samples.jsonl."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gptscratch.data.batches import weighted_parts, windows
 from gptscratch.data.document_batches import Batch, DocumentRows, padded_windows
+from gptscratch.data.prepare import Prepared
 from gptscratch.data.token_files import TokenArray, Tokens, token_counts
 from gptscratch.device import on_device
 from gptscratch.errors import CorpusError
@@ -20,6 +21,7 @@ from gptscratch.model.layout import document_layout, document_numbers
 from gptscratch.tokenizer import Tokenizer
 from gptscratch.training.events import Evaluated
 from gptscratch.training.loss import IGNORE, head_scores, slice_rows
+from gptscratch.training.replica import LowPrecisionReplica
 
 _POSITIONS = 8192  # tokens of a forward pass
 
@@ -34,23 +36,16 @@ class Evaluator:
 
     def __init__(
         self,
-        model: GPT,
-        tokens: Tokens,
-        tokenizer: Tokenizer,
+        replica: LowPrecisionReplica,
+        prepared: Prepared,
         *,
-        mask_at: int | None = None,
         pad_with: int | None = None,
-        copy_weights: Callable[[], None] = lambda: None,
     ) -> None:
-        """``mask_at`` as in ``sums_over``; ``pad_with`` as in ``Batches``.
-
-        ``copy_weights`` is called before each evaluation: ``model`` may be a copy in half precision.
-        """
-        self.model, self.copy_weights = model, copy_weights
-        self.mask_at, self.pad_with = mask_at, pad_with
-        self.token_bytes = bytes_of_tokens(tokens, tokenizer)
-        self.unk_id = tokenizer.unk_id
-        self.parts = weighted_parts(tokens, "val")
+        """``pad_with`` as in ``Batches``."""
+        self.replica, self.pad_with = replica, pad_with
+        self.token_bytes = bytes_of_tokens(prepared.tokens, prepared.tokenizer)
+        self.unk_id = prepared.tokenizer.unk_id
+        self.parts = weighted_parts(prepared.tokens, "val")
 
     def __call__(self, step: int, limit: int | None = None) -> Evaluated:
         """Over about ``limit`` tokens, evenly spread and always the same; None: all.
@@ -58,17 +53,20 @@ class Evaluator:
         Raises:
             CorpusError: the vocabulary knows no token of a corpus.
         """
-        self.copy_weights()
+        self.replica.copy_weights()
         total = sum(weight for weight, _ in self.parts)
         found = []
         for weight, part in self.parts:
             batches = self.batches(part, None if limit is None else math.ceil(limit * weight / total))
-            sums = sums_over(self.model, batches, self.token_bytes, unk_id=self.unk_id, mask_at=self.mask_at)
+            sums = sums_over(
+                self.replica.evaluated, batches, self.token_bytes,
+                unk_id=self.unk_id, mask_at=self.replica.mask_at,
+            )  # fmt: skip
             found.append((weight / total, sums))
         return means(step, found)
 
     def batches(self, part: TokenArray, limit: int | None) -> Iterable[Batch]:
-        context = self.model.config.context_length
+        context = self.replica.model.config.context_length
         if self.pad_with is None:
             return windows(part, context, max(1, _POSITIONS // context), limit=limit)
         rows = DocumentRows(part, context, self.pad_with)

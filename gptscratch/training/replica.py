@@ -23,6 +23,7 @@ class LowPrecisionReplica:
 
     Attributes:
         model: the copy, or the model itself.
+        evaluated: the one that is evaluated: in float32, or where that takes twice the time, the copy.
         parameters: the model's own that are trained, in float32.
         copies: pairs of a parameter and its copy.
         loss_scale: in float16; it belongs to the optimizer's state.
@@ -32,10 +33,11 @@ class LowPrecisionReplica:
         """``mask_at``: the end-of-text token, where the documents of a row are not to see one another."""
         self.parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self.model = model if dtype == torch.float32 else _cast(model, dtype)
+        self.device = model.token_embedding.weight.device
+        self.evaluated = self.model if self.device.type == "cuda" else model
         own = {id(parameter) for parameter in model.parameters()}
         named = self.model.named_parameters()
         self.copies = [(model.get_parameter(name), twin) for name, twin in named if id(twin) not in own]
-        self.device = model.token_embedding.weight.device
         self.loss_scale = LossScale(self.device) if dtype == torch.float16 else None
         self.mask_at = mask_at
         self._hidden: Callable[..., Tensor] = self.model.hidden

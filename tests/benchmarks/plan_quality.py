@@ -60,10 +60,13 @@ def settings_of(point: str) -> dict[str, Any]:
 def run_point(corpus: Path, minutes: float, settings: dict[str, Any], score_tokens: int) -> dict[str, Any]:
     """Train once in this process, by the processor's clock, and score the best checkpoint."""
     time.perf_counter = time.process_time  # before anything asks for it
+    import torch
+
     from gptscratch import load
     from gptscratch.training import trainer
     from gptscratch.training.evaluate import Evaluator
     from gptscratch.training.planning import plan_run as planning
+    from gptscratch.training.replica import LowPrecisionReplica
 
     plan, prepared = planning.plan_run({**settings, "corpus": str(corpus), "minutes": minutes})
     folder = Path(tempfile.mkdtemp())
@@ -71,7 +74,7 @@ def run_point(corpus: Path, minutes: float, settings: dict[str, Any], score_toke
     result = trainer.train(corpus, out=folder / "run", minutes=minutes, sample_interval=0, **settings)
     seconds, wall = time.process_time() - began, time.monotonic() - wall
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    evaluator = Evaluator(load(folder / "run").model, prepared.tokens, prepared.tokenizer)
+    evaluator = Evaluator(LowPrecisionReplica(load(folder / "run").model, torch.float32), prepared)
     scored = evaluator(result.best_step, score_tokens)
     shutil.rmtree(folder)
     model, train = plan.config.model, plan.config.train

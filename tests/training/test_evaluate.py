@@ -168,7 +168,7 @@ def test_corpora_with_weights_are_validated_by_their_weights(pad: bool, tmp_path
     torch.manual_seed(0)
     model = GPT(ModelConfig(vocab_size=257, context_length=16, n_layer=1, n_head=2, d_model=32))
     pad_with = found.manifest.end_of_text if pad else None
-    scorer = Evaluator(model, found.tokens, found.tokenizer, pad_with=pad_with)
+    scorer = Evaluator(LowPrecisionReplica(model, torch.float32), found, pad_with=pad_with)
     both = scorer(0)
     first, second = (
         evaluate(model, scorer.batches(part, None), token_bytes=scorer.token_bytes)
@@ -185,9 +185,10 @@ def test_a_half_precision_copy_is_refreshed_before_it_is_scored(tmp_path: Path) 
     torch.manual_seed(0)
     model = GPT(ModelConfig(vocab_size=257, context_length=16, n_layer=1, n_head=2, d_model=32))
     replica = LowPrecisionReplica(model, torch.bfloat16)
-    scorer = Evaluator(replica.model, found.tokens, found.tokenizer, copy_weights=replica.copy_weights)
+    replica.evaluated = replica.model  # as on CUDA
+    scorer = Evaluator(replica, found)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    wanted = Evaluator(model, found.tokens, found.tokenizer)(0).val_loss
+    wanted = Evaluator(LowPrecisionReplica(model, torch.float32), found)(0).val_loss
     assert scorer(0).val_loss == pytest.approx(wanted, rel=5e-3)

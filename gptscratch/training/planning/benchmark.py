@@ -60,7 +60,6 @@ def speed_of(
     with torch.random.fork_rng(devices=[]):
         model = accelerate_training(add_adapters_of(GPT(config.model).to(device), config.train))
     replica, optimizer = LowPrecisionReplica(model, dtype), make_optimizer(model, config.train)
-    scored = replica.model if device.type == "cuda" else model
     ids = np.random.default_rng(0).integers(0, config.model.vocab_size, (rows, config.model.context_length))
     token_bytes = np.ones(config.model.vocab_size)
 
@@ -75,7 +74,7 @@ def speed_of(
 
     per_batch = config.train.batch_size / rows
     step = median(timed(work, limit / 2)) * per_batch + median(timed(update, limit / 4))
-    evaluation = median(timed(lambda: sums_over(scored, [(ids, ids)], token_bytes), limit / 4))
+    evaluation = median(timed(lambda: sums_over(replica.evaluated, [(ids, ids)], token_bytes), limit / 4))
     return step, evaluation * per_batch
 
 
