@@ -31,7 +31,7 @@ class LoraLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         low: Tensor = self.lora_a(self.lora_dropout(x))  # (..., R)
         change: Tensor = self.lora_b(low)  # (..., N)
-        return super().forward(x) + self.scale * change
+        return torch.add(super().forward(x), change, alpha=self.scale)
 
 
 def add_adapters(

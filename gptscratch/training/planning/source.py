@@ -13,7 +13,7 @@ from gptscratch.errors import require
 from gptscratch.runs.run import read_run
 
 _TOKENIZER = {"data.tokenizer": "--tokenizer", "data.vocab_size": "--vocab-size"}
-_FREE = ("model.dropout", "model.context_length")  # of the shape: they change no parameter, or are checked
+_FREE = ("model.dropout", "model.context_length")  # they change no parameter, or are checked
 
 
 def settings_from(init_from: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def settings_from(init_from: str | Path, given: Mapping[str, Any]) -> dict[str, 
         keeps = f"{run.name} keeps its own tokenizer and vocabulary: each token has a row of its embedding."
         require(given.get(key) is None, keeps, f"Leave {flag} out.")
     _check_context(config.model, given.get("model.context_length"), run.name)
-    shape = {key: value for key, value in theirs.items() if key not in given}
+    shape = {key: value for key, value in theirs.items() if key not in given and key != "model.dropout"}
     # Adapters are trained by AdamW everywhere else; Muon's gain is in full matrices.
     optimizer = "adamw" if given.get("train.lora_rank") else config.train.optimizer
     return {
