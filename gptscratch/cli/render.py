@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.tree import Tree
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from gptscratch.config import TrainConfig
     from gptscratch.data.token_files import Manifest
     from gptscratch.runs.summary import ModelDescription, RunDescription, RunSummary
-    from gptscratch.training.events import FineTuned
     from gptscratch.training.planning.planner import Plan
     from gptscratch.training.trainer import TrainResult
 
@@ -98,7 +97,7 @@ def _result_lines(result: TrainResult) -> Lines:
             share = best.val_unknown / (best.val_tokens + best.val_unknown)
             lines.append(("unknown", f"{share:.2%} of the validation tokens, which are not evaluated"))
     if result.fine_tuned is not None:
-        lines += _fine_tuned(result.fine_tuned)
+        lines += _fine_tuned(dataclasses.asdict(result.fine_tuned))
     done = f"{plural(result.step, 'step')}, {count(result.tokens)} tokens, {duration(result.seconds)}"
     lines += [("trained", done), ("run", str(result.run.resolve()))]
     if not result.interrupted:
@@ -108,14 +107,15 @@ def _result_lines(result: TrainResult) -> Lines:
     return [*lines, ("", f"or decay the learning rate to 0 and finish: {again} --cooldown")]
 
 
-def _fine_tuned(found: FineTuned) -> Lines:
-    """The losses before and after fine-tuning."""
-    pairs = [("validation", found.before, found.after), ("keep file", found.keep_before, found.keep_after)]
+def _fine_tuned(found: Mapping[str, Any]) -> Lines:
+    """The losses before and after fine-tuning, where both are known."""
+    pairs = [("fine-tuned", found.get("before"), found.get("after")),
+             ("keep file", found.get("keep_before"), found.get("keep_after"))]  # fmt: skip
     return [
-        (name, f"loss {before.val_loss:.4f} before, {after.val_loss:.4f} after, "
-               f"bits per byte {before.val_bits_per_byte:.4f} before, {after.val_bits_per_byte:.4f} after")
-        for name, before, after in pairs
-        if before is not None and after is not None
+        (name, f"loss {old['val_loss']:.4f} before, {new['val_loss']:.4f} after, bits per byte "
+               f"{old['val_bits_per_byte']:.4f} before, {new['val_bits_per_byte']:.4f} after")
+        for name, old, new in pairs
+        if old and new
     ]  # fmt: skip
 
 
@@ -162,7 +162,12 @@ def _trained(described: RunDescription) -> Lines:
         loss += f" (step {summary.best_step:,})"
     work = f"{plural(summary.step, 'step')}, {count(summary.tokens)} tokens, {duration(summary.seconds)}"
     saved = ", ".join(f"{step:,}" for step in described.checkpoints) or "none yet"
-    lines = [("val loss", loss), ("trained", work), ("checkpoints", saved)]
+    lines = [
+        ("val loss", loss),
+        *_fine_tuned(described.fine_tuned),
+        ("trained", work),
+        ("checkpoints", saved),
+    ]
     if plan:
         work = f"{plan['steps']:,} steps, {count(plan['tokens'])} tokens, {plan['epochs']:.3g} epochs"
         cost = f"about {duration(plan['seconds'])} and {size(plan['memory_bytes'])} of memory"

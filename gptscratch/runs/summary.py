@@ -23,6 +23,8 @@ _ORDERS: Mapping[str, Callable[[RunSummary], Any]] = {
     "loss": lambda run: math.inf if run.best_val_loss is None else run.best_val_loss,
     "size": lambda run: -run.size_bytes,
 }
+FINE_TUNING = "fine_tuning.json"  # in the folder of a run that started from another
+_LOSSES = ("val_loss", "val_bits_per_byte")
 _LARGEST = 10**18  # of any number that a run reports
 
 
@@ -66,6 +68,7 @@ class RunDescription:
     val_accuracy: float | None
     val_bits_per_byte: float | None
     checkpoints: tuple[int, ...]  # steps
+    fine_tuned: dict[str, dict[str, float]]  # losses before and after, where it started from another run
     plan: dict[str, Any]  # what was expected, from plan.json; empty where that is missing
     config: dict[str, Any]
     model: ModelDescription
@@ -129,6 +132,7 @@ def describe_run(run: Path) -> RunDescription:
         val_accuracy=_number(best, "val_accuracy"),
         val_bits_per_byte=_number(best, "val_bits_per_byte"),
         checkpoints=tuple(step for step, _ in paths.checkpoints(run)),
+        fine_tuned=_losses(read_facts(run / FINE_TUNING)),
         plan=plan if all(_number(plan, name) is not None for name in PLANNED) else {},
         config=values,
         model=describe_model(config.model, micro_batch_size=config.train.micro_batch_size),
@@ -181,6 +185,17 @@ def _readable(read: Callable[[Path], dict[str, Any]], file: Path, problems: list
     except UserError as error:
         problems.append(error.message)
         return {}
+
+
+def _losses(facts: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Those of fine_tuning.json that are complete, by their names there."""
+    found = {}
+    for name in ("before", "after", "keep_before", "keep_after"):
+        values = facts.get(name)
+        numbers = {key: _number(values, key) for key in _LOSSES} if isinstance(values, dict) else {}
+        if known := {key: number for key, number in numbers.items() if number is not None}:
+            found[name] = known
+    return {name: values for name, values in found.items() if len(values) == len(_LOSSES)}
 
 
 def _number(values: Mapping[str, Any], name: str) -> float | None:

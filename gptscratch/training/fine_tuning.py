@@ -17,12 +17,11 @@ from gptscratch.files import write_json
 from gptscratch.model.gpt import GPT
 from gptscratch.runs import checkpoint
 from gptscratch.runs.run import disk_errors_in, read_facts, read_run
+from gptscratch.runs.summary import FINE_TUNING
 from gptscratch.runs.tensors import load_tensors
 from gptscratch.training.context import TrainContext
 from gptscratch.training.events import Evaluated, FineTuned, Notice, Working
 from gptscratch.training.planning.heuristics import LEAST_FINAL_TOKENS
-
-_FILE = "fine_tuning.json"
 
 
 def load_source(model: GPT, run: Path, init_from: str | Path) -> Path | None:
@@ -101,7 +100,7 @@ def end(context: TrainContext, after: Evaluated) -> FineTuned | None:
 
 def read(run: Path) -> FineTuned | None:
     """The losses before and after, as far as they are known; None where the run started from nothing."""
-    values = read_facts(run / _FILE)
+    values = read_facts(run / FINE_TUNING)
     try:
         losses = {
             name: None if values.get(name) is None else Evaluated(**values[name])
@@ -113,8 +112,8 @@ def read(run: Path) -> FineTuned | None:
 
 
 def _write(run: Path, found: FineTuned) -> None:
-    with disk_errors_in(run, f"writing {_FILE}"):
-        write_json(run / _FILE, asdict(found))
+    with disk_errors_in(run, f"writing {FINE_TUNING}"):
+        write_json(run / FINE_TUNING, asdict(found))
 
 
 def _keep_loss(context: TrainContext, step: int) -> Evaluated | None:
