@@ -112,7 +112,8 @@ class WeightsAndBiases:
             # Nothing is recorded but what is logged here: no code, no machine, no output.
             settings = self._wandb.Settings(
                 mode="offline", silent=True, console="off", save_code=False, disable_git=True,
-                x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True, x_save_requirements=False,
+                x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True,
+                x_save_requirements=False,
             )  # fmt: skip
             self._run = self._wandb.init(
                 project="gptscratch", name=event.run.name, dir=str(event.run), config=event.config.to_dict(),
