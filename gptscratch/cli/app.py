@@ -22,6 +22,7 @@ from gptscratch.cli import (
     cache,
     compare,
     console,
+    doctor,
     eval_,
     export,
     import_,
@@ -67,7 +68,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for module in (train, sample, serve, score, eval_, export, import_, tokenize, info, compare, report):
+for module in (train, sample, serve, score, eval_, export, import_, tokenize, info, compare, report, doctor):
     name = module.__name__.rpartition(".")[2]
     command = getattr(module, name)
     paragraphs = inspect.cleandoc(command.__doc__).split("\n\n")

@@ -38,7 +38,7 @@ def listening(
     for name in log_to:
         known = f"--log-to is {name!r}: it must be one of {', '.join(LOGGERS)}."
         require(name in LOGGERS, known, did_you_mean(name, LOGGERS))
-    others: list[Listener] = [LOGGERS[name]() for name in dict.fromkeys(log_to)]
+    others: list[Listener] = [Advice(first), *(LOGGERS[name]() for name in dict.fromkeys(log_to))]
     if page:
         others.append(Page(first, port))
 
@@ -154,6 +154,33 @@ class Page:
     def close(self) -> None:
         if self._live is not None:
             self._live.close()
+
+
+class Advice:
+    """Notices about the curves of a run while it trains: one at an evaluation, and each rule once."""
+
+    def __init__(self, first: OnEvent) -> None:
+        self._first = first
+        self._run: Path | None = None
+        self._rules: list[Callable[..., Any]] = []
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Started) and self._run is None:
+            from gptscratch.report.doctor import CURVE_RULES
+
+            self._run, self._rules = event.run, list(CURVE_RULES)
+        elif isinstance(event, Evaluated) and self._run is not None and self._rules:
+            from gptscratch.report.record import read_report
+
+            report = read_report(self._run)
+            for rule in self._rules:
+                if finding := rule(report):
+                    self._rules.remove(rule)
+                    self._first(Notice(f"{finding.name}. {finding.evidence} {finding.advice}"))
+                    return
+
+    def close(self) -> None:
+        """There is nothing to close."""
 
 
 LOGGERS: Mapping[str, Callable[[], Listener]] = MappingProxyType(

@@ -48,7 +48,7 @@ def file(tale: Path, tmp_path: Path) -> Path:
     return file
 
 
-def test_the_charts_are_drawn_and_the_page_asks_for_nothing(browser: Any, file: Path) -> None:
+def test_the_charts_appear_and_the_page_asks_for_nothing(browser: Any, file: Path) -> None:
     page = opened(browser, file.as_uri())
     assert page.requests == [file.as_uri()]
     assert page.problems == []

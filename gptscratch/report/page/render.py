@@ -13,6 +13,7 @@ import gptscratch
 from gptscratch.errors import MissingExtraError
 from gptscratch.report import comparison
 from gptscratch.report.copies import Copies
+from gptscratch.report.doctor import diagnose
 from gptscratch.report.record import RunReport
 from gptscratch.units import count, duration, plural, size, timestamp
 
@@ -95,7 +96,7 @@ def _environment() -> Environment:
         "planned": lambda value, name: "-" if value is None else _PLAN_FORMATS[name](value),
         "spread": _spread, "copied": _copied,
     }  # fmt: skip
-    environment.globals |= {"shown": comparison.shown, "settings_of": _settings}
+    environment.globals |= {"shown": comparison.shown, "settings_of": _settings, "diagnose": diagnose}
     return environment
 
 

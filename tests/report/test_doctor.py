@@ -1,0 +1,202 @@
+"""Each rule of the diagnosis: a run with the fault, and one without it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gptscratch.cli.app import main
+from gptscratch.generation.memorization import CopiedSpan
+from gptscratch.report.copies import Copies
+from gptscratch.report.doctor import Finding, curves, diagnose, sizes, texts
+from gptscratch.report.listeners import listening
+from gptscratch.report.record import RunReport, read_report
+from gptscratch.training.events import Evaluated, Event, Notice, Started
+
+STEPS = np.arange(10, 1010, 10)
+FLAT = 2.0 + 2.0 * np.exp(-STEPS / 60)  # a loss that has converged
+EVEN = np.full(100, 1000.0)
+
+
+@pytest.fixture
+def run(tale: Path) -> RunReport:
+    """A run of 1,000 steps whose curves flatten out, on a corpus of a million tokens."""
+    return curved(read_report(tale))
+
+
+def curved(
+    run: RunReport,
+    train: Any = FLAT,
+    val: Any = FLAT[9::10] + 0.05,
+    speed: Any = EVEN,
+    **settings: Any,
+) -> RunReport:
+    described, summary = run.described, run.described.summary
+    config = described.config | {
+        "train": described.config["train"] | settings,
+        "split": {"train_tokens": 1_000_000},
+    }
+    plan = described.plan | {"tokens": 1_000_000, "seconds": 100.0}
+    columns = {"step": STEPS, "tokens": 1000 * STEPS, "seconds": STEPS / 10, "learning_rate": 0.03 + 0 * FLAT,
+               "grad_norm": np.ones(100), "train_loss": train, "tokens_per_second": speed}  # fmt: skip
+    validation = {"step": STEPS[9::10], "val_loss": val}
+    return replace(
+        run,
+        described=replace(
+            described, config=config, plan=plan, summary=replace(summary, tokens=10**6, seconds=100.0)
+        ),
+        training={name: [float(x) for x in values] for name, values in columns.items()},
+        validation={name: [float(x) for x in values] for name, values in validation.items()},
+        step=1000,
+    )
+
+
+def copies(tokens: int, natural: int | None, text: str = "a b c") -> Copies:
+    span = CopiedSpan(text="a", start=0, end=1, tokens=tokens, of_tokens=200, place=0, times=1)
+    return Copies(texts=[(text, span)], natural=natural)
+
+
+def test_a_good_run_has_no_findings(run: RunReport) -> None:
+    assert diagnose(run, copies(8, natural=7)) == []
+
+
+def test_overfitting_is_named_with_its_first_step(run: RunReport) -> None:
+    val = [3.0, 2.6, 2.4, 2.2, 2.3, 2.4, 2.5, 2.6, 2.7, 2.8]
+    falling = np.linspace(4.0, 1.0, 100)
+    finding = curves.overfitting(curved(run, train=falling, val=val))
+    assert finding is not None
+    assert finding.name == "Overfitting from step 400"
+    assert "2.2000 at step 400 to 2.8000 at step 1,000" in finding.evidence
+    assert "--steps 400" in finding.advice
+    assert curves.overfitting(run) is None
+    rising = np.linspace(1.0, 4.0, 100)
+    assert curves.overfitting(curved(run, train=rising, val=val)) is None  # both rise: something else
+    assert curves.overfitting(curved(run, train=falling, val=[*sorted(val, reverse=True)[:-1], 2.21])) is None
+
+
+def test_jumps_of_the_loss_mean_that_the_learning_rate_is_too_high(run: RunReport) -> None:
+    spiky = np.linspace(4.0, 2.0, 100)
+    spiky[[40, 60]] += 1.0
+    finding = curves.learning_rate_too_high(curved(run, train=spiky, learning_rate=0.3))
+    assert finding is not None
+    assert "jumped 2 times" in finding.evidence
+    assert "--learning-rate 0.1" in finding.advice
+    spiky[60] -= 1.0
+    assert curves.learning_rate_too_high(curved(run, train=spiky)) is None  # one jump is an accident
+    assert curves.learning_rate_too_high(run) is None
+
+
+def test_a_tiny_rate_with_a_loss_that_falls_is_too_low(run: RunReport) -> None:
+    falling = 8.0 - 0.5 * np.log(STEPS)
+    assert curves.learning_rate_too_low(curved(run, train=falling, learning_rate=0.001)) is not None
+    assert curves.learning_rate_too_low(curved(run, train=falling, learning_rate=0.03)) is None
+    assert curves.learning_rate_too_low(curved(run, learning_rate=0.001)) is None  # it has converged
+
+
+def test_the_gain_of_twice_the_training_is_that_of_the_curve(run: RunReport) -> None:
+    finding = curves.too_short(curved(run, train=8.0 - 0.5 * np.log(STEPS)))
+    assert finding is not None
+    gain = 0.5 * np.log(2) / (8.0 - 0.5 * np.log(980))
+    assert f"{gain:.1%} less" in finding.evidence
+    assert "--steps 2000" in finding.advice
+    assert curves.too_short(run) is None
+
+
+def test_the_decay_of_the_learning_rate_is_not_taken_for_learning(run: RunReport) -> None:
+    flat_then_decay = np.concatenate([np.full(50, 3.0), np.linspace(3.0, 2.5, 50)])
+    report = curved(run, train=flat_then_decay)
+    rates = np.concatenate([np.full(50, 0.03), np.linspace(0.03, 0.0, 50)])
+    decayed = replace(report, training={**report.training, "learning_rate": [float(x) for x in rates]})
+    assert curves.too_short(decayed) is None
+
+
+def test_a_speed_that_varies_is_noticed(run: RunReport) -> None:
+    speed = np.where(STEPS < 400, 400.0, 1000.0)
+    assert curves.uneven_speed(curved(run, speed=speed)) is not None
+    assert curves.uneven_speed(run) is None
+
+
+def test_a_run_that_is_slower_than_its_plan_is_noticed(run: RunReport) -> None:
+    slow = replace(run.described, plan=run.described.plan | {"tokens": 2_000_000, "seconds": 100.0})
+    assert curves.slower_than_planned(replace(run, described=slow)) is not None
+    assert curves.slower_than_planned(run) is None
+
+
+def test_a_model_with_ten_parameters_for_each_token_is_too_large(run: RunReport) -> None:
+    assert sizes.model_too_large(with_model(run, 12_000_000)) is not None
+    assert sizes.model_too_large(with_model(run, 800_000)) is None
+
+
+def test_a_small_model_without_a_gap_between_its_losses_is_too_small(run: RunReport) -> None:
+    seen = replace(run.described, summary=replace(run.described.summary, tokens=6_000_000))
+    many_epochs = replace(run, described=seen)
+    assert sizes.model_too_small(with_model(many_epochs, 10_000)) is not None
+    assert sizes.model_too_small(with_model(many_epochs, 800_000)) is None
+    assert sizes.model_too_small(with_model(run, 10_000)) is None  # one epoch
+    overfitted = curved(run, val=np.full(10, 2.5))
+    assert sizes.model_too_small(with_model(replace(overfitted, described=seen), 10_000)) is None
+
+
+def with_model(run: RunReport, parameters: int, vocab_size: int | None = None) -> RunReport:
+    model = replace(run.described.model, non_embedding_parameters=parameters)
+    if vocab_size is not None:
+        model = replace(model, config=model.config.changed(vocab_size=vocab_size))
+    return replace(run, described=replace(run.described, model=model))
+
+
+def test_a_vocabulary_whose_entries_are_rare_is_too_large(run: RunReport) -> None:
+    finding = sizes.vocabulary_too_large(with_model(run, 800_000, vocab_size=32_000))
+    assert finding is not None
+    assert "--vocab-size 4096" in finding.advice
+    assert sizes.vocabulary_too_large(with_model(run, 800_000, vocab_size=4096)) is None
+
+
+def test_duplicated_and_copied_text_are_different_findings() -> None:
+    assert texts.duplicated_text(copies(8, natural=150)) is not None
+    assert texts.copied_text(copies(150, natural=150)) is None
+    assert texts.copied_text(copies(150, natural=9)) is not None
+    assert texts.duplicated_text(copies(150, natural=9)) is None
+    assert texts.copied_text(copies(40, natural=30)) is None
+    assert texts.duplicated_text(copies(8, natural=None)) is None
+
+
+def test_a_notice_comes_once_while_a_run_trains(
+    run: RunReport, tale: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spiky = np.linspace(4.0, 2.0, 100)
+    spiky[[40, 60]] += 1.0
+    report = curved(run, train=spiky)
+    monkeypatch.setattr("gptscratch.report.record.read_report", lambda _: report)
+    seen: list[Event] = []
+    with listening(seen.append) as on_event:
+        on_event(Started(run=tale, config=None, step=0, parameters=1))  # type: ignore[arg-type]
+        for step in (10, 20):
+            on_event(Evaluated(step, 2.0, 0.5, 7.4, 1.0, 100))
+    notices = [event.text for event in seen if isinstance(event, Notice)]
+    assert len(notices) == 1
+    assert notices[0].startswith("Learning rate too high. The training loss jumped")
+
+
+def test_doctor_prints_findings_or_that_there_are_none(
+    tale: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def output(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["gptscratch", "doctor", tale.name, *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert not left.value.code
+        return capsys.readouterr().out
+
+    finding = Finding(name="Too hot", evidence="It is 40 degrees.", meaning="Hot.", advice="Wait.")
+    monkeypatch.setattr("gptscratch.report.doctor.diagnose", lambda *_: [finding])
+    assert json.loads(output("--json")) == [asdict(finding)]
+    shown = output("--no-copies")
+    assert all(text in shown for text in asdict(finding).values())
+    monkeypatch.setattr("gptscratch.report.doctor.diagnose", lambda *_: [])
+    assert output() == "Nothing was found that is wrong with tale.\n"
