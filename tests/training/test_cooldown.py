@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +12,18 @@ import pytest
 from gptscratch.config import RunConfig, TrainConfig
 from gptscratch.errors import ConfigError
 from gptscratch.runs.metrics import read_metrics
-from gptscratch.training import callbacks, loop
 from gptscratch.training.budget import cooldown, make_budget
-from gptscratch.training.context import TrainContext
 from gptscratch.training.schedule import schedule_of
 from gptscratch.training.state import TrainState
 from gptscratch.training.trainer import TrainResult, resume
 
 Fit = Callable[..., TrainResult]
+Stopping = Callable[..., AbstractContextManager[None]]
 LONG: dict[str, Any] = {"steps": 400, "log_interval": 1, "warmup_steps": 3, "eval_interval": 100}
 
 
-def interrupt_at(*steps: int) -> callbacks.Callback:
-    def hook(context: TrainContext) -> None:
-        if context.state.step in steps:
-            signal.raise_signal(signal.SIGINT)
-
-    return hook
-
-
-def stopped(fit: Fit, monkeypatch: pytest.MonkeyPatch, at: int, **settings: Any) -> TrainResult:
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "CALLBACKS", (interrupt_at(at), *callbacks.CALLBACKS))
+def stopped(fit: Fit, stopping: Stopping, at: int, **settings: Any) -> TrainResult:
+    with stopping(at):
         return fit(name="a", **LONG | settings)
 
 
@@ -41,10 +31,8 @@ def rates(run: Path) -> list[float]:
     return [r["learning_rate"] for r in read_metrics(run / "metrics.jsonl") if "train_loss" in r]
 
 
-def test_an_interrupted_run_cools_down_over_a_tenth_of_its_steps(
-    fit: Fit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    result = stopped(fit, monkeypatch, 150, cooldown=True)
+def test_an_interrupted_run_cools_down_over_a_tenth_of_its_steps(fit: Fit, stopping: Stopping) -> None:
+    result = stopped(fit, stopping, 150, cooldown=True)
     assert (result.step, result.interrupted) == (165, False)
     assert result.evaluation is not None
     found = rates(result.run)
@@ -53,17 +41,13 @@ def test_an_interrupted_run_cools_down_over_a_tenth_of_its_steps(
     assert found[150:] == pytest.approx([peak * (1 - n / 15) for n in range(15)])
 
 
-def test_a_saved_run_cools_down_for_as_long_as_is_asked_from_then_on(
-    fit: Fit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert stopped(fit, monkeypatch, 30).interrupted
+def test_a_saved_run_cools_down_for_as_long_as_is_asked_from_then_on(fit: Fit, stopping: Stopping) -> None:
+    assert stopped(fit, stopping, 30).interrupted
     assert resume("a", cooldown=True, tokens=20 * 8 * 16).step == 50
 
 
-def test_a_run_whose_rate_falls_already_continues_from_the_rate_it_has(
-    fit: Fit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = stopped(fit, monkeypatch, 300).run  # half of its fall is done
+def test_a_run_whose_rate_falls_already_continues_from_the_rate_it_has(fit: Fit, stopping: Stopping) -> None:
+    run = stopped(fit, stopping, 300).run  # half of its fall is done
     before = rates(run)[-1]
     assert resume("a", cooldown=True, steps=20).step == 320
     after = rates(run)[300:]
@@ -71,12 +55,9 @@ def test_a_run_whose_rate_falls_already_continues_from_the_rate_it_has(
     assert after == pytest.approx([after[0] * (1 - n / 20) for n in range(20)])
 
 
-def test_a_stopped_cooldown_resumes_as_if_it_had_not_been_stopped(
-    fit: Fit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    straight = rates(stopped(fit, monkeypatch, 150, cooldown=True).run)
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "CALLBACKS", (interrupt_at(150, 155), *callbacks.CALLBACKS))
+def test_a_stopped_cooldown_resumes_as_if_it_had_not_been_stopped(fit: Fit, stopping: Stopping) -> None:
+    straight = rates(stopped(fit, stopping, 150, cooldown=True).run)
+    with stopping(150, 155):
         result = fit(name="b", cooldown=True, **LONG)
     assert (result.step, result.interrupted) == (155, True)
     assert resume("b").step == 165

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from gptscratch.training.state import TrainState
 from gptscratch.training.trainer import TrainResult, resume
 
 Fit = Callable[..., TrainResult]
+Stopping = Callable[..., AbstractContextManager[None]]
 
 
 def small_memory(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
@@ -148,22 +149,13 @@ def test_a_compilation_that_runs_out_of_memory_is_left_to_the_first_step(
 
 
 def test_a_compiled_run_with_dropout_is_the_plain_run_and_resumes_as_it(
-    fit: Fit, monkeypatch: pytest.MonkeyPatch
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, stopping: Stopping
 ) -> None:
     monkeypatch.setattr(torch, "compile", Eager())
     plain = fit(name="plain", dropout=0.2)
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "CALLBACKS", (interrupt_at(5), *callbacks.CALLBACKS))
+    with stopping(5):
         assert fit(name="compiled", dropout=0.2, compile=True).step == 5
     assert resume("compiled").evaluation == plain.evaluation
-
-
-def interrupt_at(step: int) -> callbacks.Callback:
-    def hook(context: callbacks.TrainContext) -> None:
-        if context.state.step == step:
-            signal.raise_signal(signal.SIGINT)
-
-    return hook
 
 
 def break_gradients(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
@@ -175,13 +167,14 @@ def break_gradients(monkeypatch: pytest.MonkeyPatch, steps: range) -> None:
         factors[0] = math.nan if context.state.step in steps else 1.0
         return real(context, *rest)
 
+    monkeypatch.setattr(callbacks, "_PROGRESS_SECONDS", math.inf)  # or a busy machine reports them one by one
     monkeypatch.setattr(loop, "step_that_fits", step)
     monkeypatch.setattr(LowPrecisionReplica, "loss", lambda *given: loss(*given) * factors[0])
 
 
 @pytest.mark.parametrize("stop", [5, 7])
 def test_a_run_survives_a_step_without_a_finite_gradient_and_resumes_exactly(
-    fit: Fit, monkeypatch: pytest.MonkeyPatch, stop: int
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, stopping: Stopping, stop: int
 ) -> None:
     break_gradients(monkeypatch, range(4, 6))
     events: list[Event] = []
@@ -190,8 +183,7 @@ def test_a_run_survives_a_step_without_a_finite_gradient_and_resumes_exactly(
         "Updates skipped because the gradient was not finite: 2 (since the run began 2)."
     ]
     assert all(math.isfinite(e.train_loss) for e in events if isinstance(e, Logged))
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "CALLBACKS", (interrupt_at(stop), *callbacks.CALLBACKS))
+    with stopping(stop):
         assert fit(name="stopped").step == stop
     assert resume("stopped").evaluation == whole.evaluation
     states = [checkpoint.load_state(paths.find_checkpoint(n, which="last")[1]) for n in ("whole", "stopped")]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,13 @@ from gptscratch.training.events import Event, Saved
 from gptscratch.training.trainer import TrainResult, resume
 
 Fit = Callable[..., TrainResult]
+Stopping = Callable[..., AbstractContextManager[None]]
 HARD = {
     "dropout": 0.2,
     "keep_checkpoints": 3,
     "eval_tokens": 64,
 }  # randomness in each step, two micro-batches, a part scored
 TIMES = ("seconds", "tokens_per_second")
-
-
-def interrupt_at(step: int) -> callbacks.Callback:
-    def hook(context: TrainContext) -> None:
-        if context.state.step == step:
-            signal.raise_signal(signal.SIGINT)
-
-    return hook
 
 
 def measured(run: Path) -> list[dict[str, Any]]:
@@ -71,10 +65,9 @@ def assert_same_run(found: Path, wanted: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 4, 7, 8, 15, 16, 17, 23])
-def test_resumed_run_equals_straight_run(fit: Fit, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+def test_resumed_run_equals_straight_run(fit: Fit, stopping: Stopping, step: int) -> None:
     straight = fit(name="straight", **HARD).run
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "CALLBACKS", (interrupt_at(step), *callbacks.CALLBACKS))
+    with stopping(step):
         stopped = fit(name="stopped", **HARD)
     assert stopped.interrupted
     assert stopped.step == step
@@ -84,10 +77,9 @@ def test_resumed_run_equals_straight_run(fit: Fit, monkeypatch: pytest.MonkeyPat
     assert_same_run(stopped.run, straight)
 
 
-def test_a_run_stopped_again_and_again_equals_straight_run(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_stopped_again_and_again_equals_straight_run(fit: Fit, stopping: Stopping) -> None:
     straight = fit(name="straight", **HARD).run
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "CALLBACKS", (*map(interrupt_at, (2, 5, 8, 9, 20)), *callbacks.CALLBACKS))
+    with stopping(2, 5, 8, 9, 20):
         stops = [fit(name="stopped", **HARD).step]
         while (result := resume("stopped")).interrupted:
             stops.append(result.step)
@@ -95,14 +87,13 @@ def test_a_run_stopped_again_and_again_equals_straight_run(fit: Fit, monkeypatch
     assert_same_run(result.run, straight)
 
 
-def test_a_resumed_run_keeps_the_same_samples(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_keeps_the_same_samples(fit: Fit, stopping: Stopping) -> None:
     def first_weight(model: GPT, _: Path) -> str:
         return repr(float(model.token_embedding.weight[0, 0].detach()))
 
     sampled: dict[str, Any] = {"sample_text": first_weight, "sample_interval": 4}
     straight = fit(name="straight", **HARD, **sampled).run
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "CALLBACKS", (*callbacks.CALLBACKS, interrupt_at(8)))
+    with stopping(8):
         fit(name="stopped", **HARD, **sampled)
     resumed = resume(paths.checkpoint_dir(paths.run_dir("stopped"), 4), sample_text=first_weight).run
     samples = [read_metrics(run / "samples.jsonl") for run in (straight, resumed)]
