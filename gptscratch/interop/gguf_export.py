@@ -19,7 +19,7 @@ from gptscratch.config import ModelConfig
 from gptscratch.errors import MissingExtraError, require
 from gptscratch.files import write_text
 from gptscratch.interop.gguf_vocabulary import vocabulary
-from gptscratch.interop.hf_export import config_to_hf, require_finite, state_to_hf
+from gptscratch.interop.hf_export import config_to_hf, finite, state_to_hf
 from gptscratch.interop.source import Source
 from gptscratch.model.position import rotary_angles, scaled_frequencies
 
@@ -146,7 +146,7 @@ def _tensors(source: Source, family: str, dtype: str) -> Iterator[tuple[str, NDA
         next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == family), config.n_layer
     )
     head = "token_embd.weight" if config.tie_embeddings else "output.weight"
-    for hf_name, stored in state_to_hf(source.model, family).items():
+    for hf_name, stored in state_to_hf(source.model, family):
         tensor = _as_llama_cpp(stored, hf_name, config, family)
         module, _, suffix = hf_name.rpartition(".")
         name = f"{names[module]}.{suffix}"
@@ -158,7 +158,7 @@ def _tensors(source: Source, family: str, dtype: str) -> Iterator[tuple[str, NDA
         elif dtype == "q4_0" and name == head:
             kind = kinds.Q8_0
         if kind == kinds.F16:
-            require_finite({hf_name: tensor.half()}, "f16")
+            finite(hf_name, tensor.half())
         yield name, tensor.contiguous().numpy(), kind
     if config.rope_scaling:
         yield "rope_freqs.weight", _rope_factors(config).numpy(), kinds.F32

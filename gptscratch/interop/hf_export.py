@@ -8,7 +8,8 @@ whose biases are zero, and fixed or absent positions become its table.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from gptscratch.interop.model_card import model_card
 from gptscratch.interop.source import Source
 from gptscratch.model.gpt import GPT
 from gptscratch.model.layout import Layout
-from gptscratch.runs.tensors import save_tensors
+from gptscratch.runs.tensors import save_streamed
 
 # The values of ModelConfig that a family can represent; the first family that has a model's shape is taken.
 _LLAMA = {
@@ -65,12 +66,13 @@ def write(source: Source, folder: Path, dtype: str) -> None:
         ConfigError: as ``config_to_hf``, or a weight is too large for the type.
         OSError: the disk is full or cannot be written to.
     """
-    values, state = to_hf(source.model)
+    values, kind = config_to_hf(source.config), getattr(torch, dtype)
+    state = partial(state_to_hf, source.model, values["model_type"])  # tensor by tensor, to save memory
+    shapes = {name: tuple(tensor.shape) for name, tensor in state()}
     special = {"bos_token_id": source.begin_of_text, "eos_token_id": source.end_of_text}
     values |= {**special, "dtype": dtype, "torch_dtype": dtype}
-    tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in state.items()}
-    require_finite(tensors, dtype)
-    save_tensors(folder / "model.safetensors", tensors)
+    tensors = (finite(name, tensor.to(kind)) for name, tensor in state())
+    save_streamed(folder / "model.safetensors", shapes, kind, tensors)
     write_json(folder / "config.json", values)
     write_json(folder / "generation_config.json", _generation_config(source))
     shutil.copyfile(source.run / "tokenizer.json", folder / "tokenizer.json")
@@ -78,14 +80,14 @@ def write(source: Source, folder: Path, dtype: str) -> None:
     write_text(folder / "README.md", model_card(source, values["architectures"][0], dtype))
 
 
-def require_finite(tensors: Mapping[str, Tensor], dtype: str) -> None:
-    """Raises ConfigError where a number became infinite in a narrower type."""
-    for name, tensor in tensors.items():
-        require(
-            bool(tensor.isfinite().all()),
-            f"{name} holds numbers that {dtype} cannot represent.",
-            "Take another type, such as bfloat16.",
-        )
+def finite(name: str, tensor: Tensor) -> Tensor:
+    """The tensor. Raises ConfigError where a number became infinite in a narrower type."""
+    require(
+        bool(tensor.isfinite().all()),
+        f"{name} holds numbers that {str(tensor.dtype).removeprefix('torch.')} cannot represent.",
+        "Take another type, such as bfloat16.",
+    )
+    return tensor
 
 
 def to_hf(model: GPT) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -95,19 +97,16 @@ def to_hf(model: GPT) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ConfigError: no family has this shape; names the options in the way.
     """
     values = config_to_hf(model.config)
-    return values, state_to_hf(model, values["model_type"])
+    return values, dict(state_to_hf(model, values["model_type"]))
 
 
-@torch.no_grad()
-def state_to_hf(model: GPT, family: str) -> dict[str, Tensor]:
-    """The parameters by Hugging Face's names; biases that a GPT-2 has and the model lacks are zero."""
+def state_to_hf(model: GPT, family: str) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor by Hugging Face's name; biases that a GPT-2 has and the model lacks are zero."""
     own = {**model.state_dict(), "position_embedding.weight": _position_table(model)}
-    state = {}
     for names, hf_name, is_transposed in parameter_pairs(model.config, family):
         parts = [own[name] if name in own else _zero_bias(own, name) for name in names]
         tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
-        state[hf_name] = tensor.t() if is_transposed else tensor
-    return state
+        yield hf_name, tensor.t() if is_transposed else tensor
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
@@ -176,6 +175,7 @@ def _generation_config(source: Source) -> dict[str, Any]:
     }
 
 
+@torch.no_grad()
 def _position_table(model: GPT) -> Tensor:
     """What the model adds to the embedding at each position: (T, D), zero for rotary and no positions."""
     weight, length = model.token_embedding.weight, model.config.context_length
