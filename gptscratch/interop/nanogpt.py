@@ -12,7 +12,7 @@ import torch
 
 from gptscratch.config import ModelConfig
 from gptscratch.config.setting import settings_of
-from gptscratch.errors import CheckpointError, require
+from gptscratch.errors import CheckpointError, listed, require
 from gptscratch.interop.foreign import ForeignModel, foreign_model
 from gptscratch.interop.hf_names import parameter_pairs
 
@@ -59,6 +59,8 @@ def _config(model_args: Mapping[str, Any]) -> ModelConfig:
     given = {"bias": True, "dropout": 0.0, **model_args}
     missing = [hf_name for hf_name in _FIELDS.values() if given.get(hf_name) is None]
     require(not missing, f"The checkpoint's model_args lack {', '.join(missing)}.")
+    unknown = given.keys() - _FIELDS.values()
+    require(not unknown, f"The checkpoint's model_args have {listed(sorted(unknown))}: it is not nanoGPT's.")
     settings = settings_of(ModelConfig)
     return ModelConfig(
         **{
