@@ -66,7 +66,8 @@ class Generator:
         model = load_model(run, checkpoint, device=device, dtype=dtype)
         tokenizer = Tokenizer.load(run)
         record = read_run(run)
-        if tokenizer.vocab_size > model.config.vocab_size and record.imported is None:
+        size = model.config.vocab_size
+        if tokenizer.vocab_size > size and tokenizer.largest_id >= size:
             raise CheckpointError(f"{run / 'tokenizer.json'} has more entries than the model's vocabulary.")
         stop_ids = frozenset((record.imported or {}).get("stop_ids", ()))
         return cls(model, tokenizer, record.end_of_text, run, checkpoint, stop_ids=stop_ids)

@@ -150,6 +150,6 @@ def _require_tied(pairs: Sequence[ParameterPair], tensors: Tensors) -> None:
     embedding = next(pair.hf_name for pair in pairs if pair.names == ("token_embedding.weight",))
     if not torch.equal(tensors["lm_head.weight"](), tensors[embedding]()):
         raise CheckpointError(
-            "In config.json lm_head is tied to the embedding, but the weights have a different lm_head.",
-            "Set tie_word_embeddings to false in config.json if the model has both.",
+            "lm_head is tied to the embedding, but the weights have a different lm_head.",
+            "If the model has both, set tie_word_embeddings to false in its config.json.",
         )

@@ -202,11 +202,10 @@ def _tokenizer_path(path: Path, foreign: ForeignModel, given: str | Path | None)
 
 def _require_fit(tokenizer: Tokenizer, config: ModelConfig) -> None:
     """Raises TokenizerError where the model has no embedding for a token, or for many embeddings no token."""
-    unused = {tokenizer.unk_id, tokenizer.eot_id}
-    special = {token.content for token in tokenizer.library.get_added_tokens_decoder().values()}
-    vocab = tokenizer.library.get_vocab(with_added_tokens=True)
-    largest = max((i for token, i in vocab.items() if token not in special and i not in unused), default=0)
-    if not _WITH_TOKEN * config.vocab_size <= tokenizer.vocab_size or largest >= config.vocab_size:
+    if (
+        not _WITH_TOKEN * config.vocab_size <= tokenizer.vocab_size
+        or tokenizer.largest_id >= config.vocab_size
+    ):
         raise TokenizerError(
             f"The tokenizer has {tokenizer.vocab_size:,} entries, and the model's embedding has "
             f"{config.vocab_size:,}.",

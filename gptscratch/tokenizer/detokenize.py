@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from gptscratch.tokenizer.tokenizer import Tokenizer
 
 _RECENT = 64  # ids of the prompt that can matter to what follows
+_LONGEST = 4  # bytes of a character in UTF-8
 
 
 class DecodeStream:
@@ -23,6 +24,8 @@ class DecodeStream:
         if text.endswith("\ufffd"):  # the library would take it for half a character
             recent = []
         make = _WordStream if tokenizer.kind == "word" else _library_stream
+        if tokenizer.is_sentencepiece:
+            make = _WindowStream
         self._step: Callable[[int], str] = make(tokenizer, recent)
         # A tokenizer that puts a space before each word would repeat the one at the end of the prompt.
         self._drops_space = prompt[-1:].isspace() and not text[-1:].isspace()
@@ -38,6 +41,28 @@ class DecodeStream:
 def _library_stream(tokenizer: Tokenizer, prompt_ids: list[int]) -> Callable[[int], str]:
     stream = LibraryStream(ids=prompt_ids, skip_special_tokens=True)
     return lambda token_id: stream.step(tokenizer.library, token_id) or ""
+
+
+class _WindowStream:
+    """Decodes the newest ids again for each token.
+
+    The library's stream fails at bytes that are not UTF-8, which a SentencePiece-style vocabulary has as
+    tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt_ids: list[int]) -> None:
+        self._tokenizer = tokenizer
+        self._shown, self._waiting = prompt_ids, list[int]()  # newest ids with their text, and those without
+
+    def __call__(self, token_id: int) -> str:
+        self._waiting.append(token_id)
+        before = self._tokenizer.decode(self._shown)
+        text = self._tokenizer.decode([*self._shown, *self._waiting])[len(before) :]
+        if text.endswith("\ufffd") and len(self._waiting) < _LONGEST:
+            return ""
+        if text:
+            self._shown, self._waiting = self._waiting, []
+        return text
 
 
 class _WordStream:

@@ -37,6 +37,7 @@ class Tokenizer:
         eot_id: the id that ends a document, or None.
         unk_id: the id of what the vocabulary lacks, or None where nothing can be unknown.
         prefix_ids: what the file puts before each text, such as Llama's ``<s>``; ``encode`` does not.
+        is_sentencepiece: whether tokens show a space as ▁.
         dtype: the smallest of uint16 and uint32 that holds every id.
         lossless: whether decoding returns the text as it was, except for unknown characters. Words do not
             keep white space, and lower case does not keep case.
@@ -56,7 +57,7 @@ class Tokenizer:
         self.vocab_size = max(library.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.dtype: type[np.unsignedinteger[Any]] = np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
         self._byte_level = '"ByteLevel"' in before
-        self._is_sentencepiece = r"\u2581" in json.dumps(spec["decoder"])  # shows a space as ▁
+        self.is_sentencepiece = r"\u2581" in json.dumps(spec["decoder"])
         self.eot_id = next((i for i in map(library.token_to_id, _END_NAMES) if i is not None), None)
         self.unk_id = None if self._byte_level else _unknown_id(library, spec["model"])
         self._special: dict[str, int] = {t["content"]: t["id"] for t in spec["added_tokens"] if t["special"]}
@@ -123,6 +124,12 @@ class Tokenizer:
         with library_errors("this tokenizer cannot decode these ids"):
             return self.library.decode(ids, skip_special_tokens=skip_special)
 
+    @cached_property
+    def largest_id(self) -> int:
+        """The largest id of a token that is neither special nor for what the vocabulary lacks."""
+        vocab, others = self.library.get_vocab(with_added_tokens=True), (self.unk_id, self.eot_id)
+        return max((i for t, i in vocab.items() if t not in self._special and i not in others), default=-1)
+
     def unknown(self, text: str) -> list[str]:
         """The characters or words of a text that the vocabulary lacks, each once, in order.
 
@@ -149,7 +156,7 @@ class Tokenizer:
                 found[token_id] = len(token.encode())
             elif _BYTE_TOKEN.fullmatch(token):
                 found[token_id] = 1
-            elif self._is_sentencepiece:
+            elif self.is_sentencepiece:
                 found[token_id] = len(token.replace("▁", " ").encode())
             else:
                 found[token_id] = len(self.decode([token_id]).encode())

@@ -41,6 +41,43 @@ def greedy_text(theirs: Any, tokenizer: Any, max_tokens: int) -> str:
     return str(tokenizer.decode(ids[inputs.input_ids.shape[1] :], skip_special_tokens=True))
 
 
+def nanogpt(path: Path, *, bias: bool = False, vocab_size: int = 257, compiled: bool = True) -> Any:
+    """A ckpt.pt as nanoGPT's train.py saves it, and the GPT-2 of transformers with the same weights.
+
+    nanoGPT stores linear layers as (out, in), and has the exact GELU.
+    """
+    torch.manual_seed(0)
+    sizes = {"n_layer": 2, "n_head": 4, "n_embd": 32}
+    config = transformers.GPT2Config(
+        **sizes, n_positions=64, vocab_size=vocab_size, activation_function="gelu"
+    )
+    theirs = transformers.GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            has_bias = bias or not name.endswith("bias")
+            parameter.add_(0.2 * torch.randn_like(parameter) if has_bias else -parameter)
+    state = {}
+    for name, tensor in theirs.state_dict().items():
+        is_linear = tensor.dim() == 2 and ".h." in name
+        if bias or not name.endswith("bias"):
+            state["_orig_mod." * compiled + name] = (tensor.t() if is_linear else tensor).clone()
+    arguments = {**sizes, "block_size": 64, "bias": bias, "vocab_size": vocab_size, "dropout": 0.1}
+    more = {"optimizer": {"state": {}}, "iter_num": 7, "best_val_loss": torch.tensor(2.5), "config": {"x": 1}}
+    torch.save({"model": state, "model_args": arguments, **more}, path)
+    return theirs
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_checkpoint_of_nanogpt_gives_the_same_logits(bias: bool, tmp_path: Path) -> None:
+    theirs = nanogpt(tmp_path / "ckpt.pt", bias=bias, compiled=bias)
+    Tokenizer.of_bytes().save(tmp_path / "tokenizer.json")
+    model = Generator.load(import_run(tmp_path / "ckpt.pt", tokenizer=tmp_path).run).model
+    assert model.config.dropout == 0.1
+    token_ids = torch.randint(257, (2, 64))
+    with torch.inference_mode():
+        torch.testing.assert_close(model(token_ids), theirs(token_ids).logits, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["GPT2", "Llama", "Qwen3"])
 def test_an_imported_run_continues_a_text_as_transformers_does(kind: str, published: Published) -> None:
     theirs, folder = published(kind, **({"head_dim": 8} if kind == "Qwen3" else {}))
@@ -135,6 +172,24 @@ def test_an_imported_run_has_no_training_to_resume(published: Published) -> None
     assert isinstance(done.exception, CheckpointError)
 
 
+def test_a_text_that_the_model_has_no_tokens_for_is_refused(tmp_path: Path) -> None:
+    nanogpt(tmp_path / "ckpt.pt", vocab_size=3)
+    Tokenizer(build_tokenizer("char", [], alphabet="abc")).save(tmp_path / "tokenizer.json")
+    import_run(tmp_path / "ckpt.pt", tokenizer=tmp_path / "tokenizer.json", name="abc")
+    (tmp_path / "known.txt").write_text("abcab" * 200)
+    (tmp_path / "other.txt").write_text("abc€" * 200)
+    train = ("--init-from", "abc", "--steps", 1, "--name", "tuned", "--quiet")
+    assert command("train", tmp_path / "known.txt", *train).exit_code == 0
+    assert set(Generator.load("tuned").generate("a€", max_tokens=20)) <= set("abc")
+    for corpus, message in (
+        (["other.txt"], "tokens that the model's vocabulary lacks"),
+        (["known.txt", "other.txt"], "no token for"),
+    ):
+        done = command("train", *(tmp_path / name for name in corpus), *train, "--force")
+        assert isinstance(done.exception, ConfigError)
+        assert message in str(done.exception)
+
+
 def assert_refused(error: type[UserError], message: str, home: Path, *arguments: Any, **options: Any) -> None:
     """One clear error, and no run or temporary folder is left."""
     with pytest.raises(error, match=message):
@@ -152,6 +207,42 @@ def test_what_is_not_a_model_is_refused(home: Path, tmp_path: Path, published: P
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | {"model_type": "mamba"}))
     assert_refused(ConfigError, "type 'mamba' cannot be imported.*GPT-2, Llama", home, folder)
+
+
+class Command:
+    """What runs a command where it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("touch executed",)
+
+
+def test_a_damaged_or_malicious_ckpt_pt_is_refused(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file, tokenizer = tmp_path / "ckpt.pt", tmp_path / "tokenizer.json"
+    Tokenizer.of_bytes().save(tokenizer)
+    nanogpt(file)
+    assert_refused(TokenizerError, r"ckpt\.pt holds no tokenizer.*--tokenizer PATH", home, file)
+    saved = torch.load(file, weights_only=True)
+    content = file.read_bytes()
+    arguments, state = saved["model_args"], saved["model"]
+    cases: tuple[tuple[Any, str], ...] = (
+        ({"model": state}, "it has no model_args or no model"),
+        ([1, 2], "is not a checkpoint of nanoGPT"),
+        ({"model_args": {}, "model": state}, "model_args lack vocab_size, block_size"),
+        ({"model_args": arguments | {"use_rmsnorm": True}, "model": state}, "model_args have use_rmsnorm"),
+        ({"model_args": arguments | {"n_embd": 64}, "model": state}, "has the shape"),
+        ({"model_args": arguments, "model": {}}, "The weights lack transformer.wte.weight"),
+        ({"model_args": arguments, "model": Command()}, "cannot be read"),
+    )
+    for value, message in cases:
+        torch.save(value, file)
+        assert_refused(UserError, message, home, file, tokenizer=tokenizer)
+    for damaged in (b"", content[:1000], b"text" * 99):
+        file.write_bytes(damaged)
+        assert_refused(CheckpointError, r"ckpt\.pt cannot be read", home, file, tokenizer=tokenizer)
+    assert not (tmp_path / "executed").exists()
 
 
 def test_a_run_is_not_imported(tale: Path) -> None:

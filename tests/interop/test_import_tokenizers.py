@@ -122,6 +122,15 @@ def test_a_text_that_comes_token_by_token_is_the_same(folder: Path) -> None:
             assert tokenizer.decode(before) + rest == tokenizer.decode(tokenizer.encode(text)), text
 
 
+def test_a_stream_of_bytes_that_are_not_text_goes_through(folder: Path) -> None:
+    tokenizer = OwnTokenizer.load(folder)
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        ids = generator.integers(3, min(270, tokenizer.vocab_size), 60).tolist() + tokenizer.encode(" fox")
+        stream = DecodeStream(tokenizer)
+        assert "".join(map(stream.feed, ids)).endswith("fox")
+
+
 def test_the_bytes_of_tokens_add_up_to_the_text(folder: Path) -> None:
     tokenizer = OwnTokenizer.load(folder)
     for text in ("Once upon a time", "It's 日本語 👩‍🚀\n\nA dog  didn't."):

@@ -30,7 +30,7 @@ from gptscratch.training.planning import heuristics
 from gptscratch.training.planning.benchmark import matmul_rate, measured_speed
 from gptscratch.training.planning.heuristics import Facts
 from gptscratch.training.planning.planner import Plan, make_plan
-from gptscratch.training.planning.source import settings_from
+from gptscratch.training.planning.source import require_embeddings, settings_from
 
 MOST_PLANS = 3  # that are measured, while the measurement changes the shape
 SETUP_SECONDS = 0.3  # from the plan to the first step
@@ -65,6 +65,7 @@ def plan_run(
     if warning := slow_dtype_warning(pick_dtype(config.train.dtype, device), device):
         on_event(Notice(warning))
     plan, prepared = _planned(given, config, init_from is not None, on_event, started)
+    require_embeddings(prepared, plan.config.model.vocab_size)
     chosen = not (config.data.tokenizer or config.data.vocab_size) and prepared.tokenizer.kind == "bpe"
     manifest = prepared.manifest
     if chosen and heuristics.repeats_too_often(

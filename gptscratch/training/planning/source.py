@@ -9,6 +9,7 @@ from typing import Any
 
 from gptscratch import paths
 from gptscratch.config import ModelConfig, all_settings
+from gptscratch.data.prepare import Prepared
 from gptscratch.errors import require
 from gptscratch.runs.run import read_run
 
@@ -41,6 +42,25 @@ def settings_from(init_from: str | Path, given: Mapping[str, Any]) -> dict[str, 
         **shape,
         "data.tokenizer": str(run / "tokenizer.json"),
     }
+
+
+def require_embeddings(prepared: Prepared, vocab_size: int) -> None:
+    """Raises ConfigError where the text has tokens that the model has no embedding for.
+
+    A tokenizer may have special tokens that an imported model lacks.
+    """
+    tokenizer, manifest = prepared.tokenizer, prepared.manifest
+    unknown = manifest.train.unknown + manifest.val.unknown
+    require(
+        not unknown or (tokenizer.unk_id or 0) < vocab_size,
+        f"The text has {unknown:,} tokens that the model's vocabulary lacks, and it has no token for them.",
+        "Remove such characters: gptscratch tokenize --text ... --with RUN shows them.",
+    )
+    require(
+        (manifest.end_of_text or 0) < vocab_size,
+        "The text has several documents, and the model has no token for the end of a document.",
+        "Join them into one file.",
+    )
 
 
 def _check_context(model: ModelConfig, length: int | None, name: str) -> None:
