@@ -6,6 +6,7 @@ Each has its own place in the KV cache, random numbers and options, so the other
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
@@ -34,6 +35,15 @@ class Progress:
     tokens: list[GeneratedToken]
     finish: str | None
     error: Exception | None = None
+
+
+def joined(several: Sequence[Progress]) -> list[Progress]:
+    """One for each sample: what a slow reader has not taken yet is sent together."""
+    found: dict[Sample, Progress] = {}
+    for each in several:
+        before = found[each.sample].tokens if each.sample in found else []
+        found[each.sample] = dataclasses.replace(each, tokens=before + each.tokens)
+    return list(found.values())
 
 
 class Engine:

@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("run", nargs="?", default="")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--requests", type=int, help="end after so many, and leave out the single client")
+    parser.add_argument("--requests", type=int, help="end after N, without the single client")
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--url", help="a server that runs already")
     parser.add_argument("--model", default="")

@@ -170,6 +170,16 @@ def test_texts_beyond_the_queue_get_429_and_the_others_their_answer(reciter: Any
         assert next(line for line in lines if line)
 
 
+def test_a_defect_gets_a_json_error_without_its_reason(
+    reciter: Any, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(reciter("abc")) as http:
+        monkeypatch.setattr("gptscratch.serve.models.count_parameters", lambda _: {}["secret"])
+        found = http.get("/v1/models")
+        assert found.status_code == 500
+        assert found.json()["error"]["message"] == "The server failed; its messages say why."
+
+
 def test_the_page_opens_no_connection_to_another_host(client: Any) -> None:
     page = client.get("/")
     assert page.headers["content-security-policy"].startswith("default-src 'self'")

@@ -17,7 +17,7 @@ from gptscratch.generation.memorization import with_training_tokens
 
 pytest.importorskip("starlette")
 
-from gptscratch.serve.engine import Engine, Progress
+from gptscratch.serve.engine import Engine, Progress, joined
 from gptscratch.serve.errors import ApiError
 from gptscratch.serve.sample import Sample
 
@@ -178,3 +178,15 @@ def test_logits_that_are_not_numbers_are_an_error_of_the_text(tale: Path) -> Non
     running.engine.submit([sample])
     assert "not numbers" in str(running.finished(sample)[0].error)
     running.engine.close()
+
+
+def test_what_a_slow_reader_has_not_taken_is_joined_by_text(running: Running) -> None:
+    samples = [running.sample(prompt, max_tokens=9, seed=1, stream=True) for prompt in ("the", "a dog")]
+    running.engine.submit(samples)
+    found: list[Progress] = []
+    while sum(progress.finish is not None for progress in found) < 2:
+        found.append(running.reports.get(timeout=20))
+    assert len(found) == 18
+    for progress, prompt in zip(joined(found), ("the", "a dog"), strict=True):
+        assert text_of(progress.tokens) == running.generator.generate(prompt, max_tokens=9, seed=1)
+        assert progress.finish == "length"
