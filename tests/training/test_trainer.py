@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import gptscratch
 from gptscratch import paths
 from gptscratch.errors import CheckpointError, ConfigError, RunError, UserError
 from gptscratch.generation.generator import load, sample_text
@@ -219,6 +220,12 @@ def test_a_full_disk_keeps_the_checkpoints_before_and_leaves_no_rubbish(
     assert read(paths.run_dir("a") / "last.json")["step"] == 8
     monkeypatch.setattr(storage, "save_file", real)
     assert resume("a").step == 24
+
+
+def test_a_run_is_continued_from_python(tale: Path) -> None:
+    result = gptscratch.resume(tale, steps=26)
+    assert (result.step, result.interrupted) == (26, False)
+    assert steps_of(tale)[-1] == 26
 
 
 def test_a_run_that_starts_from_another_begins_where_that_one_ended(tale: Path) -> None:
