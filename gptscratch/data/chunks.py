@@ -111,13 +111,15 @@ def located(parts: Iterable[bytes], component: int, size: int) -> Iterator[Chunk
     end, open_hash = 0, b""  # of the document that the chunk before ends in
     for data in _joined(parts, size):
         texts = data.split(END)
+        first_bytes = np.frombuffer(data, np.int8) >= -64  # the others of a character are 0x80 to 0xbf
+        start, end = end, end + int(np.count_nonzero(first_bytes)) - (len(texts) - 1)
         if not texts[-1]:
             texts.pop()
-        hashes = [hashlib.blake2b(text[:_HASHED], digest_size=8).digest() for text in texts]
-        hashes[0] = open_hash or hashes[0]
+        new = texts[1:] if open_hash else texts
+        hashes = [hashlib.blake2b(text[:_HASHED], digest_size=8).digest() for text in new]
+        if open_hash:
+            hashes.insert(0, open_hash)
         open_hash = b"" if data.endswith(END) else hashes[-1]
-        first_bytes = np.frombuffer(data, np.int8) >= -64  # the others of a character are 0x80 to 0xbf
-        start, end = end, end + int(np.count_nonzero(first_bytes)) - data.count(END)
         sizes = np.fromiter(map(len, texts), np.int64, len(texts))
         yield Chunk(component, start, end, np.frombuffer(b"".join(hashes), "<u8"), sizes, data)
 

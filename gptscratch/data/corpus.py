@@ -174,8 +174,9 @@ def survey(corpus: Corpus) -> Survey:
         alphabet.add(chunk.data)
         sample.add(chunk)
         lengths[chunk.component] = chunk.end
-        n_bytes += int(chunk.sizes.sum())
-        documents += chunk.data.count(END)
+        size = int(chunk.sizes.sum())
+        n_bytes += size
+        documents += len(chunk.data) - size  # a byte ends each
         if len(hashes) < _FIRST:
             hashes.frombytes(chunk.hashes.tobytes())
             sizes.frombytes(chunk.sizes.tobytes())
