@@ -7,8 +7,7 @@ from pathlib import Path
 
 from gptscratch import paths, sizing
 from gptscratch.config import RunConfig
-from gptscratch.data.prepare import Prepared, prepare
-from gptscratch.data.token_files import open_tokens
+from gptscratch.data.prepare import Prepared, open_prepared, prepare
 from gptscratch.errors import CheckpointError
 from gptscratch.runs.run import RunRecord
 from gptscratch.tokenizer import Tokenizer
@@ -51,8 +50,7 @@ def tokens_of_run(run: Path, record: RunRecord) -> Prepared:
     tokenizer = Tokenizer.load(run)
     folder = Path(record.tokens)
     if (folder / "manifest.json").is_file():
-        tokens = open_tokens(folder)
-        prepared = Prepared(folder, Tokenizer.load(folder), tokens, tokens.manifest, True)
+        prepared = open_prepared(folder)
     elif "-" in record.config.data.corpus:
         raise CheckpointError(f"The token files of {run.name} are gone, and its corpus came from stdin.")
     else:
