@@ -53,7 +53,12 @@ class ReadCounts:
     skipped: int = 0  # files of folders that are not text, may not be read, or are gone
     replaced: int = 0  # characters U+FFFD in files that were read with errors="replace"
     encodings: Counter[str] = field(default_factory=Counter)  # files by encoding
-    removed: dict[str, Removed] = field(default_factory=dict)  # by each cleaning step
+    cleaning: dict[str, Counter[str]] = field(default_factory=dict)  # the fields of Removed, by step
+
+    @property
+    def removed(self) -> tuple[Removed, ...]:
+        """By each cleaning step, in order."""
+        return tuple(Removed(step=step, **counts) for step, counts in self.cleaning.items())
 
 
 @dataclass(frozen=True)

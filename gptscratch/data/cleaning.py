@@ -11,12 +11,13 @@ import html
 import re
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
-from gptscratch.data.chunks import END, Removed
+from gptscratch.data.chunks import END
 from gptscratch.errors import MissingExtraError
 
 Step = Callable[[str], str | None]
@@ -31,15 +32,17 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<![a-zA-Z][^<>]*>")
 
 
 def clean(
-    documents: Iterable[bytes], steps: Mapping[str, Step], removed: dict[str, Removed], whole: int
+    documents: Iterable[bytes], steps: Mapping[str, Step], counts: dict[str, Counter[str]], whole: int
 ) -> Iterator[bytes]:
     """The documents after the steps, in their order; empty ones are left out.
 
     Args:
         documents: each in one part or more.
-        removed: filled with what each step took away.
+        counts: filled with what each step removed, in the fields of ``Removed``.
         whole: bytes; a longer document is cleaned in parts, and never dropped.
     """
+    for name in steps:
+        counts.setdefault(name, Counter())
     parts: list[bytes] = []
     begins = True  # the parts begin a document
     for part in documents:
@@ -48,7 +51,7 @@ def clean(
         if not ends and sum(map(len, parts)) <= whole:
             continue
         before = b"".join(parts).removesuffix(END).decode()
-        text = _cleaned(before, steps, removed, droppable=begins and ends)
+        text = _cleaned(before, steps, counts, droppable=begins and ends)
         if not begins and before[:1].isspace() and not text[:1].isspace():
             text = before[0] + text  # between two parts of a document no step may join words
         if text.strip() or not (begins and ends):
@@ -56,30 +59,27 @@ def clean(
         parts, begins = [], ends
 
 
-def steps_named(names: Sequence[str], removed: dict[str, Removed]) -> dict[str, Step]:
+def steps_named(names: Sequence[str]) -> dict[str, Step]:
     """The steps by their names, for one pass over a corpus.
 
     Raises:
         MissingExtraError: a step needs a package that is not installed.
     """
-    removed.update({name: Removed(step=name) for name in names})
     return {name: STEPS[name.partition(":")[0]](name.partition(":")[2]) for name in names}
 
 
-def _cleaned(text: str, steps: Mapping[str, Step], removed: dict[str, Removed], *, droppable: bool) -> str:
+def _cleaned(
+    text: str, steps: Mapping[str, Step], counts: dict[str, Counter[str]], *, droppable: bool
+) -> str:
     for name, step in steps.items():
         if not droppable and name.partition(":")[0] in DROPPING:
             continue
         after = step(text)
-        before = removed[name]
-        removed[name] = Removed(
-            step=name,
-            documents=before.documents + (after is None),
-            characters=before.characters + len(text) - len(after or ""),
-            changed=before.changed + (after is not None and after != text),
-        )
+        counts[name]["characters"] += len(text) - len(after or "")
         if after is None:
+            counts[name]["documents"] += 1
             return ""
+        counts[name]["changed"] += after != text
         text = after
     return text
 

@@ -98,12 +98,12 @@ class Corpus:
             CorpusError: text that cannot be read.
             MissingExtraError: a file or a cleaning step needs a package that is not installed.
         """
-        steps = steps_named(self.config.clean, counts.removed)
+        steps = steps_named(self.config.clean)
         before = 0
         for component, sources in enumerate(self.components):
             documents = self._read(sources, counts, stage, before)
             if steps:
-                documents = clean(documents, steps, counts.removed, self.sizes.whole)
+                documents = clean(documents, steps, counts.cleaning, self.sizes.whole)
             yield from located(documents, component, self.sizes.chunk)
             before += sum(source.size_and_time()[0] for source in sources)
 

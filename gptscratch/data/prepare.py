@@ -228,7 +228,7 @@ def _write_tokens(folder: Path, corpus: Corpus, found: Survey, tokenizer: Tokeni
         documents=found.documents,
         distinct_characters=len(found.alphabet),
         replaced=found.counts.replaced,
-        removed=tuple(found.counts.removed.values()),
+        removed=found.counts.removed,
         corpora=tuple(corpora),
         val_unknown_bytes=val.unknown_bytes,
         train=SplitCounts(**train.counts),

@@ -127,7 +127,7 @@ def _statistics(seen: Survey, counts: _Counts) -> CorpusStatistics:
         },
         duplicate_documents=duplicates,
         duplicate_share=duplicates / seen.documents,
-        removed=tuple(seen.counts.removed.values()),
+        removed=seen.counts.removed,
         replaced=seen.counts.replaced,
         distinct_characters=len(seen.alphabet),
         scripts=_script_shares(characters),

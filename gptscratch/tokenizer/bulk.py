@@ -129,6 +129,7 @@ def _tiktoken_encoder(tokenizer: Tokenizer, alphabet: str) -> Encode | None:
     encoding = tiktoken.Encoding("bulk", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
     library = _library_encoder(tokenizer)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = min(MOST_THREADS, cores)
 
     def encode_one(text: str) -> Ids:
         try:
@@ -141,9 +142,11 @@ def _tiktoken_encoder(tokenizer: Tokenizer, alphabet: str) -> Encode | None:
             raise
 
     def encode(texts: Sequence[str]) -> list[Ids]:
-        size = -(-len(texts) // min(MOST_THREADS, cores)) or 1
+        if len(texts) < 2 or threads < 2:
+            return [*map(encode_one, texts)]
+        size = -(-len(texts) // threads)
         parts = [texts[start : start + size] for start in range(0, len(texts), size)]
-        with ThreadPoolExecutor(MOST_THREADS) as pool:  # tiktoken works outside Python's lock
+        with ThreadPoolExecutor(threads) as pool:  # tiktoken works outside Python's lock
             return [ids for part in pool.map(lambda part: [*map(encode_one, part)], parts) for ids in part]
 
     probe = _probe(alphabet)

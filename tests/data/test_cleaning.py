@@ -14,20 +14,10 @@ from gptscratch.data.corpus import Corpus, survey
 from gptscratch.errors import ConfigError, MissingExtraError
 
 
-def cleaned(texts: list[str], *names: str) -> tuple[list[str], dict[str, Removed]]:
-    removed: dict[str, Removed] = {}
-    found = cleaned_parts([text.encode() + END for text in texts], names, removed)
-    return texts_of(found)[0], removed
-
-
-def cleaned_parts(
-    parts: list[bytes],
-    names: tuple[str, ...],
-    removed: dict[str, Removed] | None = None,
-    whole: int = 99_999,
-) -> bytes:
-    removed = {} if removed is None else removed
-    return b"".join(clean(parts, steps_named(names, removed), removed, whole))
+def cleaned(texts: list[str], *names: str) -> tuple[list[str], tuple[Removed, ...]]:
+    counts = ReadCounts()
+    parts = clean((text.encode() + END for text in texts), steps_named(names), counts.cleaning, 99_999)
+    return texts_of(b"".join(parts))[0], counts.removed
 
 
 def test_every_step_of_the_config_is_here() -> None:
@@ -60,7 +50,7 @@ def test_steps_run_in_their_order_and_are_counted() -> None:
     texts = ["<i>Same</i>", "same", "other text", "x", "<br>"]
     found, removed = cleaned(texts, "html", "lowercase", "dedup", "min-length:4")
     assert found == ["same", "other text"]
-    assert list(removed.values()) == [
+    assert list(removed) == [
         Removed(step="html", characters=7 + 3, changed=2),
         Removed(step="lowercase", changed=1),
         Removed(step="dedup", documents=1, characters=4),
@@ -79,12 +69,14 @@ def test_near_duplicates_go_and_the_first_stays() -> None:
 
 def test_a_document_that_is_too_large_is_cleaned_in_parts() -> None:
     parts = [b"ABCD", b" EF\xff", b"x\xff"]
-    assert cleaned_parts(parts, ("lowercase", "min-length:6"), whole=3) == b"abcd ef\xff"
+    found = clean(parts, steps_named(("lowercase", "min-length:6")), {}, whole=3)
+    assert b"".join(found) == b"abcd ef\xff"
 
 
 def test_words_stay_apart_between_the_parts_of_a_large_document() -> None:
     parts = [b" one  two", b" three", b"\n\nfour \xff"]
-    assert cleaned_parts(parts, ("whitespace",), whole=3) == b"one two three\nfour\xff"
+    found = clean(parts, steps_named(("whitespace",)), {}, whole=3)
+    assert b"".join(found) == b"one two three\nfour\xff"
 
 
 def test_a_corpus_is_cleaned_equally_in_every_pass(tmp_path: Path) -> None:
@@ -93,8 +85,7 @@ def test_a_corpus_is_cleaned_equally_in_every_pass(tmp_path: Path) -> None:
     passes = [b"".join(chunk.data for chunk in corpus.chunks(ReadCounts())) for _ in range(2)]
     assert passes == [b"a b\xffc\xff"] * 2
     found = survey(corpus)
-    removed = list(found.counts.removed.values())
-    assert (found.documents, found.alphabet, removed[1].documents) == (2, " abc", 1)
+    assert (found.documents, found.alphabet, found.counts.removed[1].documents) == (2, " abc", 1)
 
 
 @pytest.mark.parametrize("step", ["htlm", "min-length", "min-length:x", "html:3"])
