@@ -137,9 +137,9 @@ class TrainConfig:
             f"max_steps = {self.max_steps} limits a run by --minutes, and no minutes are given.",
             "Give --steps instead.",
         )
-        given = [name for name in ("lora_alpha", "lora_targets", "lora_dropout") if getattr(self, name)]
+        idle = [name for name in ("lora_alpha", "lora_targets", "lora_dropout") if getattr(self, name)]
         require(
-            self.lora_rank is not None or not given,
-            f"{', '.join(given)} has no effect without lora_rank (--lora-rank).",
+            self.lora_rank is not None or not idle,
+            f"{', '.join(f'--{name}'.replace('_', '-') for name in idle)} has no effect without --lora-rank.",
             "Give --lora-rank too, for example 8.",
         )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gptscratch.config import TrainConfig
-from gptscratch.errors import ConfigError
+from gptscratch.errors import require
 from gptscratch.model.gpt import GPT
 
 
@@ -45,14 +45,13 @@ def add_adapters(
         ConfigError: the model has no layer of a name, or the rank is not below its width.
     """
     if rank >= model.config.d_model:
-        raise ConfigError(f"lora_rank = {rank} must be below d_model = {model.config.d_model}.")
+        raise ConfigError(
+            f"--lora-rank is {rank}: it must be below the model's d_model, {model.config.d_model}."
+        )
     layers = dict(_target_layers(model, targets))
     names = {name.rpartition(".")[2] for name in layers}
-    if missing := [target for target in targets if target not in names]:
-        raise ConfigError(
-            f"lora_targets is {', '.join(targets)}: this model has no layer {missing[0]}.",
-            f"Leave {missing[0]} out.",
-        )
+    missing = ", ".join(target for target in targets if target not in names)
+    require(not missing, f"--lora-targets: this model has no layer {missing}.", f"Leave {missing} out.")
     model.requires_grad_(False)
     for layer in layers.values():
         place = {"device": layer.weight.device, "dtype": layer.weight.dtype}

@@ -102,7 +102,7 @@ def test_the_kernels_for_decoding_leave_a_model_with_adapters_alone() -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"targets": ("q", "gate")}, "no layer gate"), ({"targets": ("q",), "rank": 32}, "below d_model = 32")],
+    [({"targets": ("q", "gate")}, "no layer gate"), ({"targets": ("q",), "rank": 32}, "d_model, 32")],
 )
 def test_a_layer_that_is_missing_and_a_rank_that_is_too_large_are_refused(
     options: dict[str, Any], words: str

@@ -116,7 +116,7 @@ def test_a_longer_context_is_refused_for_learned_positions_and_possible_for_othe
     ("settings", "words"),
     [
         ({"data.vocab_size": 100}, "keeps its own tokenizer"),
-        ({"lora_rank": 40}, "below d_model"),
+        ({"lora_rank": 40}, "d_model, 32"),
         ({"lora_alpha": 3.0}, "no effect without"),
         ({"lora_rank": 2, "lora_targets": ("head",)}, "must be one of q, k, v"),
         (
