@@ -1,6 +1,6 @@
 """The command line's frame: the commands, and how an error reaches the user.
 
-Each command is a file of its own and one line here. None imports torch before it runs, so that
+Each command is a file of its own and a name here. None imports torch before it runs, so that
 ``--help`` is there at once.
 """
 
@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -18,28 +19,15 @@ from typer.core import TyperGroup
 
 import gptscratch
 from gptscratch import paths
-from gptscratch.cli import (
-    cache,
-    compare,
-    console,
-    doctor,
-    eval_,
-    export,
-    import_,
-    info,
-    report,
-    runs,
-    sample,
-    score,
-    serve,
-    tokenize,
-    train,
-)
+from gptscratch.cli import console
 from gptscratch.errors import ConfigError, RunError, UserError, did_you_mean
 
 # Typer reports what it cannot parse with click's exceptions; newer versions carry a copy of click.
 _ClickException: Any = typer.BadParameter.__mro__[2]
 
+COMMANDS = ("train", "sample", "serve", "score", "eval_", "export", "import_", "tokenize", "info", "compare",
+            "report", "doctor")  # fmt: skip
+GROUPS = ("runs", "cache")
 OTHER_NAMES = {"ls": "info", "list": "info", "show": "info", "generate": "sample", "run": "sample",
                "chat": "sample --interactive", "evaluate": "eval", "rm": "runs rm",
                "mv": "runs rename", "rename": "runs rename"}  # fmt: skip
@@ -68,17 +56,17 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for module in (train, sample, serve, score, eval_, export, import_, tokenize, info, compare, report, doctor):
-    name = module.__name__.rpartition(".")[2]
+for name in COMMANDS:
+    module = import_module(f"gptscratch.cli.{name}")
     command = getattr(module, name)
     paragraphs = inspect.cleandoc(command.__doc__).split("\n\n")
     app.command(
         name.rstrip("_"),
         help=console.plain("\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)),
-        epilog=console.plain(getattr(module, "EXAMPLES", "")),
+        epilog=console.plain(module.EXAMPLES),
     )(command)
-for group in (runs, cache):
-    app.add_typer(group.app, name=group.__name__.rpartition(".")[2])
+for name in GROUPS:
+    app.add_typer(import_module(f"gptscratch.cli.{name}").app, name=name)
 
 
 def _version(wanted: bool) -> None:

@@ -15,7 +15,10 @@ from gptscratch.config.setting import RUN, setting
 from gptscratch.errors import ConfigError, listed
 from gptscratch.units import count, plural, size, timestamp
 
-app = typer.Typer(help="Show and delete token files.", invoke_without_command=True)
+EXAMPLES = """Examples:
+  gptscratch cache                      token files, and the runs that use them
+  gptscratch cache clear                delete those that no run uses"""
+app = typer.Typer(help="Show and delete token files.", epilog=EXAMPLES, invoke_without_command=True)
 
 _SHOWN = 8  # characters of a folder's name, which is a hash
 

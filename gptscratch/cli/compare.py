@@ -11,6 +11,10 @@ from rich.table import Table
 from gptscratch.cli import options as o
 from gptscratch.cli.console import notice, out, print_json
 
+EXAMPLES = """Examples:
+  gptscratch compare book book-2           results, and settings that differ
+  gptscratch compare book book-2 --json"""
+
 
 @o.command()
 def compare(

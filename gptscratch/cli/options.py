@@ -200,11 +200,3 @@ QUANTIZE = setting(
 )
 SORT = setting("when", OUTPUT, "Order of the runs.", choices=("when", "name", "loss", "size"))
 JSON = setting(False, OUTPUT, "Print the result as JSON.")
-
-
-def option(*flags: str, help: str, panel: str | None = None, metavar: str = " ") -> Any:
-    """An option without a setting."""
-    return typer.Option(*flags, help=plain(help), rich_help_panel=panel, metavar=metavar, show_default=False)
-
-
-Json = Annotated[bool, option("--json", help="Print the result as JSON.", panel=OUTPUT)]

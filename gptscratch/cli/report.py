@@ -18,7 +18,7 @@ from gptscratch.files import write_text
 EXAMPLES = """Examples:
   gptscratch report my-run                      writes my-run.html
   gptscratch report tales poems --html two.html both runs in the same charts
-  gptscratch report my-run --live               a page that is updated while the run trains"""
+  gptscratch report my-run --live               a page that follows the training"""
 
 
 @o.command()

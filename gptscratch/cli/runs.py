@@ -15,7 +15,11 @@ from gptscratch.config.setting import RUN, setting
 from gptscratch.errors import ConfigError
 from gptscratch.units import plural, size, timestamp
 
-app = typer.Typer(help="List, delete and rename runs.", invoke_without_command=True)
+EXAMPLES = """Examples:
+  gptscratch runs --sort loss           the best run first
+  gptscratch runs rm book book-2        delete two runs, after a question
+  cd $(gptscratch runs path book)       the folder of a run"""
+app = typer.Typer(help="List, delete and rename runs.", epilog=EXAMPLES, invoke_without_command=True)
 
 YES = setting(False, RUN, "Delete without a question.", flag="-y,--yes")
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run.", autocompletion=o.run_names)]

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from gptscratch.generation.generator import Generator
 
 EXAMPLES = """Examples:
-  gptscratch serve                        the newest run, at http://127.0.0.1:8000
+  gptscratch serve                        the newest run, at port 8000
   gptscratch serve tales letters          two runs, to be compared on the page
-  gptscratch serve tales@1000 tales@4000  two checkpoints of a run, by their steps
+  gptscratch serve tales@1000 tales@4000  two checkpoints of a run
   gptscratch serve tales --host 0.0.0.0 --api-key SECRET"""
 
 

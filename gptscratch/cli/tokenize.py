@@ -11,7 +11,7 @@ from gptscratch.config.setting import OUTPUT, TOKENIZER, setting
 from gptscratch.errors import require
 
 EXAMPLES = """Examples:
-  gptscratch tokenize book.txt                          token files, as train makes them
+  gptscratch tokenize book.txt                          token files for train
   gptscratch tokenize book.txt --stats                  what is in the text
   gptscratch tokenize --text "Once upon" --with tales   the tokens of one text"""
 

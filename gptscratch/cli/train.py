@@ -17,11 +17,11 @@ from gptscratch.errors import require
 STARTED = time.perf_counter() - process.age()  # the user's minutes begin to count when the program starts
 
 EXAMPLES = """Examples:
-  gptscratch train book.txt                             5 minutes, everything chosen for you
+  gptscratch train book.txt                             5 minutes, all chosen
   gptscratch train notes/ --glob "*.md" --minutes 30    a folder
   gptscratch train book.txt --layers 4 --steps 2000     fixed size and length
   gptscratch train --resume book --steps 4000           train a run longer
-  gptscratch train letters.txt --init-from book         fine-tune a run on another text
+  gptscratch train letters.txt --init-from book         fine-tune a run
 
 Runs are kept in the user's cache directory; GPTSCRATCH_HOME changes it."""
 

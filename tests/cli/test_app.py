@@ -50,6 +50,12 @@ def test_the_help_of_every_command_shows_each_help_text_at_80_columns(
             assert flag in shown
 
 
+def test_every_command_has_examples_that_fit_on_a_line_of_80_columns() -> None:
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        assert command.epilog.startswith("Examples:"), name
+        assert all(len(line.strip()) <= 78 for line in command.epilog.splitlines()), name
+
+
 @pytest.mark.parametrize("cls", [RunConfig, TrainConfig, ModelConfig, DataConfig])
 def test_the_help_of_train_has_an_option_with_its_default_for_each_setting(
     gptscratch: Command, cls: type
