@@ -63,7 +63,7 @@ for name in COMMANDS:
     app.command(
         name.rstrip("_"),
         help=console.plain("\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)),
-        epilog=console.plain(module.EXAMPLES),
+        epilog=console.plain(getattr(module, "EXAMPLES", "")),
     )(command)
 for name in GROUPS:
     app.add_typer(import_module(f"gptscratch.cli.{name}").app, name=name)

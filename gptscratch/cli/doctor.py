@@ -8,9 +8,12 @@ from rich.markup import escape
 
 from gptscratch.accelerate import process
 from gptscratch.cli import options as o
-from gptscratch.cli.console import err, facts, notice, out
-from gptscratch.cli.render import print_json
+from gptscratch.cli.console import err, facts, notice, out, print_json
 from gptscratch.config.setting import OUTPUT, setting
+
+EXAMPLES = """Examples:
+  gptscratch doctor                 the newest run
+  gptscratch doctor book --json"""
 
 
 @o.command()
