@@ -44,10 +44,8 @@ def add_adapters(
     Raises:
         ConfigError: the model has no layer of a name, or the rank is not below its width.
     """
-    if rank >= model.config.d_model:
-        raise ConfigError(
-            f"--lora-rank is {rank}: it must be below the model's d_model, {model.config.d_model}."
-        )
+    width = model.config.d_model
+    require(rank < width, f"--lora-rank is {rank}: it must be below the model's d_model, {width}.")
     layers = dict(_target_layers(model, targets))
     names = {name.rpartition(".")[2] for name in layers}
     missing = ", ".join(target for target in targets if target not in names)
