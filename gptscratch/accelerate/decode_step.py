@@ -91,18 +91,25 @@ class DecodeStep:
         self.unrotated = self.weights.unbind(), [None] * len(blocks)
         self.positions = torch.arange(config.context_length)[None]  # (1, S)
         self.cos_sin = self._cos_sin(self.positions[0])  # (S, K) twice
+        last, all_ = (Layout(self.positions[:, at:], self.positions, None) for at in (-1, 0))
+        nothing = torch.zeros(1, config.context_length, config.d_model, dtype=self.embedding.dtype)
+        vectors = self.position.embed(nothing, all_)
+        self.vectors = None if vectors is nothing else vectors[0].detach()  # (S, D)
+        self.last_bias = self.position.bias(last, self.embedding.dtype)  # (1, H, 1, S), of the last position
 
     def step(self, token_ids: Tensor, cache: KVCache) -> Tensor:
         """(B,) ids, appended to a cache -> (B, V) logits of the next token."""
         slots, held = cache.next_slots(1)
         new_keys, new_values = (_writers(x, slots) for x in (cache.keys, cache.values))
         keys, values = (x.narrow(3, 0, held).flatten(1, 2).unbind() for x in (cache.keys, cache.values))
-        layout = self._layout(token_ids, cache)
-        scales, sines = self._rotation(layout, cache)
-        x = F.embedding(token_ids[:, None], self.embedding)  # (B, 1, D)
-        x = self.position.embed(x, layout).squeeze(1)  # (B, D)
+        layout = causal_layout(token_ids[:, None], cache) if cache.ragged else None
+        at = cache.length if layout is None else layout.queries[:, 0]  # the position, or (B,) positions
+        scales, sines = self._rotation(at, known=cache.length < self.positions.size(1))
+        x = F.embedding(token_ids, self.embedding)  # (B, D)
+        if self.vectors is not None:
+            x = x + self.vectors[at]
         rows, heads, both = x.size(0), self.heads, self.heads + self.groups
-        bias = self._bias(layout, rows)
+        bias = self._bias(layout, cache.length, rows)
         for i, layer in enumerate(self.layers):
             qkv = layer.qkv(x).view(rows, -1, self.head_dim)  # (B, H + 2 G, K)
             qk = self._rotate(qkv[:, :both], scales[i], sines[i])
@@ -115,16 +122,13 @@ class DecodeStep:
         cache.advance(1)
         return self.lm_head(x)
 
-    def _layout(self, token_ids: Tensor, cache: KVCache) -> Layout:
-        """As ``causal_layout``, without making tensors in the usual case."""
-        start, end = cache.length, cache.length + 1
-        if cache.ragged or end > self.positions.size(1):
-            return causal_layout(token_ids[:, None], cache)
-        return Layout(self.positions[:, start:end], self.positions[:, :end], None)
-
-    def _bias(self, layout: Layout, rows: int) -> Tensor | None:
+    def _bias(self, layout: Layout | None, length: int, rows: int) -> Tensor | None:
         """(B G, H / G or 1, S), added to the scores; None where all that is held is visible."""
-        bias = self.position.bias(layout, self.embedding.dtype)  # (B or 1, H or 1, 1, S)
+        bias = self.last_bias
+        if layout is not None:
+            bias = self.position.bias(layout, self.embedding.dtype)  # (B, H or 1, 1, S)
+        elif bias is not None:  # only distances count: it is the end of that of the last position
+            bias = bias[..., self.positions.size(1) - 1 - length :]
         if bias is None:
             return None
         if bias.dtype == torch.bool:
@@ -133,19 +137,16 @@ class DecodeStep:
         bias = bias.view(len(bias), groups, -1, bias.size(3))  # (B or 1, G or 1, H / G or 1, S)
         return bias.expand(rows, self.groups, -1, -1).flatten(0, 1)
 
-    def _rotation(self, layout: Layout, cache: KVCache) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
+    def _rotation(self, at: int | Tensor, *, known: bool) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
         """For each layer, what queries and keys are multiplied by, and what their swapped halves are.
 
         (B or 1, H + G, K) each: that is their rotation, the weights of their norms and, for queries, the
-        1 / sqrt(K) of attention in one.
+        1 / sqrt(K) of attention in one. ``known``: no position is beyond the context.
         """
         if self.cos_sin is None:
             return self.unrotated
-        if cache.length < self.positions.size(1):
-            at = layout.queries if cache.ragged else cache.length
-            cos, sin = self.cos_sin[0][at], self.cos_sin[1][at]  # (B, 1, K) or (K,)
-        else:
-            cos, sin = self._cos_sin(layout.queries) or self.cos_sin
+        tables = self.cos_sin if known else self._cos_sin(torch.as_tensor(at).view(-1)) or ()
+        cos, sin = ((x[at] if known else x)[..., None, :] for x in tables)  # (B, 1, K) or (1, K)
         return (self.weights * cos).unbind(), (self.swapped * sin).unbind()
 
     def _cos_sin(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
