@@ -6,6 +6,7 @@ Each command is a file of its own and a name here. None imports torch before it 
 
 from __future__ import annotations
 
+import errno
 import inspect
 import os
 import platform
@@ -134,7 +135,8 @@ def _exit_code(arguments: Sequence[str]) -> int:
         if isinstance(error, BrokenPipeError):
             return 0
         what = error.filename or "The output cannot be written"
-        problem = RunError(f"{what}: {error.strerror or error}.")
+        kind = ConfigError if error.errno == errno.ENAMETOOLONG else RunError
+        problem = kind(f"{what}: {error.strerror or error}.")
     except _ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # the help was printed
             return 2
