@@ -54,8 +54,9 @@ def make_app(
     server = Handlers(limits or Limits(), api_key)
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
         server.models = Models(generators, server.limits)
+        app.state.abort = server.models.abort
         yield
         await run_in_threadpool(server.models.close)
 

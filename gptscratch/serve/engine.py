@@ -20,7 +20,7 @@ from gptscratch.generation.generate import require_numbers
 from gptscratch.generation.generator import Generator
 from gptscratch.generation.logprobs import GeneratedToken, LogprobRecorder
 from gptscratch.generation.sampling import make_sampler
-from gptscratch.serve.errors import too_many_requests
+from gptscratch.serve.errors import server_stopped, too_many_requests
 from gptscratch.serve.sample import Sample
 from gptscratch.tokenizer.detokenize import DecodeStream
 
@@ -67,7 +67,7 @@ class Engine:
         self.max_batch, self.max_queue = max_batch, max_queue
         self._change = threading.Condition()
         self._waiting: deque[Sample] = deque()
-        self._closed = False
+        self._closed = self._aborted = False
         self.running: list[Sample] = []  # in the order of the batch's rows
         self._banned = torch.tensor(generator.banned_ids, dtype=torch.long)
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
@@ -85,6 +85,8 @@ class Engine:
         """
         with self._change:
             free = self.max_batch - len(self.running)
+            if self._aborted:
+                raise server_stopped()
             if len(self._waiting) + len(samples) > max(0, free) + self.max_queue:
                 raise too_many_requests(len(self._waiting))
             self._waiting += samples
@@ -96,6 +98,12 @@ class Engine:
             for sample in samples:
                 sample.canceled = True
             self._waiting = deque(sample for sample in self._waiting if not sample.canceled)
+
+    def abort(self) -> None:
+        """Answer all texts, and those that come later, with an error: the server is stopped."""
+        with self._change:
+            self._aborted = True
+            self._change.notify()
 
     def close(self) -> None:
         """End the thread after its current token."""
@@ -112,7 +120,12 @@ class Engine:
                 self._change.wait_for(lambda: self._waiting or self.running or self._closed)
                 if self._closed:
                     return
+                if self._aborted:
+                    self.running += self._waiting
+                    self._waiting.clear()
             try:
+                if self._aborted:
+                    raise server_stopped()
                 self._leave(context)
                 self._join(context)
                 if self.running:

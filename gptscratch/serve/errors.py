@@ -26,5 +26,9 @@ def too_many_requests(waiting: int) -> ApiError:
     return ApiError(message, status=429, code="queue_full", kind="rate_limit_error")
 
 
+def server_stopped() -> ApiError:
+    return ApiError("The server was stopped.", status=503, kind="server_error")
+
+
 def generation_failed(reason: str) -> ApiError:
     return ApiError(f"The text could not be generated: {reason}", status=500, kind="server_error")

@@ -197,6 +197,8 @@ async def _all(inbox: asyncio.Queue[Progress], count: int, request: Request) -> 
 
 
 def _failed(error: Exception) -> ApiError:
+    if isinstance(error, ApiError):
+        return error
     if isinstance(error, UserError):
         return generation_failed(str(error))
     logging.getLogger(__name__).error("A text could not be generated.", exc_info=error)

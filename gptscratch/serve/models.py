@@ -100,6 +100,11 @@ class Models:
         if any(not sample.done for sample in samples):
             self.engines[name].cancel(samples)
 
+    def abort(self) -> None:
+        """Answer all requests with an error; safe in a signal handler."""
+        for engine in self.engines.values():
+            self.loop.call_soon_threadsafe(engine.abort)
+
     def close(self) -> None:
         for engine in self.engines.values():
             engine.close()

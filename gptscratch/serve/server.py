@@ -13,7 +13,6 @@ from starlette.applications import Starlette
 
 from gptscratch.errors import ConfigError
 
-_DRAIN_SECONDS = 60  # what runs may take this long after the first Ctrl-C
 _CONNECTIONS = 1024  # open at once; more get status 503
 
 
@@ -56,10 +55,16 @@ def run(app: Starlette, listener: socket.socket, *, on_stop: Callable[[], None] 
     """
 
     class Server(uvicorn.Server):
+        stops = 0
+
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            if not self.should_exit:
+            self.stops += 1
+            if self.stops == 1:
                 on_stop()
-            super().handle_exit(sig, frame)
+            if self.stops == 2:  # what runs gets an error; uvicorn itself would break it off with tracebacks
+                app.state.abort()
+            else:
+                super().handle_exit(sig, frame)
 
     config = uvicorn.Config(
         app,
@@ -69,7 +74,6 @@ def run(app: Starlette, listener: socket.socket, *, on_stop: Callable[[], None] 
         server_header=False,
         lifespan="on",
         limit_concurrency=_CONNECTIONS,
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
     )
     with contextlib.suppress(KeyboardInterrupt):  # raised again by uvicorn once it has ended
         Server(config).run(sockets=[listener])

@@ -87,11 +87,19 @@ def test_texts_decoded_together_equal_each_alone(running: Running, options: dict
     assert running.texts(*samples) == alone
 
 
-@pytest.mark.parametrize("changes", [{"position": name} for name in POSITIONS if name != "rope"], ids=str)
-def test_every_position_is_decoded_as_alone(fit: Any, changes: dict[str, Any]) -> None:
-    for accelerated in (False, True):
-        generator = load(fit(**changes, steps=4, name=f"run{accelerated}").run, device="cpu")
-        running = Running(generator.accelerated() if accelerated else generator, max_batch=2)
+VARIANTS: list[dict[str, Any]] = [
+    *({"position": name} for name in POSITIONS if name != "rope"),
+    {"tokenizer": "byte", "dropout": 0.3, "tie_embeddings": True},
+    {"tokenizer": "word", "n_kv_head": 1},
+    {"tokenizer": "bpe", "data.vocab_size": 280, "context_length": 15, "tie_embeddings": False},
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS, ids=lambda changes: next(iter(changes.values())))
+def test_every_kind_of_run_is_decoded_as_alone(fit: Any, changes: dict[str, Any]) -> None:
+    run = fit(**changes, steps=4).run
+    for generator in (load(run, device="cpu"), load(run, device="cpu").accelerated()):
+        running = Running(generator, max_batch=2)
         samples = [running.sample(prompt, max_tokens=40, temperature=0) for prompt in PROMPTS]
         alone = [generator.generate(prompt, max_tokens=40, temperature=0) for prompt in PROMPTS]
         assert running.texts(*samples) == alone
@@ -167,6 +175,15 @@ def test_after_a_failure_the_engine_answers_again(running: Running, monkeypatch:
     assert running.texts(running.sample("the", max_tokens=3, seed=0)) == [
         running.generator.generate("the", max_tokens=3, seed=0)
     ]
+
+
+def test_a_stopped_engine_answers_all_texts_with_an_error(running: Running) -> None:
+    samples = [running.sample("the", max_tokens=10**6) for _ in range(5)]  # two of them wait
+    running.engine.submit(samples)
+    running.engine.abort()
+    assert [str(progress.error) for progress in running.finished(*samples)] == ["The server was stopped."] * 5
+    with pytest.raises(ApiError, match="stopped"):
+        running.engine.submit([running.sample("the", max_tokens=1)])
 
 
 def test_logits_that_are_not_numbers_are_an_error_of_the_text(tale: Path) -> None:
