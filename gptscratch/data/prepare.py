@@ -15,11 +15,8 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby, islice
-from operator import attrgetter
 from pathlib import Path
 
-import numpy as np
 from filelock import FileLock, Timeout
 
 from gptscratch import paths
@@ -27,28 +24,17 @@ from gptscratch.config import DataConfig
 from gptscratch.data.chunks import Chunk, ReadCounts, Sizes, texts_of
 from gptscratch.data.corpus import Corpus, Survey, survey
 from gptscratch.data.sources import Progress
-from gptscratch.data.token_files import (
-    FORMAT,
-    Manifest,
-    Share,
-    SplitCounts,
-    TokenFile,
-    Tokens,
-    manifest_json,
-    open_tokens,
-    read_manifest,
-)
+from gptscratch.data.token_files import FORMAT, Manifest, Tokens, open_tokens, read_manifest
+from gptscratch.data.token_writer import write_tokens
 from gptscratch.errors import CorpusError, UserError, disk_errors
 from gptscratch.files import new_folder
 from gptscratch.tokenizer import KINDS, Tokenizer, build_tokenizer, choose_tokenizer
-from gptscratch.tokenizer.bulk import bulk_encoder
 from gptscratch.tokenizer.train import bpe_vocab_size, sample_limit
 
 # The last one is made by generation/memorization.py.
 FILES = ("train.bin", "val.bin", "tokenizer.json", "manifest.json", "train.suffixes")
 _LARGE = 4_000_000  # characters, from which on training a BPE takes seconds
 _ABANDONED = 86_400  # seconds, after which a temporary folder of another key is deleted
-_AT_ONCE = 8  # chunks that are encoded together
 
 
 @dataclass(frozen=True)
@@ -180,60 +166,12 @@ def _build(corpus: Corpus, loaded: Tokenizer | None, folder: Path, key: str) -> 
     tokenizer = loaded or train_tokenizer(corpus, found)
     with disk_errors(f"writing {folder}"), new_folder(folder) as temporary:
         tokenizer.save(temporary / "tokenizer.json")
-        manifest = _write_tokens(temporary, corpus, found, tokenizer, key)
-        (temporary / "manifest.json").write_text(manifest_json(manifest), encoding="utf-8")
+        write_tokens(temporary, _second_pass(corpus, found), corpus, found, tokenizer, key)
         corpus.on_progress("writing to the disk", found.bytes, found.bytes)
         if folder.is_dir():  # damaged, or of another key
             old = folder.rename(folder.with_name(f".{folder.name}.old.{os.getpid()}.tmp"))
             shutil.rmtree(old, ignore_errors=True)
     return tokenizer
-
-
-def _write_tokens(folder: Path, corpus: Corpus, found: Survey, tokenizer: Tokenizer, key: str) -> Manifest:
-    """Writes train.bin and val.bin. Raises CorpusError where one of them would have fewer than two tokens."""
-    end_of_text = tokenizer.eot_id if found.documents > 1 else None
-    encode = bulk_encoder(tokenizer, found.alphabet)
-    with (folder / "train.bin").open("wb") as train_file, (folder / "val.bin").open("wb") as val_file:
-        train = TokenFile(train_file, tokenizer, encode, end_of_text, is_val=False)
-        val = TokenFile(val_file, tokenizer, encode, end_of_text, is_val=True)
-        for component, own in groupby(_second_pass(corpus, found), key=attrgetter("component")):
-            while group := list(islice(own, _AT_ONCE)):
-                parts = zip(*map(found.split.parts, group), strict=True)
-                for file, data in zip((train, val), parts, strict=True):
-                    file.write(data, component)
-                corpus.on_progress("tokenizing", train.counts["bytes"] + val.counts["bytes"], found.bytes)
-    if min(train.counts["tokens"], val.counts["tokens"]) < 2:
-        more = ", or hold more of it out: --val-fraction 0.5." if train.counts["tokens"] >= 20 else "."
-        raise CorpusError(
-            "the corpus is too short: at least 2 tokens are needed to train and 2 to validate; it has "
-            f"{train.counts['tokens']:,} and {val.counts['tokens']:,}.",
-            f"Add more text{more}",
-        )
-    corpora = (
-        Share(name=name, weight=weight, tokens=train.component_tokens[i], val_tokens=val.component_tokens[i])
-        for i, (name, weight) in enumerate(zip(corpus.names, corpus.weights, strict=False))
-    )
-    return Manifest(
-        key=key,
-        dtype=np.dtype(tokenizer.dtype).name,
-        vocab_size=tokenizer.vocab_size,
-        tokenizer_kind=tokenizer.kind,
-        tokenizer_hash=tokenizer.hash,
-        lossy=not tokenizer.lossless,
-        corpus_hash=found.hash,
-        end_of_text=end_of_text,
-        files=found.files,
-        skipped=found.counts.skipped,
-        split=found.split.kind,
-        documents=found.documents,
-        distinct_characters=len(found.alphabet),
-        replaced=found.counts.replaced,
-        removed=found.counts.removed,
-        corpora=tuple(corpora),
-        val_unknown_bytes=val.unknown_bytes,
-        train=SplitCounts(**train.counts),
-        val=SplitCounts(**val.counts),
-    )
 
 
 def _second_pass(corpus: Corpus, found: Survey, stage: str = "") -> Iterator[Chunk]:

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gptscratch.data.chunks import Removed, texts_of
+from gptscratch.data.chunks import Removed
 from gptscratch.errors import CorpusError
-from gptscratch.tokenizer import Tokenizer
-from gptscratch.tokenizer.bulk import Encode
 
 FORMAT = 3
 SPLITS = ("train", "val")
@@ -147,51 +144,6 @@ def token_counts(tokens: TokenArray, vocab_size: int) -> NDArray[np.int64]:
     for block in _spread(tokens):
         counts += np.bincount(block, minlength=vocab_size)
     return counts
-
-
-class TokenFile:
-    """train.bin or val.bin while it is written.
-
-    Attributes:
-        counts: the fields of ``SplitCounts``.
-        component_tokens: tokens by component.
-        unknown_bytes: of the text, counted for validation only.
-    """
-
-    def __init__(
-        self, file: BinaryIO, tokenizer: Tokenizer, encode: Encode, end_of_text: int | None, *, is_val: bool
-    ) -> None:
-        """``end_of_text``: the token after each document, if any."""
-        self.counts: Counter[str] = Counter()
-        self.component_tokens: Counter[int] = Counter()
-        self.unknown_bytes = 0
-        self._file, self._tokenizer, self._encode, self._is_val = file, tokenizer, encode, is_val
-        self._end = np.array([] if end_of_text is None else [end_of_text], tokenizer.dtype)
-
-    def write(self, chunks: Sequence[bytes], component: int) -> None:
-        """Encode some chunks, and add their tokens."""
-        found = [texts_of(chunk) for chunk in chunks]
-        texts = [text for texts, _ in found for text in texts]
-        ends = [end for _, ends in found for end in ends]
-        if not texts:
-            return
-        encoded = self._encode(texts)
-        pairs = zip(encoded, ends, strict=True)
-        ids = np.concatenate([part for own, end in pairs for part in (own, self._end)[: 1 + end]])
-        ids.astype(ids.dtype.newbyteorder("<"), copy=False).tofile(self._file)
-        unk = self._tokenizer.unk_id
-        unknown = 0 if unk is None else int(np.count_nonzero(ids == unk))
-        self.counts += Counter(
-            documents=sum(ends),
-            characters=sum(map(len, texts)),
-            bytes=sum(map(len, chunks)) - sum(ends),
-            tokens=len(ids),
-            unknown=unknown,
-        )
-        self.component_tokens[component] += len(ids)
-        if unknown and self._is_val:
-            lacking = (text for text, own in zip(texts, encoded, strict=True) if unk in own)
-            self.unknown_bytes += sum(map(self._tokenizer.unknown_bytes, lacking))
 
 
 def _spread(tokens: TokenArray) -> Iterator[TokenArray]:

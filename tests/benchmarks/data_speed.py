@@ -110,12 +110,14 @@ def bpe(folder: str, batches: list[list[str]]) -> Any:
 
 
 def contestants(library: Any, sample: str) -> dict[str, Callable[[], Encode]]:
-    made = {kind: build_tokenizer(kind, [sample], alphabet=sample) for kind in ("char", "byte")}
+    made = {kind: build_tokenizer(kind, [sample], alphabet=sample) for kind in ("char", "byte", "word")}
     found: dict[str, Callable[[], Encode]] = {
         "gptscratch, BPE": lambda: bulk_encoder(Tokenizer(library), sample),
         "tokenizers, BPE": lambda: lambda texts: [e.ids for e in library.encode_batch_fast(texts)],
         "gptscratch, characters": lambda: bulk_encoder(Tokenizer(made["char"])),
         "gptscratch, bytes": lambda: bulk_encoder(Tokenizer(made["byte"])),
+        "gptscratch, words": lambda: bulk_encoder(Tokenizer(made["word"]), sample),
+        "tokenizers, words": lambda: lambda texts: [e.ids for e in made["word"].encode_batch_fast(texts)],
     }
     try:
         import tiktoken

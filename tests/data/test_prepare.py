@@ -169,7 +169,7 @@ def test_nothing_is_left_of_a_run_that_failed(tmp_path: Path, monkeypatch: pytes
     def fails(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gptscratch.data.prepare.bulk_encoder", fails)
+    monkeypatch.setattr("gptscratch.data.prepare.write_tokens", fails)
     with pytest.raises(KeyboardInterrupt):
         prepared(tmp_path, tokenizer="char")
     assert [path.suffix for path in (tmp_path / "home" / "tokens").iterdir()] == [".lock"]
