@@ -170,7 +170,7 @@ def _gpt2_features(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _require(condition: bool, feature: str) -> None:
-    require(condition, f"The model has {feature}, which gptscratch does not have.", SUPPORTED)
+    require(condition, f"The model has something that gptscratch does not have: {feature}.", SUPPORTED)
 
 
 def _shown(value: Any) -> str:
