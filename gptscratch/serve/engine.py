@@ -69,7 +69,8 @@ class Engine:
         self._waiting: deque[Sample] = deque()
         self._closed = self._aborted = False
         self.running: list[Sample] = []  # in the order of the batch's rows
-        self._banned = torch.tensor(generator.banned_ids, dtype=torch.long)
+        device = generator.model.token_embedding.weight.device
+        self._banned = torch.tensor(generator.banned_ids, dtype=torch.long, device=device)
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
         self._thread.start()
 
@@ -180,7 +181,7 @@ class Engine:
         if any(not sample.generated for sample in self.running):
             require_numbers(logits)
         tokens = self._recorded(logits)
-        logits.index_fill_(1, self._banned.to(logits.device), -torch.inf)
+        logits.index_fill_(1, self._banned, -torch.inf)
         chosen = self._choose(logits)
         token_ids: list[int] = chosen.tolist()
         for row, (sample, token_id) in enumerate(zip(self.running, token_ids, strict=True)):
