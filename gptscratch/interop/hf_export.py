@@ -120,7 +120,7 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     if obstacles[family]:
         raise ConfigError(
             f"The architecture {family} of other programs cannot represent {', '.join(obstacles[family])}.",
-            "The default architecture becomes qwen3, that of the gpt2 presets gpt2.",
+            "The default becomes qwen3, the gpt2 presets become gpt2; --format onnx takes every model.",
         )
     values = {hf_name: getattr(config, name) for name, hf_name in FIELDS[family].items()}
     values |= {

@@ -52,8 +52,8 @@ class Source:
 
     @property
     def end_of_text(self) -> int | None:
-        """The id that ended each document in training; None: the corpus was one text."""
-        return self.record.end_of_text
+        """The id that ends a text; None: the corpus was one text."""
+        return next(iter(self.stop_ids), None)
 
     @property
     def begin_of_text(self) -> int | None:
@@ -64,7 +64,7 @@ class Source:
     def stop_ids(self) -> list[int]:
         """The ids that end a text; an imported model may have several."""
         imported = (self.record.imported or {}).get("stop_ids", ())
-        return [i for i in dict.fromkeys((self.end_of_text, *imported)) if i is not None]
+        return [i for i in dict.fromkeys((self.record.end_of_text, *imported)) if i is not None]
 
     @property
     def padding(self) -> int | None:

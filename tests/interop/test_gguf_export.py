@@ -126,6 +126,27 @@ def test_the_file_names_the_tokens_that_llama_cpp_needs(has_documents: bool, ran
     assert fields["general.architecture"].contents() == "qwen3"
 
 
+def test_a_token_that_the_tokenizer_puts_before_each_text_is_added_by_llama_cpp(random_run: Runs) -> None:
+    file = random_run(made("bpe")) / "tokenizer.json"
+    begin = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+    template = {"type": "TemplateProcessing", "single": [begin, {"Sequence": {"id": "A", "type_id": 0}}]}
+    names = {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}}
+    spec = json.loads(file.read_text(encoding="utf-8"))
+    spec["post_processor"] = {**template, "pair": template["single"], "special_tokens": names}
+    file.write_text(json.dumps(spec), encoding="utf-8")
+    fields = gguf.GGUFReader(f"{export(format='gguf').folder}/model.gguf").fields
+    assert fields["tokenizer.ggml.add_bos_token"].contents() is True
+    assert fields["tokenizer.ggml.bos_token_id"].contents() == 0
+
+
+@pytest.mark.parametrize("text", ["no line end", "\n"])
+def test_small_and_filled_vocabularies_load_in_llama_cpp(text: str, random_run: Runs) -> None:
+    tokenizer = Tokenizer(build_tokenizer("char", [], alphabet=text))
+    random_run(tokenizer, vocab_size=37)
+    ids = opened(export(format="gguf").folder).tokenize(text.encode(), add_bos=False)
+    assert ids == tokenizer.encode(text)
+
+
 def test_the_modelfile_passes_the_prompt_unchanged(byte_run: Runs) -> None:
     byte_run("qwen3")
     lines = (Path(export(format="gguf").folder) / "Modelfile").read_text().splitlines()

@@ -90,6 +90,20 @@ def test_only_a_token_that_was_trained_ends_a_text(has_documents: bool, random_r
     assert set(model.generation_config.suppress_tokens) == untrained
 
 
+def test_every_token_that_ends_a_text_of_an_imported_model_is_exported(random_run: Runs) -> None:
+    size = made("bpe").vocab_size
+    run = random_run(made("bpe"), vocab_size=size + 5)
+    record = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    record["imported"] = {"source": "folder", "model_type": "llama", "stop_ids": [3, 5]}
+    (run / "config.json").write_text(json.dumps(record), encoding="utf-8")
+    folder = export().folder
+    model, tokenizer = loaded(folder)
+    assert model.generation_config.eos_token_id == [3, 5]
+    assert model.config.eos_token_id == tokenizer.eos_token_id == 3
+    assert set(model.generation_config.suppress_tokens) == {0, *range(size, size + 5)}
+    assert "It was imported from a llama model" in (Path(folder) / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_weights_are_stored_in_the_number_format_asked_for(dtype: str, byte_run: Runs) -> None:
     run = byte_run("gpt2")
