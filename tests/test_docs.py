@@ -168,7 +168,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def lacks_extra(code: str) -> bool:
     """Whether a command or a Python block needs a package that is missing, and not in the extra ``dev``."""
-    needed = {"gptscratch eval ": "lm_eval", "from peft ": "peft"}
+    needed = {"gptscratch eval ": "lm_eval", "from peft ": "peft", "--format onnx": "onnxscript"}
     return any(part in code and importlib.util.find_spec(name) is None for part, name in needed.items())
 
 
