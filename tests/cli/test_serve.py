@@ -40,7 +40,7 @@ def test_ctrl_c_finishes_what_has_arrived_and_ends_without_an_error(home: Path) 
         ):
             body = {"prompt": "the", "max_tokens": 2000, "model": "tale@24"}
             answer = pool.submit(http.post, "/v1/completions", json=body)
-            while not http.get("/health").json()["running"]:
+            while not (http.get("/health").json()["running"] or answer.done()):
                 time.sleep(0.01)
             process.send_signal(signal.SIGINT)
             assert answer.result().json()["usage"]["completion_tokens"] == 2000

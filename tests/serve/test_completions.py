@@ -160,7 +160,7 @@ def test_a_stopped_server_finishes_what_it_has_begun(tale_model: Generator, serv
     with ThreadPoolExecutor() as pool:
         with serve(tale_model) as http:
             answer = pool.submit(http.post, "/v1/completions", json=body)
-            while not busy(http):
+            while not (busy(http) or answer.done()):
                 time.sleep(0.001)
         text = answer.result().json()["choices"][0]["text"]
     assert text == tale_model.generate("the", max_tokens=400, temperature=1, seed=1)
