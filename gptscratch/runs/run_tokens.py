@@ -8,7 +8,7 @@ from pathlib import Path
 from gptscratch import paths, sizing
 from gptscratch.config import RunConfig
 from gptscratch.data.prepare import Prepared, open_prepared, prepare
-from gptscratch.errors import CheckpointError
+from gptscratch.errors import CheckpointError, CorpusError
 from gptscratch.runs.run import RunRecord
 from gptscratch.tokenizer import Tokenizer
 
@@ -40,7 +40,7 @@ def require_trained(run: Path, record: RunRecord) -> None:
 
 
 def tokens_of_run(run: Path, record: RunRecord) -> Prepared:
-    """The run's token files, made again from its corpus if they are gone.
+    """The run's token files, made again from its corpus if they are gone or damaged.
 
     Raises:
         CheckpointError: they hold other tokens than those that the run was trained on.
@@ -48,12 +48,11 @@ def tokens_of_run(run: Path, record: RunRecord) -> Prepared:
     """
     require_trained(run, record)
     tokenizer = Tokenizer.load(run)
-    folder = Path(record.tokens)
-    if (folder / "manifest.json").is_file():
-        prepared = open_prepared(folder)
-    elif "-" in record.config.data.corpus:
-        raise CheckpointError(f"The token files of {run.name} are gone, and its corpus came from stdin.")
-    else:
+    try:
+        prepared = open_prepared(Path(record.tokens), tokenizer)
+    except CorpusError as error:
+        if "-" in record.config.data.corpus:
+            raise CheckpointError(f"{error.message} The corpus of {run.name} came from stdin.") from None
         prepared = prepare(replace(record.config.data, tokenizer=str(run / "tokenizer.json")))
     found = record_of(record.config, prepared)
     if found.corpus_hash != record.corpus_hash:

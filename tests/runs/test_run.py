@@ -15,7 +15,8 @@ import pytest
 
 from gptscratch import paths
 from gptscratch.errors import CheckpointError, ConfigError, RunError, UserError
-from gptscratch.runs.run import LOCK, RunBusyError, held, is_unused
+from gptscratch.runs.run import LOCK, RunBusyError, held, is_unused, read_run
+from gptscratch.runs.run_tokens import tokens_of_run
 from gptscratch.training.events import Event, Notice, Saved
 from gptscratch.training.trainer import TrainResult, resume, train
 
@@ -203,3 +204,12 @@ def test_a_run_whose_final_evaluation_is_missing_gets_it_once(tale: Path) -> Non
 def test_a_setting_of_0_is_refused_by_a_resume() -> None:
     with pytest.raises(ConfigError, match="eval_interval is 0"):
         resume("tale", steps=30, eval_interval=0)
+
+
+@pytest.mark.parametrize("damage", ["manifest.json", "train.bin", "tokenizer.json"])
+def test_damaged_token_files_of_a_run_are_made_again(tale: Path, damage: str) -> None:
+    record = read_run(tale)
+    (Path(record.tokens) / damage).write_bytes(b"{")
+    found = tokens_of_run(tale, record)
+    assert found.manifest.corpus_hash == record.corpus_hash
+    assert len(found.tokens.train) == found.manifest.train.tokens
