@@ -17,14 +17,15 @@ from gptscratch.interop.hf_import import config_from_hf, from_hf, load_hf, read_
 
 transformers = pytest.importorskip("transformers")
 
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
-          "high_freq_factor": 4.0, "original_max_position_embeddings": 16}  # fmt: skip
+SCALING = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+           "original_max_position_embeddings": 16}  # fmt: skip
+LLAMA3 = {"rope_theta": 5e5, "rope_scaling": SCALING}  # as in transformers 4; 5 makes one object of both
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2", {}),
     "gpt2, untied, exact gelu": ("GPT2", {"tie_word_embeddings": False, "activation_function": "gelu"}),
     "gpt2, narrow, other eps": ("GPT2", {"n_inner": 40, "layer_norm_epsilon": 1e-3}),
     "llama 2": ("Llama", {"num_key_value_heads": 4}),
-    "llama 3": ("Llama", {"rope_parameters": LLAMA3, "rms_norm_eps": 1e-5}),
+    "llama 3": ("Llama", {**LLAMA3, "rms_norm_eps": 1e-5}),
     "llama, tied, one kv head": ("Llama", {"tie_word_embeddings": True, "num_key_value_heads": 1}),
     "llama, other head_dim": ("Llama", {"head_dim": 12}),
     "llama, with biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
@@ -84,13 +85,13 @@ def test_gpt2_files_without_prefix_and_with_masks_are_read(published: Callable[.
     assert_same(load_hf(folder), theirs)
 
 
-def test_rotary_settings_of_transformers_4_are_read(published: Callable[..., Any]) -> None:
-    theirs, folder = published("Llama", rope_parameters=LLAMA3)
+def test_rotary_settings_are_read_in_the_form_of_either_version(published: Callable[..., Any]) -> None:
+    theirs, folder = published("Llama", **LLAMA3)
     values = json.loads((folder / "config.json").read_text())
-    rope = values.pop("rope_parameters")
-    theta = rope.pop("rope_theta")
-    (folder / "config.json").write_text(json.dumps(values | {"rope_theta": theta, "rope_scaling": rope}))
-    assert_same(load_hf(folder), theirs)
+    values = {name: value for name, value in values.items() if not name.startswith("rope_")}
+    for form in (LLAMA3, {"rope_parameters": {"rope_theta": 5e5, **SCALING}}):
+        (folder / "config.json").write_text(json.dumps(values | form))
+        assert_same(load_hf(folder), theirs)
 
 
 def test_fields_that_config_json_lacks_are_those_of_transformers() -> None:
