@@ -90,6 +90,16 @@ def test_only_a_token_that_was_trained_ends_a_text(has_documents: bool, random_r
     assert set(model.generation_config.suppress_tokens) == untrained
 
 
+def test_generation_ends_with_the_token_that_ends_a_document(random_run: Runs) -> None:
+    model = load(random_run(made("byte")), device="cpu").model
+    ids = [*generate(model, b"Once", banned_ids=[256], max_tokens=20, temperature=0)]
+    random_run(made("byte"), end_of_text=ids[10])
+    theirs, tokenizer = loaded(export().folder)
+    prompt = tokenizer("Once", return_tensors="pt")
+    found = theirs.generate(**prompt, max_new_tokens=20, do_sample=False)[0, 4:].tolist()
+    assert found == ids[: ids.index(ids[10]) + 1]
+
+
 def test_every_token_that_ends_a_text_of_an_imported_model_is_exported(random_run: Runs) -> None:
     size = made("bpe").vocab_size
     run = random_run(made("bpe"), vocab_size=size + 5)
