@@ -33,6 +33,7 @@ from gptscratch.training.planning.planner import Plan, make_plan
 from gptscratch.training.planning.source import require_embeddings, settings_from
 
 MOST_PLANS = 3  # that are measured, while the measurement changes the shape
+WORTH_MEASURING = 10.0  # seconds: measuring would be a large part of a shorter run
 SETUP_SECONDS = 0.3  # from the plan to the first step
 
 
@@ -103,6 +104,8 @@ def _planned(
     facts = replace(_facts(prepared, config, device, dtype), fine_tunes=fine_tunes)
     data = replace(config.data, tokenizer=config.data.tokenizer or prepared.tokenizer.kind)
     plan = make_plan(given, data, facts)
+    if not config.train.minutes and plan.seconds < WORTH_MEASURING:
+        return plan, prepared
     measured: set[ModelConfig] = set()
     while len(measured) < MOST_PLANS and plan.config.model not in measured:
         model, batch_size = plan.config.model, plan.config.train.batch_size

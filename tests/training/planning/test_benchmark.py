@@ -38,10 +38,10 @@ def test_the_first_call_does_not_count_and_the_limit_ends_the_rest() -> None:
 
 def test_a_plan_by_steps_is_measured_too(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan_run, "measured_speed", lambda *_: (2.0, 1.0))
-    settings = {"corpus": str(corpus), "steps": 30, "n_layer": 1, "tokenizer": "char", "device": "cpu"}
+    settings = {"corpus": str(corpus), "steps": 30_000, "n_layer": 1, "tokenizer": "char", "device": "cpu"}
     plan, _ = plan_run.plan_run(settings)
-    assert plan.steps == 30
-    assert plan.seconds == pytest.approx(30 * 2.0, rel=0.2)
+    assert plan.steps == 30_000
+    assert plan.seconds == pytest.approx(30_000 * 2.0, rel=0.2)
 
 
 def test_a_measurement_that_changes_the_shape_is_made_again(
@@ -94,3 +94,10 @@ def test_free_memory_is_asked_for_and_a_containers_limit_holds(tmp_path: Path) -
     (tmp_path / "memory.max").write_text("max\n")
     assert _free_group_memory(tmp_path) == 0
     assert _free_group_memory(tmp_path / "nowhere") == 0
+
+
+def test_a_run_of_a_few_seconds_is_not_measured_before(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_run, "measured_speed", lambda *_: pytest.fail("it was measured"))
+    settings = {"corpus": str(corpus), "steps": 30, "n_layer": 1, "tokenizer": "char", "device": "cpu"}
+    plan, _ = plan_run.plan_run(settings)
+    assert plan.seconds < plan_run.WORTH_MEASURING
