@@ -13,7 +13,7 @@ from gptscratch.cli import runs
 from gptscratch.cli.console import notice, out, print_json
 from gptscratch.config.setting import RUN, setting
 from gptscratch.errors import ConfigError, listed
-from gptscratch.units import count, plural, size, timestamp
+from gptscratch.units import count, plural, size
 
 EXAMPLES = """Examples:
   gptscratch cache                      token files, and the runs that use them
@@ -36,14 +36,14 @@ def cache(context: typer.Context, json: bool = o.JSON) -> None:
     if json:
         print_json(found)
         return
-    table = Table("token files", "size", "tokenizer", "tokens", "when", "runs", box=None, pad_edge=False)
+    table = Table("folder", "size", "tokenizer", "tokens", "runs", box=None, pad_edge=False)
     for each in found:
         kind, tokens = "damaged", "-"
         if (manifest := each.manifest) is not None:
             kind = f"{manifest.tokenizer_kind} {manifest.vocab_size:,}"
             tokens = count(manifest.train.tokens + manifest.val.tokens)
         used = escape(listed(each.runs, most=3)) or "-"
-        table.add_row(each.name[:_SHOWN], size(each.size_bytes), kind, tokens, timestamp(each.changed), used)
+        table.add_row(each.name[:_SHOWN], size(each.size_bytes), kind, tokens, used)
     if found:
         out.print(table)
     total = size(sum(each.size_bytes for each in found))

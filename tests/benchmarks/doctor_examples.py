@@ -40,10 +40,12 @@ def cases(text: str) -> dict[str, tuple[str, dict[str, Any]]]:
         "learning rate too high": (text, {"learning_rate": 3.0, "adamw_learning_rate": 2.0}),
         "learning rate too low": (text, {"learning_rate": 0.001, "adamw_learning_rate": 0.001}),
         "too short": (text, {"steps": 100}),
+        "twice as long": (text, {"steps": 200}),
         "too large": (text[:8_000], {"steps": 30, "n_layer": 4}),
-        "too small": (text[:60_000], {"n_layer": 1, "d_model": 8, "n_head": 1}),
+        "too small": (text[:60_000], {"n_layer": 1, "d_model": 8, "n_head": 1, "steps": 400}),
         "vocabulary too large": (text[:100_000], {"tokenizer": "bpe", "data.vocab_size": 4096, "steps": 30}),
         "duplicated": ("\n\n".join(repeated), {"steps": 60}),
+        "copies": (text[:8_000], {"steps": 500, "dropout": 0.0, "eval_interval": 500}),
         "other programs": (text, {"n_layer": 3}),
         "none": (text, {"steps": 1200, "batch_size": 32}),
     }
@@ -76,8 +78,10 @@ def main() -> int:
             corpus.write_text(text, encoding="utf-8")
             listener = {"on_event": disturb} if name == "other programs" else {}
             run = train(corpus, name=name, **SMALL | settings, **listener).run  # type: ignore[arg-type]
-            found = [(each.name, each.evidence) for each in diagnose(read_report(run), measure_copies(run))]
-            print(json.dumps({"fault": name, "found": found}), flush=True)
+            report = read_report(run)
+            found = [(each.name, each.evidence) for each in diagnose(report, measure_copies(run))]
+            loss = report.described.summary.best_val_loss
+            print(json.dumps({"fault": name, "val_loss": loss, "found": found}), flush=True)
     return 0
 
 

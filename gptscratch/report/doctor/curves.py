@@ -46,7 +46,9 @@ def learning_rate_too_high(run: RunReport) -> Finding | None:
     if len(losses) < 10:
         return None
     level = np.array([np.median(losses[max(0, i - 5) : i]) for i in range(1, len(losses))])
-    spikes = np.flatnonzero(losses[1:] > (1 + SPIKE) * level) + 1
+    rise = losses[1:] - level
+    noise = 1.5 * np.median(np.abs(rise - np.median(rise)))  # a standard deviation that ignores the jumps
+    spikes = np.flatnonzero(rise > np.clip(6 * noise, SPIKE * level, 3 * SPIKE * level)) + 1
     spikes = spikes[steps[spikes] > 0.05 * steps[-1]]
     if len(spikes) < 2:
         return None
@@ -80,8 +82,10 @@ def learning_rate_too_low(run: RunReport) -> Finding | None:
 def too_short(run: RunReport) -> Finding | None:
     gain, seconds = _gain_of_twice(run), run.described.summary.seconds
     tokens, epochs = run.described.summary.tokens, _epochs(run)
-    if gain is None or gain < GAIN or epochs is None or 2 * epochs > MOST_EPOCHS or overfitting(run):
+    if gain is None or gain < GAIN or epochs is None or 2 * epochs > MOST_EPOCHS:
         return None
+    if any(rule(run) for rule in (overfitting, learning_rate_too_high, learning_rate_too_low)):
+        return None  # a longer training would not help, or not as much
     losses = _column(run.validation, "val_loss")
     return Finding(
         name="Trained too briefly",
