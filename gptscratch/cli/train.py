@@ -75,6 +75,12 @@ def train(
     settings, note = o.combined(
         settings, preset=preset, config=config, pairs=set_, corpus=() if resume else names
     )
+    silent = [flag for flag, on in (("--quiet", quiet), ("--json", json), ("--dry-run", dry_run)) if on]
+    require(
+        not (report and silent),
+        f"--report prints an address, and {' and '.join(silent)} hides it.",
+        f"Leave out {' and '.join(silent)}, or open the page with: gptscratch report --live",
+    )
     process.passive_openmp_if_busy()
     from gptscratch.cli import console, render
     from gptscratch.cli.progress import TrainView

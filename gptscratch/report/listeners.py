@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from gptscratch.errors import MissingExtraError, did_you_mean, require
 from gptscratch.training.events import Evaluated, Event, Logged, Notice, OnEvent, Sampled, Started
 
+_LARGE = 2_000_000  # bytes of metrics.jsonl: about ten thousand logged steps
+
 
 class Listener(Protocol):
     def __call__(self, event: Event) -> None: ...
@@ -172,6 +174,9 @@ class Advice:
         elif isinstance(event, Evaluated) and self._run is not None and self._rules:
             from gptscratch.report.record import read_report
 
+            if (self._run / "metrics.jsonl").stat().st_size > _LARGE:
+                self._rules.clear()  # reading it would slow the training down
+                return
             report = read_report(self._run)
             for rule in self._rules:
                 if finding := rule(report):

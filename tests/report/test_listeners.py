@@ -6,6 +6,7 @@ import builtins
 import json
 import re
 import struct
+import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -169,3 +170,16 @@ def test_a_missing_package_is_named_with_its_extra(name: str, monkeypatch: pytes
         listening(ignore, log_to=logger, page=name == "plotly"),
     ):
         pass
+
+
+@pytest.mark.parametrize("option", ["--quiet", "--json", "--dry-run"])
+def test_the_address_of_the_page_cannot_be_hidden(
+    option: str, corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gptscratch.cli.app import main
+
+    monkeypatch.setattr(sys, "argv", ["gptscratch", "train", str(corpus), "--report", option])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
+    assert option in capsys.readouterr().err
