@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -153,7 +154,7 @@ def _server(live: LivePage, port: int) -> ThreadingHTTPServer:
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
-        allow_reuse_address = False  # two reports must not share a port
+        allow_reuse_address = os.name != "nt"  # on Windows, two reports could share a port
 
         def handle_error(self, *_: Any) -> None:
             """A reader has gone."""
