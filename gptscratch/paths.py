@@ -108,9 +108,9 @@ def find_run(name_or_path: str | Path | None = None) -> Path:
         return runs[0]
     name = str(name_or_path)
     folders = [Path(name).expanduser(), runs_dir() / name]
-    for folder in folders:
-        if is_file(folder / "config.json"):
-            return folder
+    if found := [folder for folder in folders if is_file(folder / "config.json")]:
+        # A model that was imported may be in a folder of the same name, without checkpoints.
+        return next((folder for folder in found if (folder / "checkpoints").is_dir()), found[0])
     names = [run.name for run in runs]
     hint = f"{did_you_mean(name, names)} Runs here: {listed(names) or 'none yet'}.".lstrip()
     with contextlib.suppress(OSError):
@@ -141,6 +141,10 @@ def find_checkpoint(name_or_path: str | Path | None = None, which: str = "best")
         return run, pointed
     saved = checkpoints(run)
     if not saved:
+        if any(run.glob("*.safetensors")):
+            raise CheckpointError(
+                f"{run} is a model of another program.", f"Import it first: gptscratch import {run}"
+            )
         again = f"--name {run.name}" if typed(run) == run.name else f"--out {run}"
         raise CheckpointError(
             f"The run {run.name} has no checkpoint yet.",

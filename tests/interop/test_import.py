@@ -108,6 +108,17 @@ def test_the_commands_take_an_imported_run(published: Published, tmp_path: Path)
     )
 
 
+def test_a_run_is_found_where_the_model_is_in_a_folder_of_the_same_name(
+    published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, folder = published("Llama")
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(CheckpointError, match=r"llama is a model of another program.*import llama"):
+        Generator.load("llama")
+    run = import_run("llama").run
+    assert Generator.load("llama").run == run
+
+
 def test_an_imported_run_is_exported_with_the_same_tensors(published: Published, tmp_path: Path) -> None:
     for kind in ("GPT2", "Llama"):
         _, folder = published(kind)
