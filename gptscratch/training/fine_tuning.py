@@ -6,13 +6,14 @@ the model was trained on before. fine_tuning.json has them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from gptscratch import paths
 from gptscratch.config import RunConfig
 from gptscratch.data.prepare import Prepared, prepare
-from gptscratch.errors import ConfigError, CorpusError, UserError
+from gptscratch.errors import CheckpointError, ConfigError, CorpusError, UserError
 from gptscratch.files import write_json
 from gptscratch.model.gpt import GPT
 from gptscratch.runs import checkpoint
@@ -58,12 +59,15 @@ def before(context: TrainContext, init_from: str | Path) -> FineTuned:
 
     Raises:
         CorpusError, TokenizerError: the text to be kept cannot be read.
+        CheckpointError: the loss is not a finite number.
     """
-    return FineTuned(
-        init_from=str(init_from),
-        before=context.evaluate(0, context.tokens_at_end()),
-        keep_before=_keep_loss(context, 0),
-    )
+    found = context.evaluate(0, context.tokens_at_end())
+    if not math.isfinite(found.val_loss):
+        raise CheckpointError(
+            f"The loss of {init_from} on this text is not a finite number: its weights are damaged.",
+            "Use another checkpoint.",
+        )
+    return FineTuned(init_from=str(init_from), before=found, keep_before=_keep_loss(context, 0))
 
 
 def begin(context: TrainContext, found: FineTuned, source: Path | None) -> None:

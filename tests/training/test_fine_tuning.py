@@ -190,3 +190,13 @@ def test_another_base_and_another_adapter_are_refused(tune: Fit, tale: Path) -> 
     with pytest.raises(CheckpointError, match="missing"):
         load("tuned")
     assert load(tale)
+
+
+def test_weights_that_are_not_finite_are_refused_before_the_first_step(tune: Fit, tale: Path) -> None:
+    for file in tale.glob("checkpoints/*/model.safetensors"):
+        tensors = load_tensors(file)
+        tensors["lm_head.weight"][3, 1] = torch.nan
+        save_tensors(file, tensors)
+    with pytest.raises(CheckpointError, match="not a finite number"):
+        tune()
+    assert not paths.run_dir("tuned").exists()
