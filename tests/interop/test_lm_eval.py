@@ -123,6 +123,20 @@ def test_the_log_likelihoods_are_those_of_the_exported_folder(run: Path, tmp_pat
     )
 
 
+def test_the_generated_texts_are_those_of_the_exported_folder(run: Path, tmp_path: Path) -> None:
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    from gptscratch.interop.lm_eval import HarnessModel
+
+    own, theirs = HarnessModel(load(run)), HFLM(export(run, tmp_path / "out").folder, device="cpu")
+    options = {"until": ["."], "max_gen_toks": 6}
+    requests = [Instance("generate_until", {}, (text, options), 0) for text in ("the fox", "a dog", "my")]
+    texts = own.generate_until(requests)
+    assert texts == theirs.generate_until(requests)
+    assert all(texts)
+
+
 def test_an_unknown_task_and_data_that_are_missing_are_refused(run: Path, task_dir: Path) -> None:
     from gptscratch.interop.lm_eval import evaluate
 
