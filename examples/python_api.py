@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from gptscratch import GPT, PRESETS, DataConfig, ModelConfig, generate, load, train
+from gptscratch.config import TrainConfig
 from gptscratch.data.batches import Batches
 from gptscratch.data.prepare import prepare
 from gptscratch.training.optimizer import make_optimizer
-from gptscratch.training.schedule import make_schedule
+from gptscratch.training.schedule import schedule_of
 
 
 def train_and_sample(text: str, steps: int, width: int) -> None:
@@ -41,16 +42,14 @@ def own_loop(text: str, steps: int, width: int) -> None:
     model = GPT(
         ModelConfig(vocab_size=tokenizer.vocab_size, context_length=32, n_layer=2, n_head=2, d_model=width)
     )
-    optimizer = make_optimizer(
-        model,
-        optimizer="muon",
-        learning_rate=0.05,  # for the matrices of the blocks
+    settings = TrainConfig(
+        learning_rate=0.05,  # of Muon, for the matrices of the blocks
         adamw_learning_rate=0.01,  # for all other parameters
         weight_decay=0.01,
-        betas=(0.9, 0.95),
-        momentum=0.95,
+        warmup_steps=steps // 20,
     )
-    schedule = make_schedule("wsd", warmup_steps=steps // 20, decay_fraction=0.5, final_fraction=0.0)
+    optimizer = make_optimizer(model, settings)
+    schedule = schedule_of(settings)
     for step in range(steps):
         inputs, targets = map(torch.from_numpy, batches.batch(step))  # (B, T) each
         logits = model(inputs)  # (B, T, V)
