@@ -14,8 +14,6 @@ from typing import Any, Protocol
 from gptscratch.errors import MissingExtraError, did_you_mean, require
 from gptscratch.training.events import Evaluated, Event, Logged, Notice, OnEvent, Sampled, Started
 
-_LARGE = 2_000_000  # bytes of metrics.jsonl: about ten thousand logged steps
-
 
 class Listener(Protocol):
     def __call__(self, event: Event) -> None: ...
@@ -164,20 +162,20 @@ class Advice:
     def __init__(self, first: OnEvent) -> None:
         self._first = first
         self._run: Path | None = None
+        self._metrics: Any = None
         self._rules: list[Callable[..., Any]] = []
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Started) and self._run is None:
             from gptscratch.report.doctor import CURVE_RULES
+            from gptscratch.report.metrics_file import MetricsFile
 
             self._run, self._rules = event.run, list(CURVE_RULES)
+            self._metrics = MetricsFile(event.run / "metrics.jsonl")
         elif isinstance(event, Evaluated) and self._run is not None and self._rules:
             from gptscratch.report.record import read_report
 
-            if (self._run / "metrics.jsonl").stat().st_size > _LARGE:
-                self._rules.clear()  # reading it would slow the training down
-                return
-            report = read_report(self._run)
+            report = read_report(self._run, self._metrics)
             for rule in self._rules:
                 if finding := rule(report):
                     self._rules.remove(rule)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gptscratch.errors import RunError, UserError
+from gptscratch.report.metrics_file import MetricsFile
 from gptscratch.report.page import plotly_script, render_page
 from gptscratch.report.record import read_report
 
@@ -38,6 +39,7 @@ class LivePage:
             UserError: the port is taken, a run is damaged, or plotly is not installed.
         """
         self._runs = list(runs)
+        self._metrics = [MetricsFile(run / "metrics.jsonl") for run in runs]
         self._rendered: tuple[str, bytes] = ("", b"")
         self._lock = threading.Lock()
         self._asked_at = 0.0
@@ -63,7 +65,8 @@ class LivePage:
         version = self._version()
         with self._lock:
             if self._rendered[0] != version:
-                html = render_page([read_report(run) for run in self._runs], live=True)
+                reports = map(read_report, self._runs, self._metrics)
+                html = render_page(list(reports), live=True)
                 self._rendered = version, html.encode()
             self._asked_at = time.monotonic()
             return self._rendered

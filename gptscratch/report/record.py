@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,13 @@ import numpy as np
 from gptscratch.data.token_files import Manifest, read_manifest
 from gptscratch.errors import UserError
 from gptscratch.report.command import command_of
+from gptscratch.report.metrics_file import Columns, MetricsFile
 from gptscratch.runs.checkpoint import is_finished
 from gptscratch.runs.metrics import read_metrics
 from gptscratch.runs.run import read_facts
 from gptscratch.runs.summary import RunDescription, describe_run
 
 MOST_POINTS = 1500  # of a curve: more cannot be seen
-_TRAINING = ("train_loss", "learning_rate", "grad_norm", "tokens_per_second")
-_VALIDATION = ("val_loss", "val_bits_per_byte", "val_accuracy")
 
 Curve = Mapping[str, Sequence[float | None]]  # columns of the same length; "step" is one of them
 
@@ -50,16 +50,18 @@ class RunReport:
         return steps or self.described.plan.get("steps")
 
 
-def read_report(run: Path) -> RunReport:
+def read_report(run: Path, metrics: MetricsFile | None = None) -> RunReport:
     """Read a run's folder; a run that is being trained can be read at any moment.
+
+    Args:
+        metrics: that of this run, where it is read again and again.
 
     Raises:
         UserError: its config.json is damaged.
     """
     described = describe_run(run)
-    metrics = read_metrics(run / "metrics.jsonl")
-    training = _columns([r for r in metrics if "train_loss" in r], ("step", "tokens", "seconds", *_TRAINING))
-    validation = _columns([r for r in metrics if "val_loss" in r], ("step", "val_tokens", *_VALIDATION))
+    logged, evaluated = (metrics or MetricsFile(run / "metrics.jsonl")).read()
+    training, validation = thinned(logged), thinned(evaluated)
     for name in ("tokens", "seconds"):  # an evaluation is logged by its step alone
         validation[name] = _interpolated(validation["step"], training["step"], training[name])
     final = _taken_out(validation)
@@ -68,8 +70,8 @@ def read_report(run: Path) -> RunReport:
     newest = [*training["step"][-1:], *validation["step"][-1:]]
     return RunReport(
         described=described,
-        training=thinned(training),
-        validation=thinned(validation),
+        training=training,
+        validation=validation,
         final=final,
         samples=texts,
         manifest=_manifest(described.config),
@@ -80,26 +82,23 @@ def read_report(run: Path) -> RunReport:
     )
 
 
-def thinned(curve: Curve, most: int = MOST_POINTS) -> Curve:
+def thinned(curve: Columns, most: int = MOST_POINTS) -> dict[str, list[float | None]]:
     """At most about ``most`` points: of each bucket those with the lowest and the highest loss, and the ends.
 
-    A spike stays visible.
+    A spike stays visible. A missing value is None.
     """
     n = len(curve["step"])
-    if n <= most:
-        return curve
-    losses = next(np.asarray(curve[name]) for name in ("train_loss", "val_loss") if name in curve)
-    buckets = np.array_split(np.arange(n), most // 2)
-    extremes = {int(b[pick(losses[b])]) for b in buckets for pick in (np.argmin, np.argmax)}
-    kept = sorted(extremes | {0, n - 1})
-    return {name: [values[i] for i in kept] for name, values in curve.items()}
+    kept = np.arange(n)
+    if n > most:
+        losses = next(np.asarray(curve[name]) for name in ("train_loss", "val_loss") if name in curve)
+        buckets = np.array_split(kept, most // 2)
+        extremes = {int(b[pick(losses[b])]) for b in buckets for pick in (np.argmin, np.argmax)}
+        kept = np.array(sorted(extremes | {0, n - 2, n - 1}))  # the last step may be evaluated twice
+    return {name: list(map(_value, np.array(values, float)[kept].tolist())) for name, values in curve.items()}
 
 
-def _columns(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, list[float | None]]:
-    """The records that have a number for the first and the last loss, by column; others have gaps."""
-    loss = next(name for name in names if name.endswith("_loss"))
-    usable = [r for r in records if _number(r.get(loss)) is not None]
-    return {name: [_number(r.get(name)) for r in usable] for name in names}
+def _value(number: float) -> float | None:
+    return None if math.isnan(number) else int(number) if number.is_integer() else number
 
 
 def _taken_out(validation: dict[str, list[float | None]]) -> dict[str, float | None] | None:

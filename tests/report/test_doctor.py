@@ -172,7 +172,7 @@ def test_a_notice_comes_once_while_a_run_trains(
     spiky = np.linspace(4.0, 2.0, 100)
     spiky[[40, 60]] += 1.0
     report = curved(run, train=spiky)
-    monkeypatch.setattr("gptscratch.report.record.read_report", lambda _: report)
+    monkeypatch.setattr("gptscratch.report.record.read_report", lambda *_: report)
     seen: list[Event] = []
     with listening(seen.append) as on_event:
         on_event(Started(run=tale, config=None, step=0, parameters=1))  # type: ignore[arg-type]

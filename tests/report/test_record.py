@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from gptscratch.report.metrics_file import MetricsFile
 from gptscratch.report.record import read_report, thinned
-from gptscratch.runs.metrics import append_metrics, read_metrics
+from gptscratch.runs.metrics import append_metrics, read_metrics, rewind_metrics
 from gptscratch.training.trainer import TrainResult, resume, train
 
 Fit = Callable[..., TrainResult]
@@ -111,3 +112,32 @@ def test_the_command_names_the_run_that_the_weights_came_from(tale: Path, corpus
     assert "--d-model" not in read_report(run).command
     resume(run, steps=6)
     assert f"--init-from {tale}" in read_report(run).command
+
+
+def test_a_growing_file_is_read_from_where_the_last_reading_ended(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    metrics = MetricsFile(file)
+    assert list(metrics.read()[0]["step"]) == []
+    append_metrics(file, {"step": 1, "train_loss": 3.0})
+    with file.open("a") as lines:
+        lines.write('{"step": 2, "train')
+    assert list(metrics.read()[0]["step"]) == [1]
+    with file.open("r+") as lines:
+        lines.write("X")  # what was read before is not read again
+        lines.seek(0, 2)
+        lines.write('_loss": 2.5}\n{"step": 2, "val_loss": 2.6}\n')
+    training, validation = metrics.read()
+    assert list(training["train_loss"]) == [3.0, 2.5]
+    assert list(validation["val_loss"]) == [2.6]
+
+
+def test_a_file_that_a_resumed_run_wrote_again_is_read_from_its_start(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    for step in (1, 2, 3):
+        append_metrics(file, {"step": step, "train_loss": 4.0 - step})
+    metrics = MetricsFile(file)
+    assert list(metrics.read()[0]["step"]) == [1, 2, 3]
+    rewind_metrics(file, 1)
+    for step in (2, 3, 4):
+        append_metrics(file, {"step": step, "train_loss": 5.0 - step})
+    assert list(metrics.read()[0]["train_loss"]) == [3.0, 3.0, 2.0, 1.0]
