@@ -17,6 +17,7 @@ N_TEXTS = 3
 N_TOKENS = 200  # in each
 _MOST_TOKENS = 20_000_000  # of training text: sorting more of them takes minutes
 _WINDOWS = 50  # of the validation text, for comparison
+LONG = 80  # tokens: unlike texts seldom share a longer span
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class Copies:
 
     texts: Sequence[tuple[str, CopiedSpan]]
     natural: int | None  # tokens: the median over validation texts of the same length; None: too short
+    leaked: float = 0.0  # the share of those texts that have a long span in the training text
 
 
 def measure_copies(run: Path) -> Copies | str:
@@ -41,15 +43,18 @@ def measure_copies(run: Path) -> Copies | str:
         return error.message
     found = list(generator.sample(num_samples=N_TEXTS, max_tokens=N_TOKENS, seed=0))
     texts = [(each.text, longest_copy(generator, each.text)) for each in found if each.text]
-    return Copies(texts=texts, natural=_natural(generator, Path(record.tokens)))
+    shared = _shared_spans(generator, Path(record.tokens))
+    if not shared:
+        return Copies(texts=texts, natural=None)
+    leaked = sum(length >= LONG for length in shared) / len(shared)
+    return Copies(texts=texts, natural=int(np.median(shared)), leaked=leaked)
 
 
-def _natural(generator: Generator, folder: Path) -> int | None:
-    """The longest span that validation text of the same length shares with the training text, typically."""
+def _shared_spans(generator: Generator, folder: Path) -> list[int]:
+    """The longest spans that validation texts of the same length share with the training text."""
     assert generator.training is not None
     val = np.fromfile(folder / "val.bin", generator.training.tokens.dtype)
     if len(val) < 2 * N_TOKENS:
-        return None
+        return []
     starts = np.linspace(0, len(val) - N_TOKENS, min(_WINDOWS, len(val) // N_TOKENS)).astype(int)
-    lengths = [generator.training.longest(val[start : start + N_TOKENS].tolist())[1] for start in starts]
-    return int(np.median(lengths))
+    return [generator.training.longest(val[start : start + N_TOKENS].tolist())[1] for start in starts]

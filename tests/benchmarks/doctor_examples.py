@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gptscratch.generation.generator import sample_text
 from gptscratch.report.copies import measure_copies
 from gptscratch.report.doctor import diagnose
 from gptscratch.report.record import read_report
@@ -35,6 +36,9 @@ def cases(text: str) -> dict[str, tuple[str, dict[str, Any]]]:
     paragraphs = text[:60_000].split("\n\n")
     chance = random.Random(0)
     repeated = [paragraph for _ in range(5) for paragraph in chance.sample(paragraphs, len(paragraphs))]
+    log = (
+        f"2026-01-{i % 28 + 1:02d} INFO worker {i % 4}: heartbeat received, queue empty" for i in range(8000)
+    )
     return {
         "overfitting": (text[:20_000], {"steps": 500, "dropout": 0.0}),
         "learning rate too high": (text, {"learning_rate": 3.0, "adamw_learning_rate": 2.0}),
@@ -46,6 +50,8 @@ def cases(text: str) -> dict[str, tuple[str, dict[str, Any]]]:
         "vocabulary too large": (text[:100_000], {"tokenizer": "bpe", "data.vocab_size": 4096, "steps": 30}),
         "duplicated": ("\n\n".join(repeated), {"steps": 60}),
         "copies": (text[:8_000], {"steps": 500, "dropout": 0.0, "eval_interval": 500}),
+        "leak": (text[:-60_000] + text[-18_000:], {"data.val_file": text[-60_000:], "steps": 20}),
+        "repeats": ("\n".join(log), {"steps": 150, "sample_interval": 50}),
         "other programs": (text, {"n_layer": 3}),
         "none": (text, {"steps": 1200, "batch_size": 32}),
     }
@@ -76,8 +82,12 @@ def main() -> int:
                 continue
             corpus = Path(folder) / f"{name}.txt"
             corpus.write_text(text, encoding="utf-8")
+            if "data.val_file" in settings:
+                validation = Path(folder) / "validation.txt"
+                validation.write_text(settings["data.val_file"], encoding="utf-8")
+                settings["data.val_file"] = str(validation)
             listener = {"on_event": disturb} if name == "other programs" else {}
-            run = train(corpus, name=name, **SMALL | settings, **listener).run  # type: ignore[arg-type]
+            run = train(corpus, name=name, sample_text=sample_text, **SMALL | settings, **listener).run  # type: ignore[arg-type]
             report = read_report(run)
             found = [(each.name, each.evidence) for each in diagnose(report, measure_copies(run))]
             loss = report.described.summary.best_val_loss

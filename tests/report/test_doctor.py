@@ -166,6 +166,29 @@ def test_duplicated_and_copied_text_are_different_findings() -> None:
     assert texts.duplicated_text(copies(8, natural=None)) is None
 
 
+def test_validation_passages_in_the_training_text_are_noticed() -> None:
+    finding = texts.leaked_text(replace(copies(8, natural=15), leaked=0.3))
+    assert finding is not None
+    assert "30% of the passages" in finding.evidence
+    assert texts.leaked_text(replace(copies(8, natural=15), leaked=0.02)) is None  # a single one
+    assert texts.leaked_text(replace(copies(8, natural=200), leaked=1.0)) is None  # it is another finding
+
+
+def test_samples_that_repeat_their_lines_are_noticed(run: RunReport) -> None:
+    def sampled(*samples: str) -> RunReport:
+        return replace(run, samples=[{"step": i, "text": text} for i, text in enumerate(samples)])
+
+    line = "INFO worker: heartbeat received, queue empty\n"
+    other = " ".join(str(number) for number in range(1000, 1050))
+    finding = texts.repeated_samples(sampled(other, 3 * line, 3 * line, 3 * line))
+    assert finding is not None
+    share = 1 - len(line) / (3 * len(line) - 19)  # of the spans of 20 characters
+    assert f"typically {share:.0%} of the spans" in finding.evidence
+    assert texts.repeated_samples(sampled(3 * line, other, other)) is None
+    assert texts.repeated_samples(sampled("ab " * 10)) is None  # too short to say
+    assert texts.repeated_samples(sampled()) is None
+
+
 def test_a_notice_comes_once_while_a_run_trains(
     run: RunReport, tale: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,9 +27,11 @@ _OTHER_RULES: tuple[Callable[[RunReport], Finding | None], ...] = (
     sizes.model_too_large,
     sizes.model_too_small,
     sizes.vocabulary_too_large,
+    texts.repeated_samples,
 )
 _TEXT_RULES: tuple[Callable[[Copies], Finding | None], ...] = (
     texts.duplicated_text,
+    texts.leaked_text,
     texts.copied_text,
 )
 
