@@ -56,7 +56,7 @@ def own_loop(text: str, steps: int, width: int) -> None:
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
         model.zero_grad()
         loss.backward()
-        optimizer.step(schedule(step, step / steps))
+        optimizer.step(schedule(step, step / steps), finite=loss.isfinite())
         if step % max(1, steps // 5) == 0 or step == steps - 1:
             print(f"step {step}: loss {loss.item():.3f}")
     prompt = tokenizer.encode("The ")

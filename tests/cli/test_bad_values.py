@@ -40,6 +40,8 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home, folder = tmp_path / "home", tmp_path / "folder"
     folder.mkdir()
     monkeypatch.setenv("GPTSCRATCH_HOME", str(home))
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):  # eval sets them, for this process
+        monkeypatch.setenv(name, "1")
     monkeypatch.chdir(folder)
     return tmp_path
 
