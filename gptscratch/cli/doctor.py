@@ -31,7 +31,12 @@ def doctor(
 
     folder = paths.find_run(run)
     report, copies = read_report(folder), None
-    if not no_copies:
+    if report.imported_from:
+        notice(
+            f"{report.name} was imported from {report.imported_from} and not trained here: nothing can be "
+            f"diagnosed. gptscratch train CORPUS --init-from {report.name} trains it."
+        )
+    elif not no_copies:
         with err.status("generating texts and searching them in the training text ..."):
             copies = measure_copies(folder)
         if isinstance(copies, str):
@@ -43,5 +48,5 @@ def doctor(
     for finding in found:
         out.print(f"[bold yellow]{escape(finding.name)}[/]")
         facts(out, [("evidence", finding.evidence), ("meaning", finding.meaning), ("advice", finding.advice)])
-    if not found:
+    if not found and not report.imported_from:
         out.print(f"Nothing was found that is wrong with {report.name}.", markup=False)

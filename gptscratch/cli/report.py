@@ -71,9 +71,12 @@ def report(
     )
     reports = [read_report(run) for run in runs]
     copies = {}
-    if not no_copies:
-        with err.status("generating texts and searching them in the training text ..."):
-            copies = {each.name: measure_copies(run) for each, run in zip(reports, runs, strict=True)}
+    for each, run in zip(reports, runs, strict=True):
+        if each.imported_from:
+            notice(f"{each.name} was imported and not trained here: its report has no curves.")
+        elif not no_copies:
+            with err.status("generating texts and searching them in the training text ..."):
+                copies[each.name] = measure_copies(run)
     page = render_page(reports, copies)
     with disk_errors(f"writing {file}"):
         write_text(file, page)

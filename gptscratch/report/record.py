@@ -45,6 +45,12 @@ class RunReport:
         return self.described.summary.name
 
     @property
+    def imported_from(self) -> str | None:
+        """The source of an imported model, which was not trained here: it has no curves."""
+        imported = self.described.config.get("imported")
+        return str(imported.get("source")) if isinstance(imported, dict) else None
+
+    @property
     def steps_planned(self) -> int | None:
         steps = self.described.config.get("train", {}).get("steps")
         return steps or self.described.plan.get("steps")
