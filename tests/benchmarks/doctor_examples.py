@@ -45,6 +45,7 @@ def cases(text: str) -> dict[str, tuple[str, dict[str, Any]]]:
         "learning rate too low": (text, {"learning_rate": 0.001, "adamw_learning_rate": 0.001}),
         "too short": (text, {"steps": 100}),
         "twice as long": (text, {"steps": 200}),
+        "small steps": (text, {"batch_size": 1, "steps": 300}),
         "too large": (text[:8_000], {"steps": 30, "n_layer": 4}),
         "too small": (text[:60_000], {"n_layer": 1, "d_model": 8, "n_head": 1, "steps": 400}),
         "vocabulary too large": (text[:100_000], {"tokenizer": "bpe", "data.vocab_size": 4096, "steps": 30}),

@@ -128,6 +128,25 @@ def test_a_run_that_is_slower_than_its_plan_is_noticed(run: RunReport) -> None:
     assert curves.slower_than_planned(run) is None
 
 
+def test_steps_of_few_tokens_that_leave_the_processor_idle_are_noticed(run: RunReport) -> None:
+    def trained(batch_size: int, speed: float, **facts: Any) -> RunReport:
+        report = curved(run, speed=np.full(100, speed), batch_size=batch_size, dtype="float32")
+        plan = report.described.plan | {"device": "cpu", "flops_per_second": 1e11} | facts
+        return replace(report, described=replace(report.described, plan=plan))
+
+    model = run.described.model
+    usual = 0.8 * model.config.d_model / (model.config.d_model + 60) * 1e11 / model.training_flops_per_token
+    finding = sizes.steps_too_small(trained(1, usual / 5))
+    assert finding is not None
+    assert f"A step has {model.config.context_length} tokens" in finding.evidence
+    assert sizes.steps_too_small(trained(1, usual)) is None
+    assert sizes.steps_too_small(trained(64, usual / 5)) is None  # other programs, not the steps
+    assert (
+        sizes.steps_too_small(trained(1, usual / 5, device="cuda")) is None
+    )  # no example was measured there
+    assert sizes.steps_too_small(trained(1, usual / 5, flops_per_second=None)) is None
+
+
 def test_a_model_with_ten_parameters_for_each_token_is_too_large(run: RunReport) -> None:
     assert sizes.model_too_large(with_model(run, 12_000_000)) is not None
     assert sizes.model_too_large(with_model(run, 800_000)) is None

@@ -24,6 +24,7 @@ _OTHER_RULES: tuple[Callable[[RunReport], Finding | None], ...] = (
     curves.learning_rate_too_low,
     curves.too_short,
     curves.slower_than_planned,
+    sizes.steps_too_small,
     sizes.model_too_large,
     sizes.model_too_small,
     sizes.vocabulary_too_large,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 from gptscratch.report.doctor.finding import Finding
 from gptscratch.report.record import RunReport
+from gptscratch.training.planning.heuristics import usual_share
 from gptscratch.units import count
 
 LARGE = 10  # parameters in blocks, for each training token
@@ -11,6 +14,8 @@ SMALL = 1 / 50
 LEAST_OCCURRENCES = 100  # of an entry of the vocabulary in the training text, on average
 SAME = 0.03  # of the loss: training and validation loss that differ by less are the same
 MANY_EPOCHS = 4.0
+FEW_TOKENS = 4  # in a step, for each channel of d_model: the planner chooses at least 8
+LOW_SHARE = 0.5  # of what models of this width usually reach
 
 
 def model_too_large(run: RunReport) -> Finding | None:
@@ -56,6 +61,30 @@ def vocabulary_too_large(run: RunReport) -> Finding | None:
         f"{tokens / entries:.0f} times on average, and most of them much less often.",
         meaning="The embeddings of rare entries are hardly trained.",
         advice=f"Use --vocab-size {better} or --tokenizer char, and compare bits per byte.",
+    )
+
+
+def steps_too_small(run: RunReport) -> Finding | None:
+    model, train, plan = run.described.model, run.described.config["train"], run.described.plan
+    speeds = [speed for speed in run.training["tokens_per_second"] if speed]
+    peak, width = plan.get("flops_per_second"), model.config.d_model
+    tokens = (train.get("batch_size") or 0) * model.config.context_length
+    if not (speeds and isinstance(peak, float) and plan.get("device") == "cpu"):
+        return None
+    if not 0 < tokens < FEW_TOKENS * width:
+        return None
+    share = median(speeds) * model.training_flops_per_token / peak
+    usual = usual_share(width, "cpu", train["dtype"])
+    if share > LOW_SHARE * usual:
+        return None
+    return Finding(
+        name="Steps too small for this machine",
+        evidence=f"Training reached {share:.1%} of the rate of large matrix products, which is "
+        f"{peak / 1e9:.0f} GFLOP/s here; models of d_model {width} usually reach {usual:.0%}. A step has "
+        f"{tokens:,} tokens.",
+        meaning="Most of the time goes into the updates of the optimizer and into starting small operations.",
+        advice=f"Use a larger batch, such as --batch-size {8 * width // model.config.context_length}, "
+        "or leave it to the plan.",
     )
 
 

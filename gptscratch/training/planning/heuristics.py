@@ -38,10 +38,14 @@ class Facts:
 
 
 def tokens_per_second(model: ModelConfig, facts: Facts) -> float:
-    """Expected training speed: narrow models reach only a part of the rate of large products."""
-    half = HALF_RATE_WIDTH[facts.device][facts.dtype != "float32"]
-    share = facts.speed * 0.8 * model.d_model / (model.d_model + half)
+    """Expected training speed."""
+    share = facts.speed * usual_share(model.d_model, facts.device, facts.dtype)
     return share * facts.flops_per_second / sizing.training_flops_per_token(model)
+
+
+def usual_share(d_model: int, device: str, dtype: str) -> float:
+    """The share of the rate of large matrix products that training reaches: narrow models reach less."""
+    return 0.8 * d_model / (d_model + HALF_RATE_WIDTH[device][dtype != "float32"])
 
 
 # The d_model at which training reaches half of its best speed, in float32 and in half precision.

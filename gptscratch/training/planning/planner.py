@@ -41,6 +41,8 @@ class Plan:
     memory_bytes: int  # at the peak
     padding: float  # the share of a batch's positions that are padding
     notices: tuple[str, ...]
+    device: str
+    flops_per_second: float  # of large matrix products there, as measured
 
     @property
     def tokens_per_step(self) -> int:
@@ -123,6 +125,8 @@ class _Planner:
             memory_bytes=max(facts.peak_bytes, int(peak)),
             padding=1 - self.row_tokens / model.context_length,
             notices=(*self.notices, *notices_about(config, self.given, steps, facts)),
+            device=facts.device,
+            flops_per_second=facts.flops_per_second,
         )
 
     def _section(self, name: str) -> dict[str, Any]:
