@@ -99,12 +99,16 @@ def test_a_tiny_rate_with_a_loss_that_falls_is_too_low(run: RunReport) -> None:
     assert curves.learning_rate_too_low(curved(run, learning_rate=0.001)) is None  # it has converged
 
 
-def test_the_gain_of_twice_the_training_is_that_of_the_curve(run: RunReport) -> None:
+def test_the_gain_of_twice_the_training_is_between_two_curves(run: RunReport) -> None:
     finding = curves.too_short(curved(run, train=8.0 - 0.5 * np.log(STEPS)))
     assert finding is not None
     gain = 0.5 * np.log(2) / (8.0 - 0.5 * np.log(980))
-    assert f"{gain:.1%} less" in finding.evidence
+    assert f"to {gain:.1%} less" in finding.evidence  # the curve is a line over log(tokens)
     assert "--steps 2000" in finding.advice
+    finding = curves.too_short(curved(run, train=2.0 + 300 / STEPS))
+    assert finding is not None
+    gain = 0.15 / (2.0 + 300 / 980)
+    assert f"expect {gain:.1%} to" in finding.evidence  # it is E + A / tokens
     assert curves.too_short(run) is None
 
 

@@ -67,13 +67,13 @@ def learning_rate_too_low(run: RunReport) -> Finding | None:
     train = run.described.config.get("train", {})
     usual = USUAL_RATES.get(str(train.get("optimizer")), 0.0)
     rate, gain = train.get("learning_rate") or 0.0, _gain_of_twice(run)
-    if gain is None or not 0 < rate < usual / 8 or gain < GAIN:
+    if gain is None or not 0 < rate < usual / 8 or gain[1] < GAIN:
         return None
     return Finding(
         name="Learning rate too low",
         evidence=f"The learning rate is {rate:.2g}, a factor of {usual / rate:.0f} below {usual:g}, which is "
         f"usual for {train['optimizer']}. The loss was still falling: twice the tokens would lower it by "
-        f"{gain:.0%}.",
+        f"{gain[0]:.0%} to {gain[1]:.0%}.",
         meaning="The model learns, but slower than it could.",
         advice=f"Leave out --learning-rate, or take --learning-rate {3 * rate:.2g} and compare.",
     )
@@ -82,16 +82,17 @@ def learning_rate_too_low(run: RunReport) -> Finding | None:
 def too_short(run: RunReport) -> Finding | None:
     gain, seconds = _gain_of_twice(run), run.described.summary.seconds
     tokens, epochs = run.described.summary.tokens, _epochs(run)
-    if gain is None or gain < GAIN or epochs is None or 2 * epochs > MOST_EPOCHS:
+    if gain is None or gain[1] < GAIN or epochs is None or 2 * epochs > MOST_EPOCHS:
         return None
     if any(rule(run) for rule in (overfitting, learning_rate_too_high, learning_rate_too_low)):
         return None  # a longer training would not help, or not as much
     losses = _column(run.validation, "val_loss")
     return Finding(
         name="Trained too briefly",
-        evidence=f"After {count(tokens)} tokens ({epochs:.2g} epochs) the loss was still falling. A curve "
-        f"that was fitted to it (a line over the logarithm of the tokens) expects {gain:.1%} less after "
-        f"twice as many: about {losses.min() * (1 - gain):.2f} nats per token instead of {losses.min():.2f}.",
+        evidence=f"After {count(tokens)} tokens ({epochs:.2g} epochs) the loss was still falling. Curves "
+        f"that were fitted to it expect {gain[0]:.1%} to {gain[1]:.1%} less after twice as many: about "
+        f"{losses.min() * (1 - gain[1]):.2f} to {losses.min() * (1 - gain[0]):.2f} nats per token instead of "
+        f"{losses.min():.2f}.",
         meaning="More training on the same text makes this model better.",
         advice=f"Train for longer, for example twice as long (about {duration(2 * seconds)}): "
         f"gptscratch train --resume {run.name} --steps {2 * run.step}",
@@ -130,11 +131,12 @@ def slower_than_planned(run: RunReport) -> Finding | None:
     )
 
 
-def _gain_of_twice(run: RunReport) -> float | None:
-    """The share of the loss by which twice the tokens would lower it; None: too few points.
+def _gain_of_twice(run: RunReport) -> tuple[float, float] | None:
+    """(least, most): the share of the loss by which twice the tokens would lower it; None: too few points.
 
-    It is the slope over log(tokens), where the learning rate is near its peak: its decay lowers the loss too,
-    and would be taken for learning. Schedules without such a part: the second half of the run.
+    Two curves are fitted: E + A / tokens flattens soon, and a line over log(tokens) never does. The fit is
+    where the learning rate is near its peak: its decay lowers the loss too, and would be taken for learning.
+    Schedules without such a part: the second half of the run.
     """
     losses, tokens = _column(run.training, "train_loss"), _column(run.training, "tokens")
     rates = _column(run.training, "learning_rate")
@@ -142,8 +144,10 @@ def _gain_of_twice(run: RunReport) -> float | None:
         return None
     steady = np.flatnonzero(rates > 0.95 * rates.max())
     chosen = steady[len(steady) // 3 :] if len(steady) >= 12 else np.arange(len(losses) // 2, len(losses))
-    slope = np.polyfit(np.log(tokens[chosen]), losses[chosen], 1)[0]
-    return float(-slope * np.log(2) / losses[-5:].mean())
+    inverse = tokens[-1] / tokens[chosen]  # 1 at the end, one half at twice the tokens
+    slopes = (np.polyfit(x, losses[chosen], 1)[0] for x in (inverse, np.log(inverse)))
+    drops = [slope * drop / losses[-5:].mean() for slope, drop in zip(slopes, (0.5, np.log(2)), strict=True)]
+    return float(min(drops)), float(max(drops))
 
 
 def _epochs(run: RunReport) -> float | None:
