@@ -123,6 +123,8 @@ def test_the_decay_of_the_learning_rate_is_not_taken_for_learning(run: RunReport
 def test_a_speed_that_varies_is_noticed(run: RunReport) -> None:
     speed = np.where(STEPS < 400, 400.0, 1000.0)
     assert curves.uneven_speed(curved(run, speed=speed)) is not None
+    noise = np.where(np.arange(100) % 4 == 0, 300.0, 1000.0)  # a quarter of the logs, all along the run
+    assert curves.uneven_speed(curved(run, speed=noise)) is None
     assert curves.uneven_speed(run) is None
 
 

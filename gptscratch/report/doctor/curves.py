@@ -15,7 +15,7 @@ RISE = 0.02  # of the lowest validation loss: an increase that is more than nois
 SPIKE = 0.1  # of the loss before: an increase within one log interval that is more than noise
 GAIN = 0.02  # of the loss: what twice the training must bring to be worth a finding
 MOST_EPOCHS = 8.0  # after which more epochs overfit more than they teach
-UNEVEN = 1.6  # the fast logs of a run in relation to the slow ones
+UNEVEN = 1.6  # the fast parts of a run in relation to the slow ones
 SLOW = 0.6  # of the planned speed
 USUAL_RATES = {"muon": 0.03, "adamw": 0.003}
 
@@ -103,13 +103,14 @@ def uneven_speed(run: RunReport) -> Finding | None:
     speeds = _column(run.training, "tokens_per_second")
     if len(speeds) < 20:
         return None
-    slow, fast = np.quantile(speeds, [0.2, 0.9])
+    parts = [np.median(part) for part in np.array_split(speeds, 10)]  # a moment of noise does not count
+    slow, fast = np.quantile(parts, [0.2, 0.9])
     if fast < UNEVEN * slow:
         return None
     return Finding(
         name="The speed varies",
-        evidence=f"A tenth of the logged steps ran at more than {count(fast)} tokens per second, and a "
-        f"fifth at less than {count(slow)}.",
+        evidence=f"A tenth of the run had more than {count(fast)} tokens per second, and a fifth had less "
+        f"than {count(slow)}.",
         meaning="Probably other programs used the processor at the same time, or it became too hot.",
         advice="Close other programs. With several trainings at once, give each its threads: "
         "OMP_NUM_THREADS=1 gptscratch train ...",
