@@ -53,8 +53,8 @@ def leaked_text(copies: Copies) -> Finding | None:
         f"{LONG} or more tokens in a row that are also in the training text; "
         f"typically the longest such span has {copies.natural}.",
         meaning="The validation loss is too low: a part of it measures what the model has seen.",
-        advice="Remove these passages from one of the two texts; where they are whole documents, "
-        "--clean dedup does it.",
+        advice="Remove these passages from one of the two texts; where they are whole documents "
+        "of one corpus, --clean dedup does it.",
     )
 
 
