@@ -250,7 +250,7 @@ def decode_step(label: str, shape: dict[str, int], rows: int, how: str) -> Path:
 
         @torch.inference_mode()
         def run() -> None:
-            cache.length = 100
+            cache.lengths = [100] * rows
             if decoder is None:
                 model(ids[:, :1], cache=cache)
             else:

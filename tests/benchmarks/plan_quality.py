@@ -53,7 +53,7 @@ def settings_of(point: str) -> dict[str, Any]:
         raise SystemExit(f"{point!r} is not a point. Write it like bpe2048 4x192 c128 b16 r0.03")
     kind, vocab_size, layers, width, context, batch, rate = found.groups()
     sizes = {"n_layer": int(layers), "d_model": int(width), "context_length": int(context)}
-    tokenizer = {"tokenizer": kind, "data.vocab_size": int(vocab_size or 0)}
+    tokenizer = {"tokenizer": kind, "data.vocab_size": int(vocab_size) if vocab_size else None}
     return {**tokenizer, **sizes, "batch_size": int(batch), "learning_rate": float(rate)}
 
 
