@@ -24,7 +24,8 @@ class Facts:
     vocab_size: int
     device: str  # cpu, cuda, mps
     dtype: str  # of the matrix products
-    flops_per_second: float  # of large matrix products in that type
+    flops_per_second: float  # of large matrix products in that type, on one device
+    world_size: int = 1  # processes that train together, each with a device of its own
     muon_dtype: str = "auto"  # of the products of Muon's updates
     val_bytes: int = 0
     peak_bytes: int = 0  # of memory, while the corpus was prepared
@@ -38,9 +39,9 @@ class Facts:
 
 
 def tokens_per_second(model: ModelConfig, facts: Facts) -> float:
-    """Expected training speed."""
+    """Expected training speed, of all processes together."""
     share = facts.speed * usual_share(model.d_model, facts.device, facts.dtype)
-    return share * facts.flops_per_second / sizing.training_flops_per_token(model)
+    return facts.world_size * share * facts.flops_per_second / sizing.training_flops_per_token(model)
 
 
 def usual_share(d_model: int, device: str, dtype: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -111,7 +112,9 @@ def _planned(
         model, batch_size = plan.config.model, plan.config.train.batch_size
         measured.add(model)
         expected = batch_size * model.context_length / heuristics.tokens_per_second(model, facts)
-        step, evaluation = measured_speed(plan.config, expected, plan.seconds, device, dtype) or (expected, 0)
+        rows = math.ceil(batch_size / facts.world_size)  # of a process
+        own = replace(plan.config, train=replace(plan.config.train, batch_size=rows))
+        step, evaluation = measured_speed(own, expected, plan.seconds, device, dtype) or (expected, 0)
         facts = replace(
             facts,
             speed=facts.speed * expected / step,

@@ -216,17 +216,18 @@ class _Planner:
         return self.facts.start_up_seconds + work + along * PAUSE_SECONDS
 
     def _choose_batch(self) -> None:
-        """Sequences of a step, and in a micro-batch as many of them as the memory holds."""
+        """Sequences of a step, and in a micro-batch as many of those of one process as its memory holds."""
         micro = self.given.get("train.micro_batch_size", 1)
+        at_once = micro * self.facts.world_size
         wanted = self._planned_batch() / self.row_tokens
-        self._choose(batch_size=micro * max(1, round(wanted / micro)))
-        batch = self.train.batch_size
-        if micro > batch:
-            text = f"The micro-batch has {batch} sequences instead of {micro}: a step has no more."
+        self._choose(batch_size=at_once * max(1, round(wanted / at_once)))
+        rows = math.ceil(self.train.batch_size / self.facts.world_size)
+        if micro > rows:
+            text = f"The micro-batch has {rows} sequences instead of {micro}: a step has no more."
             self.notices.append(text)
-            self.train = replace(self.train, micro_batch_size=batch)
-        parts = math.ceil(batch / heuristics.rows_at_once(self.model, self.facts, self.machine))
-        self._choose(micro_batch_size=math.ceil(batch / parts))
+            self.train = replace(self.train, micro_batch_size=rows)
+        parts = math.ceil(rows / heuristics.rows_at_once(self.model, self.facts, self.machine))
+        self._choose(micro_batch_size=math.ceil(rows / parts))
 
     def _planned_batch(self) -> float:
         """Tokens of a step; where the user gives the number of steps, not more of them for more steps."""

@@ -307,3 +307,14 @@ def test_a_gpu_compiles_from_a_few_minutes_on_and_a_cpu_only_when_asked() -> Non
     assert plan(dataclasses.replace(gpu, can_compile=False)).config.train.compile is False
     assert plan(minutes=60).config.train.compile is False
     assert plan(minutes=60, compile=True).config.train.compile is True
+
+
+def test_several_processes_share_the_batch_and_train_more_tokens_in_the_time() -> None:
+    one, eight = (plan(dataclasses.replace(MACHINES["H200"], world_size=n), minutes=60) for n in (1, 8))
+    assert eight.tokens * blocks(eight) > 6 * one.tokens * blocks(one)
+    assert eight.config.train.batch_size % 8 == 0
+    assert 8 * eight.config.train.micro_batch_size <= eight.config.train.batch_size
+    assert (
+        plan(dataclasses.replace(LAPTOP, world_size=3), steps=10, batch_size=8).config.train.micro_batch_size
+        == 3
+    )
