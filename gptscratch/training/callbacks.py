@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 
 from gptscratch.device import out_of_memory
+from gptscratch.training import clock
 from gptscratch.training.context import TrainContext
 from gptscratch.training.events import Logged, Notice, Progress, Sampled
 
@@ -20,10 +20,10 @@ def log(context: TrainContext) -> None:
     """A line of metrics.jsonl at the interval, and the progress about once a second."""
     state, config = context.state, context.config
     due = state.step % config.log_interval == 0 or context.finished
-    if not due and time.perf_counter() - context.reported_at < _PROGRESS_SECONDS:
+    if not due and clock.now() - context.reported_at < _PROGRESS_SECONDS:
         return
     norm = context.flush_losses()
-    context.reported_at = time.perf_counter()
+    context.reported_at = clock.now()
     if not state.loss_count:
         return  # not one loss was finite
     progress = Progress(
@@ -71,7 +71,7 @@ def evaluate(context: TrainContext) -> None:
 
 def save(context: TrainContext) -> None:
     """At the interval, after ten minutes, and where the model is better than it was: that one must exist."""
-    late = time.perf_counter() - context.saved_at >= _SAVE_SECONDS
+    late = clock.now() - context.saved_at >= _SAVE_SECONDS
     due = context.state.step % context.config.save_interval == 0
     if due or late or context.best or context.finished:
         with context.timed("save"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from gptscratch.model.lora import add_adapters_of, merged
 from gptscratch.runs import checkpoint
 from gptscratch.runs.metrics import append_metrics
 from gptscratch.runs.run import RunRecord
+from gptscratch.training import clock
 from gptscratch.training.budget import make_budget
 from gptscratch.training.evaluate import Evaluator
 from gptscratch.training.events import Evaluated, Event, FineTuned, Logged, Notice, OnEvent, Sampled, Saved
@@ -89,14 +89,14 @@ class TrainContext:
                 that they continue where the state has them.
         """
         self.state = state
-        self.started = time.perf_counter() - state.seconds if started is None else started
+        self.started = clock.now() - state.seconds if started is None else started
         self.micro_batch_size = self.config.micro_batch_size  # or fewer sequences, where memory ran out
         self.lr_scale = 0.0  # of the peak learning rate, in the newest step
         self.work_seconds, self.work_tokens = 0.0, 0  # in steps, since the last log
         self.pending: list[StepResult] = []  # not yet read from the device
         self.finished = False  # the newest step was the last
         self.best: Evaluated | None = None  # of the newest step, where it is better than all before
-        self.saved_at = time.perf_counter()
+        self.saved_at = clock.now()
         self.reported_at = -math.inf  # when progress was last reported
         self.last_seconds: dict[str, float] = {}  # how long each kind of work between steps took last
         if math.isfinite(self.budget.seconds) and not state.step:
@@ -124,14 +124,14 @@ class TrainContext:
                 raise
 
     def run_seconds(self) -> float:
-        return time.perf_counter() - self.started
+        return clock.now() - self.started
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
         """Measure work that comes once more after the last step, and with it how long the end will take."""
-        started = time.perf_counter()
+        started = clock.now()
         yield
-        self.last_seconds[what] = time.perf_counter() - started
+        self.last_seconds[what] = clock.now() - started
         if "evaluate" in self.last_seconds:
             final = max(1.0, self.final_tokens / self.config.eval_tokens)  # in evaluations along the way
             closing = sum(self.last_seconds.values()) + final * self.last_seconds["evaluate"]
@@ -173,7 +173,7 @@ class TrainContext:
         Raises:
             RunError: too many in a row were not finite.
         """
-        waited = time.perf_counter()
+        waited = clock.now()
         newest, skipped = 0.0, self.state.skipped_steps
         for result in self.pending:
             loss, norm = result.loss.item(), result.grad_norm.item()
@@ -185,7 +185,7 @@ class TrainContext:
                     f"(the newest loss is {loss}, the gradient norm {norm})"
                 )
         self.pending.clear()
-        self.work_seconds += time.perf_counter() - waited
+        self.work_seconds += clock.now() - waited
         if self.state.skipped_steps > skipped:
             count = f"{self.state.skipped_steps - skipped} (since the run began {self.state.skipped_steps})"
             self.report(Notice(f"Updates skipped because the gradient was not finite: {count}."))
@@ -199,7 +199,7 @@ class TrainContext:
         best, keep = facts_of(self.best) if self.best else None, self.config.keep_checkpoints
         parts = self.model, self.optimizer.state, self.state.to_dict()
         folder = checkpoint.save_checkpoint(self.run, *parts, best=best, keep=keep, base=self.record.base)
-        self.saved_at = time.perf_counter()
+        self.saved_at = clock.now()
         self.report(Saved(step=self.state.step, folder=folder))
 
     def diverged(self, sign: str) -> RunError:

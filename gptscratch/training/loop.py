@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,6 +11,7 @@ from types import FrameType
 import numpy as np
 
 from gptscratch.device import is_out_of_memory, out_of_memory, seed_step
+from gptscratch.training import clock
 from gptscratch.training.callbacks import CALLBACKS
 from gptscratch.training.context import TrainContext
 from gptscratch.training.events import Notice
@@ -23,11 +23,11 @@ def run_loop(context: TrainContext) -> bool:
     state = context.state
     with interrupts() as interrupted:
         while not context.finished and not interrupted.is_set():
-            started = time.perf_counter()
+            started = clock.now()
             inputs, targets = context.batches.batch(state.step)
             context.lr_scale = context.schedule(state.step, context.budget.progress(state))
             result = step_that_fits(context, inputs, targets)
-            context.record_step(result, time.perf_counter() - started)
+            context.record_step(result, clock.now() - started)
             for callback in CALLBACKS:
                 callback(context)
         if interrupted.is_set() and not context.finished:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -33,7 +32,7 @@ from gptscratch.runs.run import (
 )
 from gptscratch.runs.run_tokens import record_of, require_trained, tokens_of_run
 from gptscratch.runs.tensors import load_tensors
-from gptscratch.training import callbacks, fine_tuning
+from gptscratch.training import callbacks, clock, fine_tuning
 from gptscratch.training.budget import cooldown as cooled_down
 from gptscratch.training.budget import make_budget
 from gptscratch.training.context import SampleText, TrainContext, facts_of
@@ -57,6 +56,7 @@ class TrainResult:
     fine_tuned: FineTuned | None = None  # where it started from another run
 
 
+@clock.watching()
 def train(
     corpus: str | Path | Sequence[str | Path] = (),
     *,
@@ -86,7 +86,7 @@ def train(
     Raises:
         UserError: an error that the user can fix; nothing is left half-written.
     """
-    started = time.perf_counter() if started is None else started
+    started = clock.now() if started is None else started
     names = [corpus] if isinstance(corpus, str | Path) else list(corpus)
     if names:
         settings["corpus"] = tuple(str(name) for name in names)
@@ -111,6 +111,7 @@ def train(
     return result
 
 
+@clock.watching()
 def resume(
     name_or_path: str | Path | None = None,
     *,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ Fit = Callable[..., TrainResult]
 
 
 class FakeTime:
-    """Replaces ``time.perf_counter``: it moves when the test moves it."""
+    """Replaces the clock of training: it moves when the test moves it."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -41,7 +40,7 @@ class FakeTime:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     clock = FakeTime()
-    monkeypatch.setattr(time, "perf_counter", clock)
+    monkeypatch.setattr("gptscratch.training.clock.now", clock)
     return clock
 
 
@@ -146,7 +145,7 @@ def test_the_end_scores_as_many_tokens_as_there_is_time_for(clock: FakeTime) -> 
 
 def test_progress_is_reported_by_the_clock_and_not_written(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter(range(10**6))
-    monkeypatch.setattr(time, "perf_counter", lambda: 0.25 * next(readings))
+    monkeypatch.setattr("gptscratch.training.clock.now", lambda: 0.25 * next(readings))
     events: list[Event] = []
     result = fit(name="a", log_interval=12, on_event=events.append)
     shown = [e for e in events if type(e) is Progress]
@@ -169,7 +168,7 @@ def test_a_checkpoint_is_saved_when_ten_minutes_have_passed(
     fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readings = iter(range(10**6))
-    monkeypatch.setattr(time, "perf_counter", lambda: 90.0 * next(readings))  # so much with each look
+    monkeypatch.setattr("gptscratch.training.clock.now", lambda: 90.0 * next(readings))
     saved: list[Event] = []
     result = fit(name="a", save_interval=1000, eval_interval=1000, on_event=saved.append)
     steps = [e.step for e in saved if isinstance(e, Saved)]

@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -352,7 +351,7 @@ def test_a_corpus_from_stdin_is_not_waited_for(tale: Path) -> None:
 
 def test_a_run_on_time_ends_then_with_its_rate_decayed(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     readings = itertools.count()
-    monkeypatch.setattr(time, "perf_counter", lambda: 0.002 * next(readings))  # 2 ms pass with each look
+    monkeypatch.setattr("gptscratch.training.clock.now", lambda: 0.002 * next(readings))
     settings = {"steps": None, "minutes": 0.03, "eval_interval": 40, "save_interval": 40, "log_interval": 5}
     result = fit(name="a", **settings)
     assert result.seconds == pytest.approx(1.8, rel=0.03)

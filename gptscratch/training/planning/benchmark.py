@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from statistics import median
 
@@ -15,6 +14,7 @@ from gptscratch.config import RunConfig
 from gptscratch.device import is_out_of_memory
 from gptscratch.model.gpt import GPT
 from gptscratch.model.lora import add_adapters_of
+from gptscratch.training import clock
 from gptscratch.training.evaluate import sums_over
 from gptscratch.training.optimizer import make_optimizer
 from gptscratch.training.replica import LowPrecisionReplica
@@ -83,9 +83,9 @@ def timed(call: Callable[[], object], limit: float, most: int = 100) -> list[flo
     call()
     times: list[float] = []
     while not times or (len(times) < most and sum(times) < limit):
-        started = time.perf_counter()
+        started = clock.now()
         call()
-        times.append(time.perf_counter() - started)
+        times.append(clock.now() - started)
     return times
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from gptscratch.device import (
     slow_dtype_warning,
 )
 from gptscratch.errors import ConfigError
+from gptscratch.training import clock
 from gptscratch.training.events import Notice, OnEvent, Planned, Working, ignore
 from gptscratch.training.planning import heuristics
 from gptscratch.training.planning.benchmark import matmul_rate, measured_speed
@@ -52,7 +52,7 @@ def plan_run(
         init_from: a checkpoint that the run starts from: see ``settings_from``.
         started: ``time.perf_counter()`` when the user's time began to count; None: now.
     """
-    started = time.perf_counter() if started is None else started
+    started = clock.now() if started is None else started
     given = qualified(settings)
     if init_from is not None:
         given |= settings_from(init_from, given)
@@ -119,7 +119,7 @@ def _planned(
             facts,
             speed=facts.speed * expected / step,
             evaluation_cost=evaluation / step or facts.evaluation_cost,
-            start_up_seconds=time.perf_counter() - started + SETUP_SECONDS,
+            start_up_seconds=clock.now() - started + SETUP_SECONDS,
         )
         plan = make_plan(given, data, facts)
     return plan, prepared
