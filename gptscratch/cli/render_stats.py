@@ -14,7 +14,7 @@ from gptscratch.units import plural, size
 
 if TYPE_CHECKING:
     from gptscratch.data.chunks import Removed
-    from gptscratch.data.prepare import Prepared
+    from gptscratch.data.prepare import Prepared, PreparedShard
     from gptscratch.data.statistics import CorpusStatistics
     from gptscratch.data.token_files import Manifest
     from gptscratch.tokenizer import Tokenizer
@@ -24,8 +24,19 @@ _SCRIPTS = 6
 _SPLITS = {"documents": "chosen by hash", "tail": "the tail of the text", "file": "a corpus of their own"}
 
 
-def token_files(manifest: Manifest, *, json: bool, prepared: Prepared | None = None) -> None:
-    """``prepared``: what the command has just made or found; None: only the files are described."""
+def token_files(
+    manifest: Manifest,
+    *,
+    json: bool,
+    prepared: Prepared | PreparedShard | None = None,
+    missing: Sequence[int] | None = None,
+) -> None:
+    """Describe token files.
+
+    Args:
+        prepared: what the command has just made or found; None: only the files are described.
+        missing: the shards that are still to be made, where the corpus has shards.
+    """
     train, val = manifest.train, manifest.val
     sums = {
         name: getattr(train, name) + getattr(val, name)
@@ -47,6 +58,10 @@ def token_files(manifest: Manifest, *, json: bool, prepared: Prepared | None = N
     if prepared is not None:
         values["folder"] = prepared.folder
         lines.append(("folder", f"{prepared.folder}{' (existed already)' if prepared.reused else ''}"))
+    if missing is not None:
+        values["missing_shards"] = missing
+        some = ", ".join([*map(str, missing[:10]), *["..."] * (len(missing) > 10)])
+        lines.append(("shards", f"still to be made: {some}" if missing else "all are made and joined"))
     show(values, lines, json=json)
 
 

@@ -13,6 +13,7 @@ from gptscratch.errors import require
 EXAMPLES = """Examples:
   gptscratch tokenize book.txt                          token files for train
   gptscratch tokenize book.txt --stats                  what is in the text
+  gptscratch tokenize web/ --shard 3/8 --out tokens     a part of them
   gptscratch tokenize --text "Once upon" --with tales   the tokens of one text"""
 
 
@@ -25,10 +26,14 @@ def tokenize(
     ),
     stats: bool = setting(False, OUTPUT, "Show statistics, write nothing."),
     out: str | None = setting(None, OUTPUT, "Folder for the token files, if not the cache.", metavar="DIR"),
+    shard: str | None = setting(
+        None, OUTPUT, "Make part I of N, from 1; other processes or machines make the others. The last one "
+        "joins them in --out.", metavar="I/N",
+    ),
     json: bool = o.JSON,
     *,
     settings: dict[str, Any],
-) -> None:
+) -> None:  # fmt: skip
     """Train or apply a tokenizer and write the token files that train reads.
 
     With --text, only show the tokens of one text; without a corpus and without --with, by the tokenizer of
@@ -37,33 +42,41 @@ def tokenize(
     from gptscratch.cli import console, render_stats
 
     if stats:
-        given = {"--text": text, "--out": out, "--with": with_}
+        given = {"--text": text, "--out": out, "--with": with_, "--shard": shard}
         _require_nothing_idle([flag for flag, value in given.items() if value is not None], settings)
     if with_:
         require(
             "data.tokenizer" not in settings, "--with and --tokenizer are both given.", "Take one of them."
         )
         settings["data.tokenizer"] = with_
+    if shard is not None:
+        require(text is None, "--shard and --text are both given.", "Take one of them.")
+        require(out is not None, "--shard needs a folder for all shards.", "Name it with --out DIR.")
     if text is not None and not corpus:
         tokenizer, name = _tokenizer(settings.get("data.tokenizer"))
         render_stats.text_tokens(text, tokenizer, name, json=json)
         return
     from gptscratch.cli.progress import WorkView
-    from gptscratch.data.prepare import ineffective, prepare
+    from gptscratch.data.prepare import ineffective, prepare, prepare_shard
+    from gptscratch.data.shards import Shard
     from gptscratch.data.statistics import corpus_statistics
 
     data = RunConfig().with_settings(settings | {"data.corpus": tuple(corpus or ())}).data
     with WorkView() as view:
         if stats:
             found = corpus_statistics(data, on_progress=view)
+        elif shard is not None and out is not None:
+            part = prepare_shard(data, Shard.parse(shard), Path(out), on_progress=view)
         else:
             prepared = prepare(data, on_progress=view, out=Path(out) if out else None)
     if stats:
         render_stats.corpus(found, json=json)
         return
-    for line in ineffective(data, prepared.manifest):
+    for line in ineffective(data, (prepared if shard is None else part).manifest):
         console.notice(line)
-    if text is not None:
+    if shard is not None:
+        render_stats.token_files(part.manifest, prepared=part, missing=part.missing, json=json)
+    elif text is not None:
         render_stats.text_tokens(text, prepared.tokenizer, f"the tokenizer of {prepared.folder}", json=json)
     else:
         render_stats.token_files(prepared.manifest, prepared=prepared, json=json)

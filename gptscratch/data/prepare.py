@@ -12,29 +12,25 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from gptscratch import paths
 from gptscratch.config import DataConfig
 from gptscratch.data.chunks import Chunk, ReadCounts, Sizes, texts_of
 from gptscratch.data.corpus import Corpus, Survey, survey
+from gptscratch.data.shards import Shard, holds_shards, is_shard, join_shards, missing_shards
 from gptscratch.data.sources import Progress
 from gptscratch.data.token_files import FORMAT, Manifest, Tokens, open_tokens, read_manifest
-from gptscratch.data.token_writer import write_tokens
+from gptscratch.data.token_folder import holds_tokens, is_tokens, one_at_a_time, require_free
+from gptscratch.data.token_writer import require_two_tokens, write_tokens
 from gptscratch.errors import CorpusError, UserError, disk_errors
 from gptscratch.files import new_folder
 from gptscratch.tokenizer import KINDS, Tokenizer, build_tokenizer, choose_tokenizer
 from gptscratch.tokenizer.train import bpe_vocab_size, sample_limit
 
-# The last one is made by generation/memorization.py.
-FILES = ("train.bin", "val.bin", "tokenizer.json", "manifest.json", "train.suffixes")
 _LARGE = 4_000_000  # characters, from which on training a BPE takes seconds
-_ABANDONED = 86_400  # seconds, after which a temporary folder of another key is deleted
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ def prepare(
 ) -> Prepared:
     """Token files for a corpus, in the cache directory or in ``out``.
 
-    A folder of token files as the only corpus is used as it is.
+    A folder of token files as the only corpus is used as it is; a folder of shards becomes one.
 
     Args:
         on_progress: called with (stage, done, total) in bytes. A total of 0 means that it is not known.
@@ -68,21 +64,66 @@ def prepare(
         RunError: the token files cannot be written.
     """
     loaded = Tokenizer.load(config.tokenizer) if config.tokenizer not in (None, *KINDS) else None
-    given = [folder for folder in map(Path, config.corpus) if _holds_tokens(folder.expanduser())]
+    given = [folder for folder in map(Path, config.corpus) if is_tokens(folder.expanduser())]
     if given:
-        return _used_as_it_is(given[0].expanduser(), config, loaded, out)
+        return _used_as_it_is(given[0].expanduser(), config, loaded, out, on_progress)
     if out is not None:
         out = out.expanduser().resolve()
-        _require_free(out)
+        require_free(out)
     with Corpus(config, on_progress, sizes) as corpus:
-        key = cache_key(corpus, loaded)
+        key = cache_key(corpus, loaded, corpus.fingerprint())
         folder = out or paths.tokens_dir() / key
-        with contextlib.nullcontext() if out else _one_at_a_time(folder, corpus.on_progress):
+        with contextlib.nullcontext() if out else one_at_a_time(folder, corpus.on_progress):
             with contextlib.suppress(UserError):  # missing, or damaged: it is made again
                 if read_manifest(folder).key == key:
                     return open_prepared(folder, loaded)
-            tokenizer = _build(corpus, loaded, folder, key)
+            tokenizer, _ = _build(corpus, loaded, folder, key)
     return dataclasses.replace(open_prepared(folder, tokenizer), reused=False)
+
+
+@dataclass(frozen=True)
+class PreparedShard:
+    """A shard, or the whole corpus after its last shard."""
+
+    folder: Path
+    manifest: Manifest
+    missing: tuple[int, ...]  # shards that are still to be made; none: they are joined
+    reused: bool  # it existed already
+
+
+def prepare_shard(
+    config: DataConfig,
+    shard: Shard,
+    out: Path,
+    *,
+    on_progress: Progress | None = None,
+    sizes: Sizes | None = None,
+) -> PreparedShard:
+    """The token files of one shard in a folder of ``out``; the last shard to be made joins them there.
+
+    Raises:
+        UserError: as for ``prepare``, or the shards in ``out`` do not belong together.
+    """
+    loaded = Tokenizer.load(config.tokenizer) if config.tokenizer not in (None, *KINDS) else None
+    out = out.expanduser().resolve()
+    with Corpus(config, on_progress, sizes) as corpus:
+        key, folder = cache_key(corpus, loaded, corpus.fingerprint()), shard.folder(out)
+        if holds_tokens(out):
+            whole = read_manifest(out)
+            if whole.key != key:
+                raise CorpusError(f"{out} holds token files already.", "Name another folder with --out.")
+            return PreparedShard(out, whole, (), True)
+        if not holds_shards(out):
+            require_free(out)
+        with one_at_a_time(folder, corpus.on_progress):
+            reused = is_shard(folder) and read_manifest(folder).key == key
+            manifest = read_manifest(folder) if reused else _build(corpus, loaded, folder, key, shard)[1]
+        with one_at_a_time(out / "joined", corpus.on_progress):
+            if not holds_tokens(out):
+                if missing := missing_shards(out):
+                    return PreparedShard(folder, manifest, tuple(missing), reused)
+                join_shards(out, corpus.on_progress)
+    return PreparedShard(out, read_manifest(out), (), False)
 
 
 def open_prepared(folder: Path, tokenizer: Tokenizer | None = None) -> Prepared:
@@ -101,14 +142,14 @@ def open_prepared(folder: Path, tokenizer: Tokenizer | None = None) -> Prepared:
     return Prepared(folder, tokenizer, tokens, tokens.manifest, True)
 
 
-def cache_key(corpus: Corpus, loaded: Tokenizer | None) -> str:
-    """The hash of everything that decides about the tokens."""
+def cache_key(corpus: Corpus, loaded: Tokenizer | None, fingerprint: str) -> str:
+    """The hash of everything that decides about the tokens; ``fingerprint`` identifies the text."""
     settings = dataclasses.asdict(corpus.config)
     for name in ("corpus", "val_file", "glob"):  # in the fingerprint
         del settings[name]
     settings |= {"tokenizer": loaded.hash if loaded else corpus.config.tokenizer, "weights": corpus.weights}
     names = corpus.names if corpus.weights else ()  # they are in the manifest
-    parts = [FORMAT, corpus.fingerprint(), names, settings, dataclasses.asdict(corpus.sizes)]
+    parts = [FORMAT, fingerprint, names, settings, dataclasses.asdict(corpus.sizes)]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=12).hexdigest()
 
 
@@ -161,17 +202,26 @@ def train_tokenizer(corpus: Corpus, found: Survey) -> Tokenizer:
     return Tokenizer(library)
 
 
-def _build(corpus: Corpus, loaded: Tokenizer | None, folder: Path, key: str) -> Tokenizer:
+def _build(
+    corpus: Corpus, loaded: Tokenizer | None, folder: Path, key: str, shard: Shard | None = None
+) -> tuple[Tokenizer, Manifest]:
     found = survey(corpus)
     tokenizer = loaded or train_tokenizer(corpus, found)
+    chunks = _second_pass(corpus, found)
+    if shard is not None:
+        chunks = shard.chunks(chunks, found.bytes, corpus.on_progress)
     with disk_errors(f"writing {folder}"), new_folder(folder) as temporary:
         tokenizer.save(temporary / "tokenizer.json")
-        write_tokens(temporary, _second_pass(corpus, found), corpus, found, tokenizer, key)
+        manifest = write_tokens(temporary, chunks, corpus, found, tokenizer, key)
+        if shard is None:
+            require_two_tokens(manifest)
+        else:
+            shard.write(temporary, cache_key(corpus, loaded, found.hash))
         corpus.on_progress("writing to the disk", found.bytes, found.bytes)
         if folder.is_dir():  # damaged, or of another key
             old = folder.rename(folder.with_name(f".{folder.name}.old.{os.getpid()}.tmp"))
             shutil.rmtree(old, ignore_errors=True)
-    return tokenizer
+    return tokenizer, manifest
 
 
 def _second_pass(corpus: Corpus, found: Survey, stage: str = "") -> Iterator[Chunk]:
@@ -187,34 +237,9 @@ def _second_pass(corpus: Corpus, found: Survey, stage: str = "") -> Iterator[Chu
         raise CorpusError("the corpus changed while it was being read.", "Run the command again.")
 
 
-@contextlib.contextmanager
-def _one_at_a_time(folder: Path, on_progress: Progress) -> Iterator[None]:
-    """Holds the lock of a folder that is about to be made, and deletes what killed processes left of it."""
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"), poll_interval=0.2)
-    with disk_errors(f"making {folder.parent}"):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            on_progress("waiting for another gptscratch that writes these token files", 0, 0)
-            lock.acquire()
-    try:
-        for leftover in folder.parent.glob(".*.tmp"):
-            with contextlib.suppress(OSError):
-                own = leftover.name.startswith(f".{folder.name}.")
-                if own or time.time() - leftover.stat().st_mtime > _ABANDONED:
-                    shutil.rmtree(leftover, ignore_errors=True)
-        yield
-    finally:
-        lock.release()
-
-
-def _holds_tokens(folder: Path) -> bool:
-    """Also of a name that is too long for a file, which ``os.path`` does not refuse."""
-    return os.path.isfile(folder / "manifest.json") and any(folder.glob("*.bin"))  # noqa: PTH113
-
-
-def _used_as_it_is(folder: Path, config: DataConfig, loaded: Tokenizer | None, out: Path | None) -> Prepared:
+def _used_as_it_is(
+    folder: Path, config: DataConfig, loaded: Tokenizer | None, out: Path | None, on_progress: Progress | None
+) -> Prepared:
     """Raises CorpusError for settings that were decided when the tokens were made."""
     hint = "Leave it out, or name the text that the tokens were made from."
     if len(config.corpus) > 1:
@@ -222,6 +247,12 @@ def _used_as_it_is(folder: Path, config: DataConfig, loaded: Tokenizer | None, o
         raise CorpusError(message, "Name it alone.")
     if out is not None and out.resolve() != folder.resolve():
         raise CorpusError(f"{folder} holds token files already: there is nothing to tokenize.", hint)
+    if is_shard(folder):
+        raise CorpusError(f"{folder} is one of several shards.", f"Name the folder of all: {folder.parent}")
+    if not holds_tokens(folder):
+        with one_at_a_time(folder / "joined", on_progress or (lambda *_: None)):
+            if not holds_tokens(folder):
+                join_shards(folder, on_progress or (lambda *_: None))
     found = open_prepared(folder)
     same = loaded is not None and loaded.hash == found.manifest.tokenizer_hash
     given = dataclasses.replace(config, corpus=(), tokenizer=None if same else config.tokenizer)
@@ -230,12 +261,3 @@ def _used_as_it_is(folder: Path, config: DataConfig, loaded: Tokenizer | None, o
     if asked:
         raise CorpusError(f"{folder} holds finished tokens: {', '.join(asked)} has no effect.", hint)
     return found
-
-
-def _require_free(out: Path) -> None:
-    if out.is_file():
-        raise CorpusError(f"{out} is a file: a folder is needed.")
-    strange = [file.name for file in out.iterdir() if file.name not in FILES] if out.is_dir() else []
-    if strange:
-        hint = "Name a new or empty folder with --out."
-        raise CorpusError(f"{out} holds other files ({strange[0]}).", hint)

@@ -23,12 +23,8 @@ _AT_ONCE = 8  # chunks that are encoded together
 
 def write_tokens(
     folder: Path, chunks: Iterable[Chunk], corpus: Corpus, found: Survey, tokenizer: Tokenizer, key: str
-) -> None:
-    """Write train.bin, val.bin and manifest.json; ``chunks`` are those of the whole corpus.
-
-    Raises:
-        CorpusError: there would be fewer than two tokens to train or to validate.
-    """
+) -> Manifest:
+    """Write train.bin, val.bin and manifest.json; ``chunks`` are those of the whole corpus, or of a shard."""
     end_of_text = tokenizer.eot_id if found.documents > 1 else None
     encode = bulk_encoder(tokenizer, found.alphabet)
     with (folder / "train.bin").open("wb") as train_file, (folder / "val.bin").open("wb") as val_file:
@@ -40,15 +36,21 @@ def write_tokens(
                 for file, data in zip((train, val), parts, strict=True):
                     file.write(data, component)
                 corpus.on_progress("tokenizing", train.counts["bytes"] + val.counts["bytes"], found.bytes)
-    if min(train.counts["tokens"], val.counts["tokens"]) < 2:
-        more = ", or hold more of it out: --val-fraction 0.5." if train.counts["tokens"] >= 20 else "."
-        raise CorpusError(
-            "the corpus is too short: at least 2 tokens are needed to train and 2 to validate; it has "
-            f"{train.counts['tokens']:,} and {val.counts['tokens']:,}.",
-            f"Add more text{more}",
-        )
     manifest = _manifest(corpus, found, tokenizer, key, end_of_text, train, val)
     (folder / "manifest.json").write_text(manifest_json(manifest), encoding="utf-8")
+    return manifest
+
+
+def require_two_tokens(manifest: Manifest) -> None:
+    """Raises CorpusError where there are fewer than two tokens to train or to validate."""
+    train, val = manifest.train.tokens, manifest.val.tokens
+    if min(train, val) < 2:
+        more = ", or hold more of it out: --val-fraction 0.5." if train >= 20 else "."
+        raise CorpusError(
+            "the corpus is too short: at least 2 tokens are needed to train and 2 to validate; it has "
+            f"{train:,} and {val:,}.",
+            f"Add more text{more}",
+        )
 
 
 class _TokenFile:

@@ -98,3 +98,23 @@ def test_a_corpus_that_is_too_short_leaves_nothing(gptscratch: Command, tmp_path
 def test_with_and_tokenizer_together_are_refused(gptscratch: Command, corpus: Path) -> None:
     ended = gptscratch("tokenize", corpus, "--with", "a", "--tokenizer", "char")
     assert ended.code == 2
+
+
+def test_shards_are_joined_for_train(gptscratch: Command, corpus: Path, tmp_path: Path) -> None:
+    def shard(part: str, *more: Any) -> Any:
+        return gptscratch("tokenize", corpus, "--shard", part, *more)
+
+    assert "still to be made: 1" in shard("2/2", "--out", tmp_path / "all").out
+    ended = gptscratch("train", tmp_path / "all", "--steps", 3, "--dry-run")
+    assert ended.code == 2
+    assert "lacks 1 of 2 shards: 1." in ended.err.replace("\n", " ")
+    facts = json.loads(shard("1/2", "--out", tmp_path / "all", "--json").out)
+    assert (facts["missing_shards"], facts["characters"]) == ([], len(corpus.read_text()))
+    assert gptscratch("train", tmp_path / "all", "--steps", 3, "--dry-run").code == 0
+    for ended, fault in (
+        (shard("1/2"), "--shard needs a folder"),
+        (shard("3/2", "--out", tmp_path / "b"), "it must be I/N"),
+        (shard("1/2", "--out", tmp_path / "b", "--stats"), "no effect with --stats"),
+        (shard("1/2", "--out", tmp_path / "b", "--text", "x"), "--shard and --text"),
+    ):
+        assert (ended.code, fault in ended.err) == (2, True)

@@ -1,0 +1,63 @@
+"""A folder in which token files are made: its lock, and what may be in it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from gptscratch.data.shards import holds_shards
+from gptscratch.data.sources import Progress
+from gptscratch.errors import CorpusError, disk_errors
+
+# The last one is made by generation/memorization.py.
+FILES = ("train.bin", "val.bin", "tokenizer.json", "manifest.json", "train.suffixes")
+_ABANDONED = 86_400  # seconds, after which a temporary folder of another key is deleted
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path, on_progress: Progress) -> Iterator[None]:
+    """Holds the lock of a folder that is about to be made, and deletes what killed processes left of it."""
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"), poll_interval=0.2)
+    with disk_errors(f"making {folder.parent}"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_progress("waiting for another gptscratch that writes these token files", 0, 0)
+            lock.acquire()
+    try:
+        for leftover in folder.parent.glob(".*.tmp"):
+            with contextlib.suppress(OSError):
+                own = leftover.name.startswith(f".{folder.name}.")
+                if own or time.time() - leftover.stat().st_mtime > _ABANDONED:
+                    shutil.rmtree(leftover, ignore_errors=True)
+        yield
+    finally:
+        lock.release()
+
+
+def is_tokens(folder: Path) -> bool:
+    """Whether it holds token files, or shards of them."""
+    return holds_tokens(folder) or holds_shards(folder)
+
+
+def holds_tokens(folder: Path) -> bool:
+    """Also of a name that is too long for a file, which ``os.path`` does not refuse."""
+    return os.path.isfile(folder / "manifest.json") and any(folder.glob("*.bin"))  # noqa: PTH113
+
+
+def require_free(out: Path) -> None:
+    """Raises CorpusError where a folder holds something else."""
+    if out.is_file():
+        raise CorpusError(f"{out} is a file: a folder is needed.")
+    files = out.iterdir() if out.is_dir() else ()
+    strange = [file.name for file in files if file.name not in FILES and not file.match(".*.lock")]
+    if strange:
+        hint = "Name a new or empty folder with --out."
+        raise CorpusError(f"{out} holds other files ({strange[0]}).", hint)
