@@ -22,6 +22,7 @@ OPTIMIZERS = ("muon", "adamw")
 SCHEDULES = ("constant", "cosine", "linear", "wsd", "onecycle")
 DOCUMENTS = ("packed", "masked", "padded")
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
+ON_DIVERGENCE = ("rollback", "stop")
 UNITS = ("steps", "epochs", "tokens", "minutes")  # of the training length: one of them is given
 LENGTHS = frozenset(f"train.{name}" for name in (*UNITS, "max_steps"))
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -116,6 +117,10 @@ class TrainConfig:
     patience: int | None = setting(
         None, RUN, "Stop early after N evaluations without improvement.", at_least=1, default_is="never"
     )
+    on_divergence: str = setting(
+        "rollback", RUN, "If the loss is no longer a finite number: rollback (to the best checkpoint, with a "
+        "quarter of the learning rate) or stop.", choices=ON_DIVERGENCE,
+    )  # fmt: skip
     seed: int = setting(1337, RUN, "Random seed.", at_least=0, below=2**63)
     device: str = setting("auto", HARDWARE, "Device for the computation.", choices=DEVICES)
     dtype: str = setting("auto", HARDWARE, "Number format of the matrix products.", choices=DTYPES)

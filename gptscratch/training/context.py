@@ -39,6 +39,10 @@ _MOST_SKIPPED = 10  # updates in a row without a finite gradient, before a run e
 SampleText = Callable[[GPT, Path], str]  # from the model and its run's folder
 
 
+class DivergedError(RunError):
+    """The loss, a gradient or a parameter is no longer a finite number."""
+
+
 class TrainContext:
     """Everything that the training loop reads or changes; callbacks are functions of it."""
 
@@ -171,7 +175,7 @@ class TrainContext:
         """Add the pending losses to the state's sum; returns the newest finite gradient norm.
 
         Raises:
-            RunError: too many in a row were not finite.
+            DivergedError: too many in a row were not finite.
         """
         waited = clock.now()
         newest, skipped = 0.0, self.state.skipped_steps
@@ -192,7 +196,7 @@ class TrainContext:
         return newest
 
     def save(self) -> None:
-        """Raises RunError where the parameters are not finite: the last good checkpoint stays the last."""
+        """Raises DivergedError where the parameters are not finite: the last good checkpoint is kept."""
         self.flush_losses()
         if not torch.stack([p.isfinite().all() for p in self.model.parameters()]).all():
             raise self.diverged("a parameter is not finite")
@@ -202,7 +206,7 @@ class TrainContext:
         self.saved_at = clock.now()
         self.report(Saved(step=self.state.step, folder=folder))
 
-    def diverged(self, sign: str) -> RunError:
+    def diverged(self, sign: str) -> DivergedError:
         rate = f"{self.config.learning_rate / 3:.2g}"
         hint = f"No checkpoint was saved yet. Start again with --learning-rate {rate} or less."
         for step, _ in paths.checkpoints(self.run):
@@ -210,7 +214,7 @@ class TrainContext:
                 f"The checkpoint of step {step:,} is intact. Continue from it with a lower rate: "
                 f"gptscratch train --resume {self.run.name} --learning-rate {rate}"
             )
-        return RunError(f"Training diverged by step {self.state.step:,}: {sign}.", hint)
+        return DivergedError(f"Training diverged by step {self.state.step:,}: {sign}.", hint)
 
 
 def facts_of(evaluation: Evaluated) -> dict[str, float]:

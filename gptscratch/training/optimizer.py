@@ -36,7 +36,10 @@ class Optimizer:
 
     Attributes:
         state: named tensors that a checkpoint keeps; ``step`` changes them in place.
+        rate_factor: of all learning rates.
     """
+
+    rate_factor = 1.0
 
     def __init__(self, *parts: Updates) -> None:
         self.parts = parts
@@ -50,7 +53,7 @@ class Optimizer:
         not wait for its value.
         """
         for part in self.parts:
-            part.update(lr_scale, finite)
+            part.update(lr_scale * self.rate_factor, finite)
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:

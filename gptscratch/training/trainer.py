@@ -15,14 +15,11 @@ from gptscratch.data.prepare import Prepared
 from gptscratch.data.token_files import token_counts
 from gptscratch.device import out_of_memory, peak_memory, pick_device, pick_dtype, slow_dtype_warning
 from gptscratch.errors import CheckpointError
-from gptscratch.files import write_json
 from gptscratch.model.head import init_bias_from_unigrams
 from gptscratch.runs import checkpoint
-from gptscratch.runs.metrics import rewind_metrics
 from gptscratch.runs.run import (
     RunRecord,
     create_run,
-    disk_errors_in,
     held,
     is_run,
     new_run,
@@ -37,8 +34,8 @@ from gptscratch.training.budget import cooldown as cooled_down
 from gptscratch.training.budget import make_budget
 from gptscratch.training.context import SampleText, TrainContext, facts_of
 from gptscratch.training.events import Evaluated, FineTuned, Notice, OnEvent, Started, ignore
-from gptscratch.training.loop import run_loop
 from gptscratch.training.planning.plan_run import plan_run, tokens_per_row
+from gptscratch.training.rollback import rewind_run, run_to_the_end
 from gptscratch.training.state import TrainState
 
 
@@ -151,7 +148,7 @@ def resume(
         checkpoint.load_parameters(context.model, run, record, folder)
         context.fine_tuned = fine_tuning.read(run)
         context.optimizer.load(load_tensors(folder / "optimizer.safetensors"))
-        was_evaluated = _roll_back(run, record, state)
+        was_evaluated = rewind_run(run, record, state)
         context.start(state)  # its own start-up is not counted
         return _train(context, was_evaluated=was_evaluated)
 
@@ -212,7 +209,7 @@ def _train(context: TrainContext, *, was_evaluated: bool = True) -> TrainResult:
     if context.finished and not was_evaluated:
         callbacks.evaluate(context)
         context.save()
-    interrupted = run_loop(context)
+    interrupted = run_to_the_end(context)
     evaluation = None if interrupted else _evaluate_best(context)
     fine_tuned = context.fine_tuned if evaluation is None else fine_tuning.end(context, evaluation)
     return TrainResult(
@@ -234,14 +231,3 @@ def _evaluate_best(context: TrainContext) -> Evaluated:
     best, peak = facts_of(evaluation), peak_memory(pick_device(context.config.device))
     checkpoint.finish(run, step=state.step, best_step=state.best_step, best=best, peak_memory=peak or None)
     return evaluation
-
-
-def _roll_back(run: Path, record: RunRecord, state: TrainState) -> bool:
-    """Put a run's folder back to ``state``; returns whether it holds the evaluation of its step."""
-    with disk_errors_in(run, f"resuming {run.name}"):
-        if not checkpoint.rewind(run, state.to_dict(), keep=record.config.train.keep_checkpoints):
-            state.forget_best()
-        write_json(run / "config.json", record.to_dict())
-    counted = state.best_step == state.step or state.evaluations_since_best > 0
-    rewind_metrics(run / "samples.jsonl", state.step)
-    return rewind_metrics(run / "metrics.jsonl", state.step) and counted

@@ -181,7 +181,7 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_good_checkpoint(
 
     monkeypatch.setattr("gptscratch.model.gpt.GPT.train", spy)
     with pytest.raises(RunError, match=r"diverged by step 1[67]") as caught:
-        fit(name="a", log_interval=1, on_event=poisoned(at, lambda: models[-1]))
+        fit(name="a", log_interval=1, on_divergence="stop", on_event=poisoned(at, lambda: models[-1]))
     assert caught.value.exit_code == 1
     assert steps_of(paths.run_dir("a"))[-1] == 12  # the save at 16 came after the poison
     assert load("a").generate("the", max_tokens=5)
