@@ -51,25 +51,25 @@ _NO_SPACE = (
 
 
 def choose_tokenizer(n_characters: int, n_distinct: int = 0) -> tuple[str, int | None]:
-    """(kind, vocab_size) that suit a corpus: characters while it is very small, else BPE.
+    """(kind, vocab_size) that suit a corpus: characters while it is small, else BPE.
 
-    A very small corpus shows too few words for larger tokens to be learned; a large alphabet has too many
-    characters for each to be learned. The size is None where the kind decides it.
+    A small corpus shows too few words for larger tokens to be learned; a large alphabet has too many
+    characters for each to be learned. The size is None where the kind decides it. The text alone decides, so
+    that a corpus has the same tokens on every machine.
     """
-    if n_characters < 300_000 and n_distinct <= 256:
+    if n_characters < 2_000_000 and n_distinct <= 256:
         return "char", None
     return "bpe", bpe_vocab_size(n_characters, n_distinct)
 
 
 def bpe_vocab_size(n_characters: int, n_distinct: int = 0) -> int:
-    """Grows with about the square root of the corpus, in powers of two from 1,024 to 16,384.
+    """The square root of the number of characters, as a power of two from 1,024 to 16,384.
 
     Runs of one to three minutes did better with these than with twice as many (docs/decisions/planner.md).
     A large alphabet needs more, so that its characters are not encoded byte by byte.
     """
-    steps = ((4_000_000, 1024), (16_000_000, 2048), (64_000_000, 4096), (512_000_000, 8192))
-    size = next((size for limit, size in steps if n_characters < limit), 16_384)
-    return min(16_384, max(size, 1 << (n_distinct + 256).bit_length()))
+    size = 1 << (max(1, n_characters).bit_length() - 1) // 2
+    return min(16_384, max(1024, size, 1 << (n_distinct + 256).bit_length()))
 
 
 def sample_limit(text: Iterable[str]) -> int:

@@ -1,13 +1,19 @@
-"""Quality of the plan: its bits per byte, compared with settings chosen by hand.
+"""Quality of the plan: what a rule or a setting is worth, at equal compute, on text that was never used.
 
-    python tests/benchmarks/plan_quality.py tinyshakespeare.txt --minutes 1 3 --results quality.jsonl
+    python tests/benchmarks/plan_quality.py tinyshakespeare.txt --minutes 1
+    python tests/benchmarks/plan_quality.py reviews.txt:200000 --tera 2 --seeds 1 2 3 \\
+        --points "char: tokenizer=char" "BPE: tokenizer=bpe" "wide: n_layer=3 d_model=192 context_length=128"
 
-Every point is one process on one thread with the same budget of processor time, so that other processes on
-the machine do not matter. Preparing the corpus and the final scoring are not counted; all points of a corpus
-with the same tokenizer are scored on the same tokens. Points in the results file are not run again.
+A text is a file, of which ``:BYTES`` keeps the beginning. Its last tenth is the test part: it is cut off
+before anything else, the validation part of the rest chooses the checkpoint, and the test part gives the
+figure (bits per byte, as ``gptscratch score`` does). Rules are tuned on tiny Shakespeare and TinyStories
+and reported on other texts.
 
-A point is written as ``bpe2048 4x192 c128 b16 r0.03``: tokenizer with its vocabulary, layers x width,
-context, sequences a step, peak learning rate. ``plan`` leaves everything to the planner.
+A point is a name and settings of ``gptscratch.train``. What it does not give is planned, for ``--minutes``
+on a machine of plan_table.py, whose stored facts are used. ``--tera`` is the compute of each run in 10^12
+FLOPs (6 N + 12 L H K T for each token), from which the tokens follow; without it they are those of the
+plan. So a busy machine changes nothing. The table has the mean over the seeds and their spread (largest -
+smallest). Runs that are in the results file are not made again.
 """
 
 from __future__ import annotations
@@ -15,93 +21,69 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import resource
-import shutil
-import subprocess
+import runpy
 import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import mean
 from typing import Any
+from unittest.mock import patch
 
-GRID = {
-    "char": (
-        "char 3x96 c64 b32 r0.03", "char 4x128 c64 b32 r0.03", "char 4x128 c256 b8 r0.03",
-        "char 4x192 c128 b16 r0.03", "char 6x128 c128 b16 r0.03", "char 4x256 c256 b8 r0.02",
-        "char 6x256 c128 b16 r0.03", "char 6x384 c256 b16 r0.02", "bpe512 4x128 c128 b16 r0.03",
-        "bpe1024 4x128 c64 b16 r0.03", "bpe1024 4x192 c128 b16 r0.03", "bpe2048 4x256 c128 b16 r0.03",
-    ),
-    "bpe": (
-        "char 4x192 c256 b8 r0.03", "bpe1024 4x128 c128 b16 r0.03", "bpe2048 3x128 c64 b32 r0.03",
-        "bpe2048 4x128 c128 b16 r0.03", "bpe2048 4x192 c128 b16 r0.03", "bpe2048 4x256 c128 b16 r0.03",
-        "bpe2048 6x256 c256 b16 r0.03", "bpe4096 4x128 c128 b16 r0.02", "bpe4096 4x192 c128 b16 r0.03",
-        "bpe4096 4x256 c128 b16 r0.03", "bpe4096 6x256 c128 b16 r0.03", "bpe4096 6x384 c256 b16 r0.02",
-        "bpe8192 4x192 c128 b16 r0.03", "bpe8192 4x256 c128 b16 r0.03", "bpe8192 6x256 c256 b16 r0.03",
-    ),
-}  # fmt: skip
-POINT = re.compile(r"(char|byte|word|bpe)(\d*) (\d+)x(\d+) c(\d+) b(\d+) r([\d.]+)")
-PLAN = "plan"
+TEST_SHARE = 0.1
+LENGTHS = {"steps", "epochs", "tokens"}
+SHAPE = ("n_layer", "d_model", "context_length")
 
 
-def settings_of(point: str) -> dict[str, Any]:
-    """What the point gives; the rest is the planner's."""
-    if point == PLAN:
-        return {}
-    found = POINT.fullmatch(point)
-    if found is None:
-        raise SystemExit(f"{point!r} is not a point. Write it like bpe2048 4x192 c128 b16 r0.03")
-    kind, vocab_size, layers, width, context, batch, rate = found.groups()
-    sizes = {"n_layer": int(layers), "d_model": int(width), "context_length": int(context)}
-    tokenizer = {"tokenizer": kind, "data.vocab_size": int(vocab_size) if vocab_size else None}
-    return {**tokenizer, **sizes, "batch_size": int(batch), "learning_rate": float(rate)}
+def parts(text: str, folder: Path) -> tuple[Path, str]:
+    """A file with the text to train and validate on, and the test text."""
+    name, _, limit = text.partition(":")
+    found = Path(name).read_bytes()[: int(limit) if limit else None].decode("utf-8", errors="ignore")
+    cut = int((1 - TEST_SHARE) * len(found))
+    file = folder / "corpus.txt"
+    file.write_text(found[:cut], encoding="utf-8")
+    return file, found[cut:]
 
 
-def run_point(corpus: Path, minutes: float, settings: dict[str, Any], score_tokens: int) -> dict[str, Any]:
-    """Train once in this process, by the processor's clock, and score the best checkpoint."""
-    time.perf_counter = time.process_time  # before anything asks for it
-    import torch
-
-    from gptscratch import load
+def run(text: str, settings: dict[str, str], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train and score once."""
+    from gptscratch import load, sizing
+    from gptscratch.generation.scoring import score
     from gptscratch.training import trainer
-    from gptscratch.training.evaluate import Evaluator
     from gptscratch.training.planning import plan_run as planning
-    from gptscratch.training.replica import LowPrecisionReplica
 
-    plan, prepared = planning.plan_run({**settings, "corpus": str(corpus), "minutes": minutes})
-    folder = Path(tempfile.mkdtemp())
-    wall, began = time.monotonic(), time.process_time()
-    result = trainer.train(corpus, out=folder / "run", minutes=minutes, sample_interval=0, **settings)
-    seconds, wall = time.process_time() - began, time.monotonic() - wall
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    evaluator = Evaluator(LowPrecisionReplica(load(folder / "run").model, torch.float32), prepared)
-    scored = evaluator(result.best_step, score_tokens)
-    shutil.rmtree(folder)
-    model, train = plan.config.model, plan.config.train
+    table = runpy.run_path(str(Path(__file__).parent / "plan_table.py"))
+    _, dtype, rate, _, _ = table["MACHINES"][arguments.machine]
+    stored = {"measured_speed": lambda *_: None, "matmul_rate": lambda *_: rate}
+    with tempfile.TemporaryDirectory() as home, patch.multiple(planning, **stored):
+        os.environ["GPTSCRATCH_HOME"] = home
+        corpus, test = parts(text, Path(home))
+        given = {"train.dtype": dtype, "device": "cpu", **settings}
+        if not settings.keys() & LENGTHS:
+            minutes = {"minutes": arguments.minutes, "corpus": str(corpus)}
+            plan, _ = planning.plan_run({**given, **minutes})
+            model, tokens = plan.config.model, plan.tokens
+            if arguments.tera:
+                tokens = round(arguments.tera * 1e12 / sizing.training_flops_per_token(model))
+            given = {**{name: getattr(model, name) for name in SHAPE}, **given, "tokens": tokens}
+        began = time.process_time()
+        result = trainer.train(corpus, out=Path(home) / "run", sample_interval=0, **given)
+        seconds = time.process_time() - began
+        generator = load(Path(home) / "run", device="cpu")
+        found = score(generator, test)
+        config = json.loads((Path(home) / "run" / "config.json").read_text(encoding="utf-8"))
+    model, train = generator.model.config, config["train"]
     return {
-        "bits_per_byte": scored.val_bits_per_byte,
-        "val_tokens": scored.val_tokens,
-        "parameters": plan.parameters,
+        "bits_per_byte": found.bits_per_byte,
+        "parameters": sizing.count_parameters(model).total,
+        "tokens": result.tokens,
         "steps": result.step,
         "best_step": result.best_step,
-        "tokens": result.tokens,
-        "planned_tokens": plan.tokens,
         "seconds": seconds,
-        "wall_seconds": wall,
-        "memory": plan.memory_bytes,
-        "measured_memory": peak,
-        "shape": f"{prepared.tokenizer.kind}{prepared.tokenizer.vocab_size} {model.n_layer}x{model.d_model} "
-        f"c{model.context_length} b{train.batch_size} r{train.learning_rate:.3g} d{model.dropout:.2g}",
+        "plan": f"{generator.tokenizer.kind} {model.vocab_size:,}, {model.n_layer} x {model.d_model}, "
+        f"context {model.context_length}, batch {train['batch_size']}, rate {train['learning_rate']:.3g}, "
+        f"decay {train['weight_decay']:.2g}, dropout {model.dropout:g}",
     }
-
-
-def spawn(corpus: Path, minutes: float, point: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run a point in a process of one thread."""
-    command = [sys.executable, __file__, str(corpus), "--minutes", str(minutes), "--point", point]
-    command += ["--score-tokens", str(arguments.score_tokens), "--set", *arguments.set]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def known(results: Path) -> list[dict[str, Any]]:
@@ -110,56 +92,52 @@ def known(results: Path) -> list[dict[str, Any]]:
 
 
 def table(records: list[dict[str, Any]]) -> None:
-    """Each corpus and time: the plan against the best point of the grid, then every point."""
-    print("| corpus | minutes | plan | best of the grid | points | plan above it |")
-    print("| --- | ---: | ---: | --- | ---: | ---: |")
-    for corpus, minutes in dict.fromkeys((r["corpus"], r["minutes"]) for r in records):
-        mine = [r for r in records if (r["corpus"], r["minutes"]) == (corpus, minutes)]
-        plans = [r for r in mine if r["point"] == PLAN]
-        grid = sorted((r for r in mine if r["point"] != PLAN), key=lambda r: r["bits_per_byte"])
-        if not (plans and grid):
-            continue
-        plan, best = plans[-1], grid[0]
-        above = plan["bits_per_byte"] / best["bits_per_byte"] - 1
-        print(f"| {corpus} | {minutes:g} | {plan['bits_per_byte']:.4f} ({plan['shape']}) "
-              f"| {best['bits_per_byte']:.4f} ({best['point']}) | {len(grid)} | {above:+.1%} |")  # fmt: skip
-    print("\n| corpus | minutes | point | parameters | steps | tokens | bits per byte | seconds |")
-    print("| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |")
-    for r in sorted(records, key=lambda r: (r["corpus"], r["minutes"], r["bits_per_byte"])):
-        name = f"plan: {r['shape']}" if r["point"] == PLAN else r["point"]
-        print(f"| {r['corpus']} | {r['minutes']:g} | {name} | {r['parameters']:,} | {r['steps']:,} "
-              f"| {r['tokens']:,} | {r['bits_per_byte']:.4f} | {r['seconds']:.1f} |")  # fmt: skip
+    """Each text with its points, the best first."""
+    print(
+        "| text | compute | point | settings | tokens | best at | bits per byte | spread | runs | seconds |"
+    )
+    print("| --- | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for record in records:
+        key = tuple(record[name] for name in ("text", "tera", "minutes", "point"))
+        groups.setdefault(key, []).append(record)
+    for (text, tera, minutes, point), runs in sorted(
+        groups.items(), key=lambda item: (item[0][:3], mean(r["bits_per_byte"] for r in item[1]))
+    ):
+        bits = [r["bits_per_byte"] for r in runs]
+        best = mean(r["best_step"] / r["steps"] for r in runs)
+        compute = f"{tera:g} T" if tera else f"{minutes:g} min"
+        cells = (text, compute, point, runs[0]["plan"], f"{runs[0]['tokens']:,}", f"{best:.0%}",
+                 f"{mean(bits):.4f}", f"{max(bits) - min(bits):.4f}", f"{len(runs)}",
+                 f"{mean(r['seconds'] for r in runs):.0f}")  # fmt: skip
+        print("|", " | ".join(cells), "|")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("corpus", type=Path)
-    parser.add_argument("--minutes", type=float, nargs="+", default=[1.0])
-    parser.add_argument("--grid", choices=sorted(GRID), default="char", help="which points to run")
-    parser.add_argument("--only", nargs="*", help="these points instead of the grid; plan is always run")
-    parser.add_argument("--set", nargs="*", default=[], help="settings of every point, as KEY=VALUE")
-    parser.add_argument("--score-tokens", type=int, default=200_000)
+    parser.add_argument("texts", nargs="*", help="FILE or FILE:BYTES; none: print the results")
+    parser.add_argument("--points", nargs="+", default=["plan:"], help='"NAME: KEY=VALUE KEY=VALUE"')
+    parser.add_argument("--seeds", nargs="+", default=["1"])
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--tera", type=float, default=0.0)
+    parser.add_argument("--machine", default="2 cores, AVX-512")
     parser.add_argument("--results", type=Path, default=Path("plan_quality.jsonl"))
-    parser.add_argument("--point", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    extra = dict(pair.split("=", 1) for pair in arguments.set)
-    if arguments.point:
-        settings = {**settings_of(arguments.point), **extra}
-        found = run_point(arguments.corpus, arguments.minutes[0], settings, arguments.score_tokens)
-        print(json.dumps(found))
-        return
-    points = [PLAN, *(GRID[arguments.grid] if arguments.only is None else arguments.only)]
-    for minutes in arguments.minutes:
-        for point in points:
-            key = {"corpus": arguments.corpus.name, "minutes": minutes, "point": point, "set": extra}
-            if any(key.items() <= record.items() for record in known(arguments.results)):
-                continue
-            record = {**key, **spawn(arguments.corpus, minutes, point, arguments)}
-            with arguments.results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-            print(f"{minutes:g} min, {point}: {record['bits_per_byte']:.4f} bits per byte", file=sys.stderr)
+    for text in arguments.texts:
+        for seed in arguments.seeds:
+            for point in arguments.points:
+                name, _, given = point.partition(":")
+                limits = {"tera": arguments.tera, "minutes": arguments.minutes}
+                key = {"text": Path(text).name, **limits, "point": name, "given": given.strip(), "seed": seed}
+                if any(key.items() <= record.items() for record in known(arguments.results)):
+                    continue
+                settings = dict(pair.split("=", 1) for pair in given.split())
+                found = {**key, **run(text, {"seed": seed, **settings}, arguments)}
+                with arguments.results.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(found) + "\n")
+                print(f"{text}, {name}, seed {seed}: {found['bits_per_byte']:.4f}", file=sys.stderr)
     table(known(arguments.results))
 
 

@@ -24,7 +24,8 @@ ENGLISH = "Everyone saw that the cat sat on the mat. " * 50
 def test_choice_follows_size_and_alphabet() -> None:
     assert choose_tokenizer(100_000, 65) == ("char", None)
     assert choose_tokenizer(100_000, 3000)[0] == "bpe"
-    assert choose_tokenizer(1_000_000, 65) == ("bpe", 1024)
+    assert choose_tokenizer(1_000_000, 65) == ("char", None)
+    assert choose_tokenizer(3_000_000, 65) == ("bpe", 1024)
     sizes = [bpe_vocab_size(10**n) for n in range(4, 11)]
     assert sizes == sorted(sizes)
     assert (sizes[0], sizes[-1]) == (1024, 16_384)

@@ -5,8 +5,9 @@ Plain numbers and pure functions, fitted to the sweeps in docs/decisions/planner
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,39 +53,54 @@ def usual_share(d_model: int, device: str, dtype: str) -> float:
 # The d_model at which training reaches half of its best speed, in float32 and in half precision.
 HALF_RATE_WIDTH = {"cpu": (60, 250), "cuda": (1000, 2000), "mps": (500, 500)}
 
-# Candidates: n_layer, d_model and context_length; from 640 on d_model is 64 times n_layer, as in GPT-3.
-SHAPES = (
-    (2, 64, 64), (3, 96, 64), (3, 128, 128), (4, 128, 128), (4, 192, 256), (4, 256, 256), (6, 256, 256),
-    (6, 384, 256), (8, 512, 512), (10, 640, 512), (12, 768, 1024), (14, 896, 1024), (16, 1024, 1024),
-    (18, 1152, 1024), (20, 1280, 1024), (24, 1536, 2048), (32, 2048, 2048),
-)  # fmt: skip
+
+def shapes() -> Iterator[tuple[int, int, int]]:
+    """Candidates without end, each larger than the one before: n_layer, d_model and context_length.
+
+    d_model is 64 times n_layer, as in GPT-2 and nanochat, or up to 64 less: between about 30 and 100 the
+    ratio hardly matters (Kaplan et al. 2020, "Scaling Laws for Neural Language Models", figure 5). In a
+    context of the next power of two from d_model on, attention adds a sixth to a third to the blocks' FLOPs.
+    """
+    for n_layer in itertools.count(2):
+        for d_model in range(64 * (n_layer - 1), 64 * n_layer + 1, 32 if n_layer == 2 else 64):
+            yield n_layer, d_model, 1 << (d_model - 1).bit_length()
 
 
 def tokens_per_parameter(parameters: int) -> float:
     """How many tokens each block parameter must see for a larger model to end better than a smaller one.
 
-    1.4 up to 5 million parameters (measured), 20 from 100 million on (Hoffmann et al. 2022, "Training
-    Compute-Optimal Large Language Models"); in between a straight line of the logarithms, which is a guess.
+    1.4 up to 5 million parameters (measured), then more with their square root: 11 for 300 million (nanochat
+    measured 8 to 12 with Muon), and 20 from a thousand million on (Hoffmann et al. 2022, "Training
+    Compute-Optimal Large Language Models"; confirmed by Besiroglu et al. 2024 and Porian et al. 2024).
     """
-    share = math.log(max(1, parameters) / 5e6) / math.log(100e6 / 5e6)
-    return float(1.4 * (20 / 1.4) ** min(1.0, max(0.0, share)))
+    return float(min(20.0, 1.4 * max(1.0, parameters / 5e6) ** 0.5))
 
 
-def batch_tokens(tokens: float, d_model: int, device: str) -> float:
-    """Tokens of a step, for a run of that many tokens.
+def effective_tokens(tokens: float, train_tokens: int) -> float:
+    """How many tokens of new text are worth as much as ``tokens`` of a text that repeats.
 
-    On a CPU a 500th of them, between 8 and 16 per channel, as measured for runs of minutes. Elsewhere
-    0.58 D^0.571, the optimum that Li et al. 2025 fitted ("Predictable Scale: Part I, Step Law"; from 2 to
-    100 thousand million tokens, but 1.5 million give 1,950, near to what was measured). At least 16 per
-    channel: with fewer, the optimizer's own work counts.
+    Each epoch is worth less than the one before; all together at most 16.4 epochs of new text (Muennighoff
+    et al. 2023, "Scaling Data-Constrained Language Models", equation 5).
     """
-    if device == "cpu":
-        return min(max(tokens / 500, 8 * d_model), 16 * d_model, 8192)
-    return float(max(0.58 * tokens**0.571, 16 * d_model))
+    repeats = max(0.0, tokens / max(1, train_tokens) - 1)
+    return min(tokens, train_tokens * (1 + 15.4 * (1 - math.exp(-repeats / 15.4))))
+
+
+STEP_TOKENS = 16  # of a step for each channel, where the number of steps is given: the cost is proportional
+
+
+def batch_tokens(tokens: float, d_model: int) -> float:
+    """Tokens of a step, for a run of that many: 0.58 D^0.571, and at least 8 for each channel.
+
+    Li et al. 2025, "Predictable Scale: Part I, Step Law", fitted this to runs of 2 to 100 thousand million
+    tokens; 1.5 million give 1,950, near to what was measured. A step of Muon costs as much as training on
+    about 4 d_model tokens: below 8 it would take a third of the time.
+    """
+    return float(max(0.58 * tokens**0.571, 8 * d_model))
 
 
 def batch_rate_factor(batch: float, planned: float) -> float:
-    """The factor of the learning rates if the user gives another batch size than the planned one.
+    """The factor of the learning rates for another batch size than the rule gives for the run's tokens.
 
     The square root of the ratio beyond a factor of four in the batch (Malladi et al. 2022, "On the SDEs and
     Scaling Rules for Adaptive Gradient Algorithms").
@@ -92,11 +108,6 @@ def batch_rate_factor(batch: float, planned: float) -> float:
     ratio = batch / planned
     beyond = max(1.0, ratio / 4) * min(1.0, 4 * ratio)
     return float(min(2.0, max(0.5, beyond**0.5)))
-
-
-def repeats_too_often(epochs: float, n_characters: int, n_distinct: int) -> bool:
-    """Whether a corpus gives so few BPE tokens that single characters are the better tokens."""
-    return epochs > 8 and n_characters < 4_000_000 and n_distinct <= 256
 
 
 def heads(d_model: int) -> int:
@@ -123,9 +134,14 @@ def rates(optimizer: str, d_model: int, steps: int, factor: float = 1.0) -> dict
         return {"learning_rate": factor * min(3e-3, 3e-3 * (128 / d_model) ** 0.5)}
     return {
         "learning_rate": factor * 0.03,
-        "adamw_learning_rate": factor * min(0.02, max(0.002, 0.02 * 128 / d_model)),
+        "adamw_learning_rate": factor * min(0.02, 0.02 * 128 / d_model),
         "momentum": 0.9 if steps < 500 else 0.95,
     }
+
+
+def warmup_steps(steps: int, *, fine_tunes: bool) -> int:
+    """A twentieth of a short run, 100 steps, a hundredth of a long one; a tenth for trained weights."""
+    return min(steps // (10 if fine_tunes else 20), max(100, steps // 100))
 
 
 def fine_tuning_rates(rates: Mapping[str, float], *, adapters: bool) -> dict[str, float]:
@@ -143,8 +159,11 @@ FINE_TUNING_RATE, LORA_RATE = 0.3, 3.0  # multiples of the rates for new weights
 
 
 def useful_epochs(train_tokens: int) -> float:
-    """After how many epochs a run only memorizes its corpus: the smaller, the sooner."""
-    return float(12.0 * max(1.0, train_tokens / 50_000) ** 0.4)
+    """After how many epochs a run only memorizes its corpus: the smaller, the sooner.
+
+    Measured up to a million tokens, whose 40 are the end in general (Muennighoff et al. 2023, section 5).
+    """
+    return float(min(40.0, 12.0 * max(1.0, train_tokens / 50_000) ** 0.4))
 
 
 def dropout(epochs: float, train_tokens: int) -> float:
@@ -162,7 +181,7 @@ def weight_decay(learning_rate: float, steps: int) -> float:
     return min(0.1, 5 / (max(learning_rate, 1e-9) * max(1, steps)))
 
 
-EVALUATIONS = 10  # along a run
+EVALUATIONS = 10  # along a run; in more than 10,000 steps one every 1,000
 EVALUATION_SHARE = 0.015  # of the run's work, for those along it, and once more for the one at its end
 LEAST_FINAL_TOKENS = 50_000  # evaluated at the end, however short the time
 ALL_FINAL_TOKENS = 250_000  # the same where no time is given
@@ -175,11 +194,12 @@ def evaluations(
 
     Evaluating a token costs about two thirds of training on it: a third of the work, but in float32.
     """
-    count = min(EVALUATIONS, max(2, steps / 25))  # of the steps alone: two runs of one plan are equal
+    # Of the steps alone: two runs of one plan are equal.
+    count = min(max(EVALUATIONS, steps / 1000), max(2, steps / 25))
     share = 1.5 * EVALUATION_SHARE * tokens
     final = max(share, LEAST_FINAL_TOKENS if by_time else ALL_FINAL_TOKENS)
     return {
-        "log_interval": _round_number(steps / 200),
+        "log_interval": _round_number(min(100, steps / 200)),
         "eval_interval": _round_number(steps / count),
         "eval_tokens": min(int(max(share / count, 4 * model.context_length)), facts.val_tokens),
         "final_eval_tokens": min(int(final), facts.val_tokens),

@@ -68,13 +68,6 @@ def plan_run(
         on_event(Notice(warning))
     plan, prepared = _planned(given, config, init_from is not None, on_event, started)
     require_embeddings(prepared, plan.config.model.vocab_size)
-    chosen = not (config.data.tokenizer or config.data.vocab_size) and prepared.tokenizer.kind == "bpe"
-    manifest = prepared.manifest
-    if chosen and heuristics.repeats_too_often(
-        plan.epochs, manifest.characters, manifest.distinct_characters
-    ):
-        config = replace(config, data=replace(config.data, tokenizer="char"))
-        plan, prepared = _planned(given, config, False, on_event, started)
     plan = replace(plan, notices=(*ineffective(config.data, prepared.manifest), *plan.notices))
     on_event(Planned(plan, prepared.manifest))
     for notice in plan.notices:

@@ -6,6 +6,7 @@ from the sweeps in docs/decisions/planner.md.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -146,15 +147,14 @@ class _Planner:
         layers, width, heads = (given.get(name) for name in ("n_layer", "d_model", "n_head"))
         if layers or width or heads:
             layers = layers or ModelConfig.n_layer
-            shapes = [(layers, width or 32 * (heads or max(2, layers)), ModelConfig.context_length)]
+            width = width or 32 * (heads or max(2, layers))
+            model = self._with_shape(given, layers, width, ModelConfig.context_length)
         else:
-            shapes = list(heuristics.SHAPES)
-        candidates = []
-        for n_layer, d_model, context_length in shapes:
-            sizes = {"n_layer": n_layer, "d_model": d_model, "n_head": heuristics.heads(d_model)}
-            candidates.append(ModelConfig(**{**sizes, "context_length": context_length, **given}))
-        suitable = [model for model in candidates if self._suits(model)]
-        model = self._shortened((suitable or candidates[:1])[-1])
+            candidates = (self._with_shape(given, *shape) for shape in heuristics.shapes())
+            model = next(candidates)
+            for larger in itertools.takewhile(self._suits, candidates):
+                model = larger
+        model = self._shortened(model)
         needed, free = self._peak(model), self.facts.memory_bytes
         if free and needed > free:
             raise ConfigError(
@@ -164,12 +164,17 @@ class _Planner:
             )
         return model
 
+    @staticmethod
+    def _with_shape(given: Mapping[str, Any], n_layer: int, d_model: int, context_length: int) -> ModelConfig:
+        sizes = {"n_layer": n_layer, "d_model": d_model, "n_head": heuristics.heads(d_model)}
+        return ModelConfig(**{**sizes, "context_length": context_length, **given})
+
     def _suits(self, model: ModelConfig) -> bool:
-        """Whether the run is long enough for the model, and the corpus and the memory are large enough."""
+        """Whether the run is long enough for the model, with enough text and memory."""
         blocks = sizing.count_parameters(model).non_embedding
-        is_trained = self._run_tokens(model) >= heuristics.tokens_per_parameter(blocks) * blocks
+        tokens = heuristics.effective_tokens(self._run_tokens(model), self.facts.train_tokens)
         fits = self._peak(model) <= heuristics.MEMORY_SHARE * (self.facts.memory_bytes or math.inf)
-        return is_trained and fits and blocks <= 10 * self.facts.train_tokens
+        return fits and tokens >= heuristics.tokens_per_parameter(blocks) * blocks
 
     def _shortened(self, model: ModelConfig) -> ModelConfig:
         """The model with a context that fits into the corpus."""
@@ -200,7 +205,8 @@ class _Planner:
             return min(self.useful_tokens, self._tokens_in_time(model))
         if train.steps:
             batch_size = self.given.get("train.batch_size", 0)
-            return float(train.steps * (batch_size * model.context_length or 16 * model.d_model))
+            tokens = batch_size * model.context_length or heuristics.STEP_TOKENS * model.d_model
+            return float(train.steps * tokens)
         return float(train.tokens or (train.epochs or 0) * self.facts.train_tokens)
 
     def _tokens_in_time(self, model: ModelConfig) -> float:
@@ -231,20 +237,22 @@ class _Planner:
 
     def _planned_batch(self) -> float:
         """Tokens of a step; where the user gives the number of steps, not more of them for more steps."""
-        width, device, steps = self.model.d_model, self.facts.device, self.train.steps
-        tokens = self._run_tokens(self.model)
-        if steps:
-            tokens = 16 * width * steps if device == "cpu" else 0
-        return min(heuristics.batch_tokens(tokens, width, device), self.facts.train_tokens)
+        width = self.model.d_model
+        if self.train.steps:
+            tokens = float(heuristics.STEP_TOKENS * width)
+        else:
+            tokens = heuristics.batch_tokens(self._run_tokens(self.model), width)
+        return min(tokens, self.facts.train_tokens)
 
     def _choose_rates(self, steps: int, tokens: int, seconds: float) -> None:
-        factor = heuristics.batch_rate_factor(tokens / steps, self._planned_batch())
-        rates = heuristics.rates(self.train.optimizer, self.model.d_model, steps, factor)
+        width = self.model.d_model
+        factor = heuristics.batch_rate_factor(tokens / steps, heuristics.batch_tokens(tokens, width))
+        rates = heuristics.rates(self.train.optimizer, width, steps, factor)
         if self.facts.fine_tunes:
             rates = heuristics.fine_tuning_rates(rates, adapters=self.train.lora_rank is not None)
         self._choose(
             **rates,
-            warmup_steps=min(100, steps // (10 if self.facts.fine_tunes else 20)),
+            warmup_steps=heuristics.warmup_steps(steps, fine_tunes=self.facts.fine_tunes),
             compile=heuristics.compiling_pays(self.facts, self.train.documents, seconds),
         )
         self._choose(weight_decay=heuristics.weight_decay(self.train.learning_rate, steps))
