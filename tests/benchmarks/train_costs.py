@@ -3,19 +3,22 @@
     python tests/benchmarks/train_costs.py share tinyshakespeare.txt --minutes 10
     python tests/benchmarks/train_costs.py run path/to/run --seconds 601
     python tests/benchmarks/train_costs.py size --megabytes 1 100 5000
-    python tests/benchmarks/train_costs.py memory tinyshakespeare.txt
+    python tests/benchmarks/train_costs.py estimates tinyshakespeare.txt --optimizers muon adamw --threads 1 2
 
 ``share`` makes the plan for N minutes, runs some of its steps, and times each thing between steps (logging,
 saving, evaluation, a sample, the final score) in its planned size; the time of each multiplied by how often
 it is planned is its share. ``run`` compares the steps of a finished run with the duration of its process.
 ``size`` trains a small model on token files of each size (uint16, a million random tokens repeated).
-``memory`` compares the plan's estimate of memory with the measured peak of whole processes. ``share`` and
-``size`` count processor time, so run them on one thread: OMP_NUM_THREADS=1.
+``estimates`` compares the plan's time and memory with those of whole runs, each in a process of its own.
+``share``, ``size`` and ``estimates`` count processor time, the plan's measurement too; run the first two on
+one thread: OMP_NUM_THREADS=1. A processor without AVX-512 is emulated by ATEN_CPU_CAPABILITY=avx2
+ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -28,6 +31,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -38,23 +42,20 @@ from gptscratch.tokenizer import Tokenizer, build_tokenizer
 from gptscratch.training import loop, trainer
 from gptscratch.training.callbacks import CALLBACKS, Callback
 from gptscratch.training.context import TrainContext
+from gptscratch.training.events import Planned
 from gptscratch.training.planning import plan_run as planning
 
+WHAT = ("share", "run", "size", "one-size", "estimates", "one-estimate")
 STEPS = 8  # of the plan, in ``share``
 SMALL = {"n_layer": 4, "d_model": 128, "context_length": 128, "batch_size": 16}
 BLOCK = 1_000_000  # tokens
-RUNS = (  # for ``memory``
-    "--tokenizer char --layers 2 --d-model 64 --context-length 64 --batch-size 8",
-    "--tokenizer char --layers 4 --d-model 128 --context-length 64 --batch-size 16",
-    "--tokenizer char --layers 6 --d-model 256 --context-length 256 --batch-size 16",
-    "--tokenizer char --layers 6 --d-model 384 --context-length 256 --batch-size 16 --dtype float32"
-    " --optimizer adamw",
-    "--tokenizer char --layers 4 --d-model 128 --context-length 1024 --batch-size 8",
-    "--tokenizer char --layers 4 --d-model 128 --context-length 1024 --batch-size 8 --dtype float32",
-    "--tokenizer char --layers 8 --d-model 512 --context-length 256 --batch-size 8",
-    "--tokenizer char --layers 4 --d-model 256 --context-length 256 --batch-size 16 --dropout 0.1",
-    "--tokenizer bpe --vocab-size 8192 --layers 4 --d-model 256 --context-length 128 --batch-size 16",
-    "--tokenizer bpe --layers 3 --d-model 128 --context-length 128 --batch-size 16",
+RUNS = (  # for ``estimates``: each takes some 15 seconds of an AVX-512 core
+    "tokenizer=char n_layer=2 d_model=64 context_length=64 batch_size=16 steps=800",
+    "tokenizer=char n_layer=4 d_model=128 context_length=128 batch_size=16 steps=150",
+    "tokenizer=bpe data.vocab_size=4096 n_layer=3 d_model=128 context_length=128 batch_size=16 steps=100",
+    "tokenizer=char n_layer=4 d_model=192 context_length=256 batch_size=12 dropout=0.1 steps=50",
+    "tokenizer=char n_layer=6 d_model=256 context_length=256 batch_size=16 steps=15",
+    "tokenizer=char n_layer=6 d_model=384 context_length=256 batch_size=16 steps=8",
 )
 
 
@@ -176,53 +177,66 @@ def sizes(megabytes: list[float], steps: int) -> None:
               f"| {peak / 1e6:,.0f} MB | {own / 1e6:,.0f} MB |", flush=True)  # fmt: skip
 
 
-def memory(corpus: Path) -> None:
-    """Print the plan's estimate and the peak of four steps and an evaluation, in a process of its own."""
-    print("| options | estimate | measured | |")
-    print("| --- | ---: | ---: | ---: |")
-    for options in RUNS:
-        with tempfile.TemporaryDirectory() as folder:
-            command = [
-                sys.executable,
-                "-m",
-                "gptscratch",
-                "train",
-                str(corpus),
-                *options.split(),
-                "--steps",
-                "4",
-            ]
-            command += ["--out", f"{folder}/run", "--json"]
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-            peak = 1024 * os.wait4(process.pid, 0)[2].ru_maxrss
-            plan = json.loads((Path(folder) / "run" / "plan.json").read_text(encoding="utf-8"))
-        estimate = plan["memory_bytes"]
-        cells = (
-            f"`{options}`",
-            f"{estimate / 1e6:,.0f} MB",
-            f"{peak / 1e6:,.0f} MB",
-            f"{estimate / peak - 1:+.0%}",
-        )
+def estimates(corpus: Path, optimizers: list[str], threads: list[int], compiles: bool) -> None:
+    """Print the plan's estimates and what whole runs took."""
+    print("| settings | threads | seconds planned | measured | | memory planned | measured | |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for run, optimizer, number in itertools.product(RUNS, optimizers, threads):
+        settings = f"{run} optimizer={optimizer}{' compile=true' * compiles}"
+        command = [sys.executable, __file__, "one-estimate", str(corpus), "--settings", *settings.split()]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(number)}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        output, _ = process.communicate()
+        found = json.loads(output.splitlines()[-1])
+        cells = [f"`{settings}`", f"{number}"]
+        for planned, measured, form in (("planned", "seconds", "{:.1f}"), ("memory", "peak", "{:,.0f} MB")):
+            ratio = found[planned] / found[measured]
+            cells += [form.format(found[planned]), form.format(found[measured]), f"{ratio - 1:+.0%}"]
         print("|", " | ".join(cells), "|", flush=True)
+
+
+def estimate(corpus: Path, settings: dict[str, str]) -> dict[str, float]:
+    """Train in this process, by the processor's clock; what was planned and what it took."""
+    started, plans = time.process_time(), []
+    with tempfile.TemporaryDirectory() as home, patch("time.perf_counter", time.process_time):
+        os.environ["GPTSCRATCH_HOME"] = home
+        settings_and_more = {"sample_interval": 0, "device": "cpu", **settings}
+
+        def note(event: object) -> None:
+            plans.extend([event.plan] if isinstance(event, Planned) else [])
+
+        trainer.train(corpus, out=Path(home) / "run", on_event=note, started=started, **settings_and_more)
+    return {
+        "planned": plans[-1].seconds,
+        "seconds": time.process_time() - started,
+        "memory": plans[-1].memory_bytes / 1e6,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("share", "run", "size", "one-size", "memory"))
+    parser.add_argument("what", choices=WHAT)
     parser.add_argument("path", type=Path, nargs="?", help="of the corpus (share) or the run (run)")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seconds", type=float, help="that the run's process took")
     parser.add_argument("--megabytes", type=float, nargs="+", default=[1, 100, 5000])
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--optimizers", nargs="+", default=["muon", "adamw"])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--settings", nargs="*", default=[], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.what in ("share", "run", "memory") and arguments.path is None:
+    if "size" not in arguments.what and arguments.path is None:
         parser.error(f"{arguments.what} needs a path")
     if arguments.what == "share":
         share(arguments.path, arguments.minutes)
-    elif arguments.what == "memory":
-        memory(arguments.path)
+    elif arguments.what == "estimates":
+        estimates(arguments.path, arguments.optimizers, arguments.threads, arguments.compile)
+    elif arguments.what == "one-estimate":
+        print(json.dumps(estimate(arguments.path, dict(pair.split("=", 1) for pair in arguments.settings))))
     elif arguments.what == "run":
         finished(arguments.path, arguments.seconds)
     elif arguments.what == "size":
