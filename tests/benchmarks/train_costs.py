@@ -49,7 +49,7 @@ WHAT = ("share", "run", "size", "one-size", "estimates", "one-estimate")
 STEPS = 8  # of the plan, in ``share``
 SMALL = {"n_layer": 4, "d_model": 128, "context_length": 128, "batch_size": 16}
 BLOCK = 1_000_000  # tokens
-RUNS = (  # for ``estimates``: each takes some 15 seconds of an AVX-512 core
+RUNS = (  # for ``estimates``: each takes about 15 seconds of an AVX-512 core
     "tokenizer=char n_layer=2 d_model=64 context_length=64 batch_size=16 steps=800",
     "tokenizer=char n_layer=4 d_model=128 context_length=128 batch_size=16 steps=150",
     "tokenizer=bpe data.vocab_size=4096 n_layer=3 d_model=128 context_length=128 batch_size=16 steps=100",

@@ -194,7 +194,7 @@ def evaluations(
 
     Evaluating a token costs about two thirds of training on it: a third of the work, but in float32.
     """
-    # Of the steps alone: two runs of one plan are equal.
+    # This depends on the steps alone: two runs of one plan are equal.
     count = min(max(EVALUATIONS, steps / 1000), max(2, steps / 25))
     share = 1.5 * EVALUATION_SHARE * tokens
     final = max(share, LEAST_FINAL_TOKENS if by_time else ALL_FINAL_TOKENS)
