@@ -195,6 +195,9 @@ def out_of_memory(when: str) -> Iterator[None]:
         ) from None
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Make the randomness of a step (dropout) a function of the step, so that a resumed run has the same."""
-    torch.manual_seed((seed * 1_000_003 + step) * 65_537 % 2**63)
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Make the randomness of a step (dropout) a function of the step, so that a resumed run has the same.
+
+    Each rank has its own: it computes other rows.
+    """
+    torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + rank) % 2**63)

@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 import gptscratch
-from gptscratch import paths
+from gptscratch import distributed, paths
 from gptscratch.cli import console
 from gptscratch.errors import ConfigError, RunError, UserError, did_you_mean
 
@@ -141,7 +141,8 @@ def _exit_code(arguments: Sequence[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":  # the help was printed
             return 2
         problem = _usage_error(error)
-    console.error(problem)
+    if distributed.world().is_first_to_report():
+        console.error(problem)
     return problem.exit_code
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from gptscratch import distributed
 from gptscratch.accelerate import process
 from gptscratch.cli import import_
 from gptscratch.cli import options as o
@@ -82,6 +83,10 @@ def train(
         f"Leave out {' and '.join(silent)}, or open the page with: gptscratch report --live",
     )
     process.passive_openmp_if_busy()
+    if not distributed.world().is_first:  # of the processes that torchrun started, one reports
+        if dry_run:
+            return
+        quiet, json, report, log_to, init_from = True, False, False, (), None
     from gptscratch.cli import console, render
     from gptscratch.cli.progress import TrainView
     from gptscratch.generation.generator import sample_text

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 
 from gptscratch.device import out_of_memory
-from gptscratch.training import clock
 from gptscratch.training.context import TrainContext
 from gptscratch.training.events import Logged, Notice, Progress, Sampled
 
@@ -20,10 +19,10 @@ def log(context: TrainContext) -> None:
     """A line of metrics.jsonl at the interval, and the progress about once a second."""
     state, config = context.state, context.config
     due = state.step % config.log_interval == 0 or context.finished
-    if not due and clock.now() - context.reported_at < _PROGRESS_SECONDS:
+    if not due and context.state.seconds - context.reported_at < _PROGRESS_SECONDS:
         return
     norm = context.flush_losses()
-    context.reported_at = clock.now()
+    context.reported_at = context.state.seconds
     if not state.loss_count:
         return  # not one loss was finite
     progress = Progress(
@@ -71,7 +70,7 @@ def evaluate(context: TrainContext) -> None:
 
 def save(context: TrainContext) -> None:
     """At the interval, after ten minutes, and where the model is better than it was: that one must exist."""
-    late = clock.now() - context.saved_at >= _SAVE_SECONDS
+    late = context.state.seconds - context.saved_at >= _SAVE_SECONDS
     due = context.state.step % context.config.save_interval == 0
     if due or late or context.best or context.finished:
         with context.timed("save"):
@@ -84,6 +83,7 @@ def sample(context: TrainContext) -> None:
     if interval and (step % interval == 0 or context.finished):
         with context.timed("sample"):
             text = context.sample_text()
+            context.world.wait()
         if text is not None:
             context.report(Sampled(step=step, text=text))
 

@@ -16,6 +16,7 @@ from gptscratch.accelerate.training import accelerate_training
 from gptscratch.data.batches import Batches, weighted_parts
 from gptscratch.data.prepare import Prepared
 from gptscratch.device import pick_device, pick_dtype, set_up
+from gptscratch.distributed import ALONE, World
 from gptscratch.errors import RunError
 from gptscratch.model.gpt import GPT
 from gptscratch.model.lora import add_adapters_of, merged
@@ -56,19 +57,22 @@ class TrainContext:
         state: TrainState,
         on_event: OnEvent,
         sample_text: SampleText | None,
+        world: World = ALONE,
     ) -> None:
         config, context_length = record.config.train, record.config.model.context_length
         self.run, self.record, self.config, self.on_event = run, record, config, on_event
+        self.world = world
         mask_at = record.end_of_text if config.documents == "masked" else None
         self.pad_with = record.end_of_text if config.documents == "padded" else None
-        device = pick_device(config.device)
+        device = world.place(pick_device(config.device))
         set_up(device)
         torch.manual_seed(config.seed)
         # What is optional is applied to the finished model from outside, in this order.
         self.model = GPT(record.config.model).to(device)  # the parameters, in float32
         add_adapters_of(self.model, config)
         accelerate_training(self.model)
-        self.replica = LowPrecisionReplica(self.model, pick_dtype(config.dtype, device), mask_at=mask_at)
+        dtype = pick_dtype(config.dtype, device)
+        self.replica = LowPrecisionReplica(self.model, dtype, mask_at=mask_at, world=world)
         if config.compile:
             rows = min(config.micro_batch_size, config.batch_size)
             self.replica.compile(rows, context_length, lambda text: self.report(Notice(text)))
@@ -89,7 +93,7 @@ class TrainContext:
         """Begin to count time.
 
         Args:
-            started: ``time.perf_counter()`` when the run's seconds were 0, had it never stopped; None: so
+            started: ``clock.now()`` when the run's seconds were 0, had it never stopped; None: so
                 that they continue where the state has them.
         """
         self.state = state
@@ -100,22 +104,32 @@ class TrainContext:
         self.pending: list[StepResult] = []  # not yet read from the device
         self.finished = False  # the newest step was the last
         self.best: Evaluated | None = None  # of the newest step, where it is better than all before
-        self.saved_at = clock.now()
+        self.saved_at = state.seconds
         self.reported_at = -math.inf  # when progress was last reported
         self.last_seconds: dict[str, float] = {}  # how long each kind of work between steps took last
         if math.isfinite(self.budget.seconds) and not state.step:
             state.closing_seconds = _CLOSING * max(0.0, self.budget.seconds - self.run_seconds())
 
     def sample_text(self) -> str | None:
-        """A sample of the model as it is now; None: no samples are wanted."""
-        return self._sample_text and self._sample_text(merged(self.model), self.run)
+        """A sample of the model as it is now; None: no samples are wanted, or rank 0 makes them."""
+        wanted = self._sample_text if self.world.is_first else None
+        return wanted and wanted(merged(self.model), self.run)
 
     def evaluator(self, prepared: Prepared) -> Evaluator:
         """Evaluates the model on a corpus, in sequences of the kind that it is trained on."""
         return Evaluator(self.replica, prepared, pad_with=self.pad_with)
 
+    def share_parameters(self) -> None:
+        """Give all ranks the parameters and the optimizer's state of rank 0."""
+        self.world.broadcast_tensors([*self.model.parameters(), *self.optimizer.state.values()])
+
     def report(self, event: Event) -> None:
-        """Pass an event to the caller; write measurements to metrics.jsonl and texts to samples.jsonl."""
+        """Pass an event to the caller; write measurements to metrics.jsonl and texts to samples.jsonl.
+
+        Rank 0 alone does it.
+        """
+        if not self.world.is_first:
+            return
         if isinstance(event, Logged | Evaluated):
             values = {name: value for name, value in asdict(event).items() if name != "progress"}
             append_metrics(self.run / "metrics.jsonl", values)
@@ -141,8 +155,11 @@ class TrainContext:
             closing = sum(self.last_seconds.values()) + final * self.last_seconds["evaluate"]
             self.state.closing_seconds = closing
 
-    def record_step(self, result: StepResult, seconds: float) -> None:
-        """Take note of a step that was just made."""
+    def record_step(self, result: StepResult, seconds: float, interrupted: bool = False) -> bool:
+        """Take note of a step that was just made; returns whether any rank was interrupted.
+
+        Rank 0 measures the time: all ranks must agree on what depends on it.
+        """
         state, budget = self.state, self.budget
         self.pending.append(result)
         self.work_tokens += result.tokens
@@ -150,11 +167,13 @@ class TrainContext:
         self.best = None
         state.step += 1
         state.tokens += result.tokens
-        state.seconds = self.run_seconds()
+        measured = self.run_seconds(), state.closing_seconds, seconds
+        (state.seconds, state.closing_seconds, seconds), stops = self.world.agree(measured, interrupted)
         self.finished = budget.is_used_up(state, seconds)
         if self.finished and state.step < budget.steps:
             # Resumed from here the run is finished too, whatever its steps take then.
             state.closing_seconds = max(state.closing_seconds, budget.seconds - state.seconds)
+        return stops
 
     def tokens_at_end(self) -> int | None:
         """Validation tokens to score at the end, or as many as there is time for; None: all."""
@@ -164,6 +183,7 @@ class TrainContext:
         measured = self.last_seconds.get("evaluate")
         if measured and math.isfinite(self.budget.seconds):
             fits = int((self.budget.seconds - self.run_seconds()) / measured * along)
+            fits = int(self.world.agree((fits,), False)[0][0])
             return max(along, min(final or fits, fits))
         return final
 
@@ -202,9 +222,11 @@ class TrainContext:
             raise self.diverged("a parameter is not finite")
         best, keep = facts_of(self.best) if self.best else None, self.config.keep_checkpoints
         parts = self.model, self.optimizer.state, self.state.to_dict()
-        folder = checkpoint.save_checkpoint(self.run, *parts, best=best, keep=keep, base=self.record.base)
-        self.saved_at = clock.now()
-        self.report(Saved(step=self.state.step, folder=folder))
+        if self.world.is_first:
+            folder = checkpoint.save_checkpoint(self.run, *parts, best=best, keep=keep, base=self.record.base)
+            self.report(Saved(step=self.state.step, folder=folder))
+        self.world.wait()
+        self.saved_at = self.state.seconds
 
     def diverged(self, sign: str) -> DivergedError:
         rate = f"{self.config.learning_rate / 3:.2g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ Sums = NDArray[np.float64]  # loss in nats, correct predictions, tokens, their b
 class Evaluator:
     """Evaluates a model on the validation split, in rows of the kind that it is trained on.
 
+    The ranks share the work and have the same result.
     Corpora with weights are scored one by one, and count by their weights, as they do in training.
     """
 
@@ -54,14 +56,15 @@ class Evaluator:
             CorpusError: the vocabulary knows no token of a corpus.
         """
         self.replica.copy_weights()
-        total = sum(weight for weight, _ in self.parts)
+        world, total = self.replica.world, sum(weight for weight, _ in self.parts)
         found = []
         for weight, part in self.parts:
             batches = self.batches(part, None if limit is None else math.ceil(limit * weight / total))
             sums = sums_over(
-                self.replica.evaluated, batches, self.token_bytes,
+                self.replica.evaluated, islice(batches, world.rank, None, world.size), self.token_bytes,
                 unk_id=self.unk_id, mask_at=self.replica.mask_at,
             )  # fmt: skip
+            world.add_up([torch.from_numpy(sums)])
             found.append((weight / total, sums))
         return means(step, found)
 

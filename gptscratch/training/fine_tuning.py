@@ -81,7 +81,7 @@ def begin(context: TrainContext, found: FineTuned, source: Path | None) -> None:
         with disk_errors_in(context.run, "writing config.json"):
             write_json(context.run / "config.json", context.record.to_dict())
     context.fine_tuned = found
-    _write(context.run, found)
+    _write(context, found)
 
 
 def end(context: TrainContext, after: Evaluated) -> FineTuned | None:
@@ -98,7 +98,7 @@ def end(context: TrainContext, after: Evaluated) -> FineTuned | None:
         lower = "A lower --learning-rate or more text may help."
         context.report(Notice(f"Fine-tuning did not lower the validation loss. {lower}"))
     context.fine_tuned = replace(found, after=after, keep_after=keep_after)
-    _write(context.run, context.fine_tuned)
+    _write(context, context.fine_tuned)
     return context.fine_tuned
 
 
@@ -115,9 +115,10 @@ def read(run: Path) -> FineTuned | None:
         return None
 
 
-def _write(run: Path, found: FineTuned) -> None:
-    with disk_errors_in(run, f"writing {FINE_TUNING}"):
-        write_json(run / FINE_TUNING, asdict(found))
+def _write(context: TrainContext, found: FineTuned) -> None:
+    if context.world.is_first:
+        with disk_errors_in(context.run, f"writing {FINE_TUNING}"):
+            write_json(context.run / FINE_TUNING, asdict(found))
 
 
 def _keep_loss(context: TrainContext, step: int) -> Evaluated | None:

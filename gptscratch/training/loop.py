@@ -22,15 +22,17 @@ def run_loop(context: TrainContext) -> bool:
     """Step until the budget is used up; True if the user interrupted it (and the run is saved)."""
     state = context.state
     with interrupts() as interrupted:
-        while not context.finished and not interrupted.is_set():
+        stops = False
+        while not context.finished and not stops:
             started = clock.now()
             inputs, targets = context.batches.batch(state.step)
             context.lr_scale = context.schedule(state.step, context.budget.progress(state))
             result = step_that_fits(context, inputs, targets)
-            context.record_step(result, clock.now() - started)
+            stops = context.record_step(result, clock.now() - started, interrupted.is_set())
             for callback in CALLBACKS:
                 callback(context)
-        if interrupted.is_set() and not context.finished:
+            stops = stops or (context.world.size == 1 and interrupted.is_set())
+        if stops and not context.finished:
             context.save()
             return True
     return False
@@ -39,7 +41,7 @@ def run_loop(context: TrainContext) -> bool:
 def step_that_fits(context: TrainContext, inputs: np.ndarray, targets: np.ndarray) -> StepResult:
     """Take the step; if memory runs out before its update, halve its micro-batches and try again."""
     while True:
-        seed_step(context.config.seed, context.state.step)
+        seed_step(context.config.seed, context.state.step, context.world.rank)
         try:
             return take_step(
                 context.replica, context.optimizer, inputs, targets,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gptscratch.device import is_out_of_memory
+from gptscratch.distributed import ALONE, World
 from gptscratch.model.gpt import GPT
 from gptscratch.model.layout import document_layout, document_numbers
 from gptscratch.training.loss import head_cross_entropy
@@ -27,10 +28,14 @@ class LowPrecisionReplica:
         parameters: the model's own that are trained, in float32.
         copies: pairs of a parameter and its copy.
         loss_scale: in float16; it belongs to the optimizer's state.
+        world: the processes among which the sequences of a step are shared.
     """
 
-    def __init__(self, model: GPT, dtype: torch.dtype, *, mask_at: int | None = None) -> None:
+    def __init__(
+        self, model: GPT, dtype: torch.dtype, *, mask_at: int | None = None, world: World = ALONE
+    ) -> None:
         """``mask_at``: the end-of-text token, where the documents of a row are not to see one another."""
+        self.world = world
         self.parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self.model = model if dtype == torch.float32 else _cast(model, dtype)
         self.device = model.token_embedding.weight.device
@@ -86,6 +91,15 @@ class LowPrecisionReplica:
             elif twin.grad is not None:
                 parameter.grad = twin.grad.float()
             twin.grad = None
+
+    @torch.no_grad()
+    def sum_over_ranks(self, loss: Tensor) -> None:
+        """Add up the gradients and the loss of all ranks; a rank without sequences has none."""
+        if self.world.size > 1:
+            for parameter in self.parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            self.world.add_up([loss, *(p.grad for p in self.parameters if p.grad is not None)])
 
 
 def _cast(model: GPT, dtype: torch.dtype) -> GPT:

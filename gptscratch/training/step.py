@@ -35,7 +35,7 @@ def take_step(
     grad_clip: float,
     lr_scale: float,
 ) -> StepResult:
-    """Update the parameters once, from (B, T) token ids and their targets.
+    """Update the parameters once, from (B, T) token ids and their targets, those of all ranks.
 
     Args:
         micro_batch_size: rows at a time; the result does not depend on it, except for rounding.
@@ -57,6 +57,7 @@ def compute_grads(
 ) -> tuple[Tensor, int]:
     """Leave in the parameters the gradient of the mean loss over all targets; returns mean and number.
 
+    Each rank takes its part of the rows, and all have the same result.
     Gradients are of the summed loss, times a scale in float16, and divided last: those of the mean would
     vanish in half precision.
     """
@@ -66,11 +67,14 @@ def compute_grads(
         factor = replica.loss_scale.scale * 2.0 ** -math.ceil(math.log2(tokens))
     total = torch.zeros((), device=replica.device)
     replica.copy_weights()
-    for x, y in micro_batches(inputs, targets, micro_batch_size):
+    own = slice(replica.world.rank, None, replica.world.size)
+    for x, y in micro_batches(inputs[own], targets[own], micro_batch_size):
         loss = replica.loss(on_device(x, replica.device), on_device(y, replica.device), factor)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
         replica.accumulate_grads()
+    with out_of_memory("while the ranks add up their gradients"):
+        replica.sum_over_ranks(total)
     torch._foreach_div_([p.grad for p in replica.parameters if p.grad is not None], tokens * factor)
     return total / (tokens * factor), tokens
 

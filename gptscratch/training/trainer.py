@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from gptscratch import paths
-from gptscratch.config import RunConfig
-from gptscratch.data.prepare import Prepared
+from gptscratch.config import RunConfig, qualified
+from gptscratch.data.prepare import Prepared, open_prepared
 from gptscratch.data.token_files import token_counts
 from gptscratch.device import out_of_memory, peak_memory, pick_device, pick_dtype, slow_dtype_warning
-from gptscratch.errors import CheckpointError
+from gptscratch.distributed import World, joined
+from gptscratch.errors import CheckpointError, require
 from gptscratch.model.head import init_bias_from_unigrams
 from gptscratch.runs import checkpoint
 from gptscratch.runs.run import (
@@ -77,7 +79,7 @@ def train(
         on_event: is called with what happens (``training.events``).
         sample_text: makes a text from the model and its run's folder, to be shown while it trains; None: no
             samples.
-        started: ``time.perf_counter()`` when the user's time began to count; None: now.
+        started: ``clock.now()`` when the user's time began to count; None: now.
         **settings: fields of ``RunConfig`` by name, as in ``RunConfig.with_settings``.
 
     Raises:
@@ -87,28 +89,86 @@ def train(
     names = [corpus] if isinstance(corpus, str | Path) else list(corpus)
     if names:
         settings["corpus"] = tuple(str(name) for name in names)
-    with new_run(RunConfig().with_settings(settings), out, replace=replace_run) as run:
-        plan, prepared = plan_run(settings, init_from=init_from, on_event=on_event, started=started)
-        record = record_of(replace(plan.config, name=run.name), prepared)
-        context = TrainContext(run, record, prepared, TrainState(), on_event, sample_text)
-        source = None if init_from is None else fine_tuning.load_source(context.model, run, init_from)
-        found = None if init_from is None else fine_tuning.before(context, init_from)
-        if init_from is None and plan.config.model.output_bias:
-            counts = token_counts(prepared.tokens.train, plan.config.model.vocab_size)
-            init_bias_from_unigrams(context.model.lm_head, torch.from_numpy(counts))
-        if is_run(run) and not replace_run:
-            on_event(Notice(f"The run {run.name} had no checkpoint yet. It starts again."))
-        create_run(run, record, prepared.tokenizer, plan.record())
-        if found is not None:
-            fine_tuning.begin(context, found, source)
-        context.start(context.state, started)
-        result = _train(context)
-    if result.interrupted and cooldown:
-        return resume(run, cooldown=True, on_event=on_event, sample_text=sample_text)
+    with joined() as world:
+        config = RunConfig().with_settings(settings)
+        world.place(pick_device(config.train.device))
+        rows = qualified(settings).get("train.batch_size", world.size)
+        few = f"{world.size} processes cannot share a batch of {rows}."
+        require(rows >= world.size, few, f"Take --batch-size {world.size} or more, or fewer processes.")
+        call = f"train {names} {out} {settings}"
+        earlier = world.recall(call)  # torchrun has started the processes again
+        if not world.is_first:
+            result = _follow(world)
+        elif earlier is not None and paths.checkpoints(Path(earlier)):
+            result = _resume(world, earlier, call, on_event, sample_text)
+        else:
+            with new_run(config, out or earlier, replace=replace_run) as run:
+                result = _begin(
+                    world, run, settings, init_from, call, on_event, sample_text, started, replace_run
+                )
+        if result.interrupted and cooldown:
+            return resume(result.run, cooldown=True, on_event=on_event, sample_text=sample_text)
     return result
 
 
-@clock.watching()
+def _begin(
+    world: World,
+    run: Path,
+    settings: dict[str, Any],
+    init_from: str | Path | None,
+    call: str,
+    on_event: OnEvent,
+    sample_text: SampleText | None,
+    started: float,
+    replace_run: bool,
+) -> TrainResult:
+    plan, prepared = plan_run(settings, init_from=init_from, on_event=on_event, started=started)
+    record = record_of(replace(plan.config, name=run.name), prepared)
+    context = TrainContext(run, record, prepared, TrainState(), on_event, sample_text, world)
+    source = None if init_from is None else fine_tuning.load_source(context.model, run, init_from)
+    if init_from is None and plan.config.model.output_bias:
+        counts = token_counts(prepared.tokens.train, plan.config.model.vocab_size)
+        init_bias_from_unigrams(context.model.lm_head, torch.from_numpy(counts))
+    world.broadcast(_Shared(run, record, prepared.folder, context.state, init_from=init_from))
+    context.share_parameters()
+    found = None if init_from is None else fine_tuning.before(context, init_from)
+    if is_run(run) and not replace_run:
+        on_event(Notice(f"The run {run.name} had no checkpoint yet. It starts again."))
+    create_run(run, record, prepared.tokenizer, plan.record())
+    world.remember(call, str(run.resolve()))
+    if found is not None:
+        fine_tuning.begin(context, found, source)
+    context.start(context.state, started)
+    return _train(context)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What rank 0 decided and the other ranks need to know."""
+
+    run: Path
+    record: RunRecord
+    tokens: Path
+    state: TrainState
+    init_from: str | Path | None = None
+    fine_tuned: FineTuned | None = None
+    was_evaluated: bool = True
+
+
+def _follow(world: World) -> TrainResult:
+    """The part of every other rank: it trains as rank 0 decides, and writes nothing."""
+    shared: _Shared | TrainResult = world.broadcast()
+    if isinstance(shared, TrainResult):
+        return shared
+    prepared = open_prepared(shared.tokens)
+    context = TrainContext(shared.run, shared.record, prepared, shared.state, ignore, None, world)
+    context.share_parameters()
+    context.fine_tuned = shared.fine_tuned
+    if shared.init_from is not None:
+        context.fine_tuned = fine_tuning.before(context, shared.init_from)
+    return _train(context, was_evaluated=shared.was_evaluated)
+
+
 def resume(
     name_or_path: str | Path | None = None,
     *,
@@ -130,6 +190,26 @@ def resume(
     Raises:
         UserError: the run, its checkpoint or its corpus is not as it was.
     """
+    with joined() as world:
+        call = f"resume {name_or_path} {cooldown} {settings}"
+        earlier = world.recall(call)
+        if not world.is_first:
+            return _follow(world)
+        if earlier is not None:  # torchrun has started the processes again: the run has these settings
+            return _resume(world, earlier, call, on_event, sample_text)
+        return _resume(world, name_or_path, call, on_event, sample_text, cooldown=cooldown, settings=settings)
+
+
+def _resume(
+    world: World,
+    name_or_path: str | Path | None,
+    call: str,
+    on_event: OnEvent,
+    sample_text: SampleText | None,
+    *,
+    cooldown: bool = False,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> TrainResult:
     try:
         run, _ = paths.find_checkpoint(name_or_path, which="last")
     except CheckpointError:
@@ -141,20 +221,23 @@ def resume(
         state = TrainState.from_dict(checkpoint.load_state(folder))
         resumed = _resumed(run, state, cooldown, on_event, settings)
         if resumed is None:
-            return _unchanged(run, state, on_event)
+            return world.broadcast(_unchanged(run, state, on_event))
         record, prepared = resumed
         checkpoint.require_same_shapes(run, record, folder)
-        context = TrainContext(run, record, prepared, state, on_event, sample_text)
+        context = TrainContext(run, record, prepared, state, on_event, sample_text, world)
         checkpoint.load_parameters(context.model, run, record, folder)
         context.fine_tuned = fine_tuning.read(run)
         context.optimizer.load(load_tensors(folder / "optimizer.safetensors"))
         was_evaluated = rewind_run(run, record, state)
+        world.remember(call, str(run.resolve()))
+        world.broadcast(_Shared(run, record, prepared.folder, state, None, context.fine_tuned, was_evaluated))
+        context.share_parameters()
         context.start(state)  # its own start-up is not counted
         return _train(context, was_evaluated=was_evaluated)
 
 
 def _resumed(
-    run: Path, state: TrainState, cooldown: bool, on_event: OnEvent, settings: dict[str, Any]
+    run: Path, state: TrainState, cooldown: bool, on_event: OnEvent, settings: Mapping[str, Any]
 ) -> tuple[RunRecord, Prepared] | None:
     """The run with its changed settings, and its tokens; None: it is finished."""
     record = read_run(run)
@@ -222,12 +305,17 @@ def _evaluate_best(context: TrainContext) -> Evaluated:
     """The best checkpoint on more of the validation split, which replaces its entry in best.json."""
     run, state = context.run, context.state
     if state.best_step != state.step:
-        folder = paths.checkpoint_dir(run, state.best_step)
-        checkpoint.load_trained(context.model, folder, context.record.base)
+        if context.world.is_first:
+            folder = paths.checkpoint_dir(run, state.best_step)
+            checkpoint.load_trained(context.model, folder, context.record.base)
+        context.share_parameters()
     with out_of_memory("while it evaluates"):
         evaluation = context.evaluate(state.best_step, context.tokens_at_end())
     if evaluation.val_tokens > context.config.eval_tokens:
         context.report(evaluation)  # on more than those along the way
     best, peak = facts_of(evaluation), peak_memory(pick_device(context.config.device))
-    checkpoint.finish(run, step=state.step, best_step=state.best_step, best=best, peak_memory=peak or None)
+    if context.world.is_first:
+        checkpoint.finish(
+            run, step=state.step, best_step=state.best_step, best=best, peak_memory=peak or None
+        )
     return evaluation

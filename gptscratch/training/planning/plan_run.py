@@ -24,6 +24,7 @@ from gptscratch.device import (
     set_up,
     slow_dtype_warning,
 )
+from gptscratch.distributed import world
 from gptscratch.errors import ConfigError
 from gptscratch.training import clock
 from gptscratch.training.events import Notice, OnEvent, Planned, Working, ignore
@@ -119,7 +120,7 @@ def _planned(
 
 
 def _facts(prepared: Prepared, config: RunConfig, device: torch.device, dtype: torch.dtype) -> Facts:
-    manifest = prepared.manifest
+    manifest, ranks = prepared.manifest, world()
     muon_dtype = fast_dtype(device) if config.train.muon_dtype == "auto" else config.train.muon_dtype
     return Facts(
         train_tokens=manifest.train.tokens,
@@ -132,7 +133,8 @@ def _facts(prepared: Prepared, config: RunConfig, device: torch.device, dtype: t
         muon_dtype=str(muon_dtype).removeprefix("torch."),
         flops_per_second=matmul_rate(device, dtype),
         peak_bytes=peak_memory() if device.type == "cpu" else 0,
-        memory_bytes=free_memory(device),
+        memory_bytes=free_memory(device) // (ranks.local_size if device.type == "cpu" else 1),
+        world_size=ranks.size,
         can_compile=can_compile(device),
         tokens_per_row=tokens_per_row(prepared, config.train.documents),
     )
