@@ -48,6 +48,7 @@ class TrainContext:
     """Everything that the training loop reads or changes; callbacks are functions of it."""
 
     fine_tuned: FineTuned | None = None  # where the run started from another
+    world: World = ALONE
 
     def __init__(
         self,
