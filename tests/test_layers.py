@@ -10,6 +10,7 @@ import gptscratch
 
 ROOT = Path(gptscratch.__file__).parent
 READS_THE_ENVIRONMENT = {
+    "distributed.py",
     "paths.py",  # GPTSCRATCH_HOME
     "accelerate/process.py",  # the threads of OpenMP
     "cli/app.py",  # the shell asks for completions by a variable
@@ -34,7 +35,7 @@ def test_only_the_command_line_prints() -> None:
     assert {file for file in printing if not file.startswith("cli/")} == set()
 
 
-def test_the_environment_is_read_in_three_files() -> None:
+def test_the_environment_is_read_in_few_files() -> None:
     found = {
         file
         for file, node in names_in(ast.Attribute)
