@@ -44,10 +44,14 @@ def _roll_back(context: TrainContext, reason: str) -> None:
     resumed with them.
     """
     run, train = context.run, context.config
-    folder = paths.find_checkpoint(run, which="best")[1]
-    state = TrainState.from_dict(checkpoint.load_state(folder))
-    checkpoint.load_trained(context.model, folder, context.record.base)
-    context.optimizer.load(load_tensors(folder / "optimizer.safetensors"))
+    state = TrainState()
+    if context.world.is_first:
+        folder = paths.find_checkpoint(run, which="best")[1]
+        state = TrainState.from_dict(checkpoint.load_state(folder))
+        checkpoint.load_trained(context.model, folder, context.record.base)
+        context.optimizer.load(load_tensors(folder / "optimizer.safetensors"))
+    state = context.world.broadcast(state)
+    context.share_parameters()
     context.optimizer.rate_factor *= FACTOR
     train = replace(
         train,
@@ -56,7 +60,8 @@ def _roll_back(context: TrainContext, reason: str) -> None:
     )
     context.config = train
     context.record = replace(context.record, config=replace(context.record.config, train=train))
-    rewind_run(run, context.record, state)
+    if context.world.is_first:
+        rewind_run(run, context.record, state)
     context.start(state, context.started)
     context.report(
         Notice(

@@ -169,6 +169,7 @@ def _follow(world: World) -> TrainResult:
     return _train(context, was_evaluated=shared.was_evaluated)
 
 
+@clock.watching()
 def resume(
     name_or_path: str | Path | None = None,
     *,
