@@ -12,15 +12,17 @@ Shapes: B batch size, T context length.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gptscratch.data.document_batches import Batch, DocumentRows, document_lengths
+from gptscratch.data.permutation import Permutation
 from gptscratch.data.token_files import TokenArray, Tokens
 from gptscratch.errors import CorpusError
 
+ORDER_IN_MEMORY = 1 << 22  # rows, 34 MB: the order of more is computed row by row
 CYCLE = 1000  # rows, after which the order of the corpora repeats; ten times as many for small weights
 _LEAST = 10  # rows of a cycle that each corpus has at least, so that its weight is kept
 _LONGEST = 1_000_000
@@ -42,10 +44,12 @@ class Batches:
         seed: int,
         *,
         pad_with: int | None = None,
+        order_in_memory: int = ORDER_IN_MEMORY,
     ) -> None:
         """``corpora``: tokens, or (weight, tokens) of each corpus.
 
         ``pad_with``: the end-of-text token, for one document per row; None: the ring.
+        ``order_in_memory``: rows; the order of a larger epoch is a function that takes no memory.
 
         Raises:
             CorpusError: fewer than ``context_length + 1`` tokens, or no document.
@@ -53,7 +57,7 @@ class Batches:
         self.batch_size = batch_size
         weighted = [(1.0, corpora)] if isinstance(corpora, np.ndarray) else corpora
         self.parts = [
-            CorpusRows(tokens, context_length, seed + number, pad_with)
+            CorpusRows(tokens, context_length, seed + number, pad_with, order_in_memory)
             for number, (_, tokens) in enumerate(weighted)
         ]
         # Weights count tokens: the shorter the rows of a corpus, the more of them are needed.
@@ -80,7 +84,14 @@ class Batches:
 class CorpusRows:
     """The rows of one corpus. Every row of an epoch comes once, in shuffled order; ``len`` counts them."""
 
-    def __init__(self, tokens: TokenArray, context_length: int, seed: int, pad_with: int | None) -> None:
+    def __init__(
+        self,
+        tokens: TokenArray,
+        context_length: int,
+        seed: int,
+        pad_with: int | None,
+        order_in_memory: int = ORDER_IN_MEMORY,
+    ) -> None:
         self.tokens = tokens
         self.context_length = context_length
         self.documents: DocumentRows | None = None
@@ -92,7 +103,7 @@ class CorpusRows:
             self.documents = DocumentRows(tokens, context_length, pad_with)
             self._n_rows = len(self.documents)
             self.tokens_per_row = len(tokens) / self._n_rows
-        self._seed = seed
+        self._seed, self._in_memory = seed, self._n_rows <= order_in_memory
         self._epoch = lru_cache(maxsize=2)(self._shuffled)
 
     def __len__(self) -> int:
@@ -113,11 +124,12 @@ class CorpusRows:
         at = (chosen[:, None] + np.arange(self.context_length)) % (len(self.tokens) - 1)  # (B, T)
         return self.tokens[at].astype(np.int64), self.tokens[at + 1].astype(np.int64)
 
-    def _shuffled(self, epoch: int) -> tuple[NDArray[np.int64], int]:
+    def _shuffled(self, epoch: int) -> tuple[NDArray[np.int64] | Permutation, int]:
         """The order of an epoch's rows, and where in the ring it begins."""
         generator = np.random.default_rng([self._seed, epoch])
         offset = int(generator.integers(max(1, len(self.tokens) - 1)))
-        return generator.permutation(self._n_rows), offset
+        order = generator.permutation if self._in_memory else partial(Permutation, generator=generator)
+        return order(self._n_rows), offset
 
 
 def weighted_parts(tokens: Tokens, split: str) -> list[tuple[float, TokenArray]]:

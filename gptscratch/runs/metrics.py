@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from gptscratch.files import write_text
+from gptscratch.files import new_file
 from gptscratch.runs.run import disk_errors_in
 
 
@@ -38,7 +39,7 @@ def parse_metrics(lines: bytes) -> list[dict[str, Any]]:
     return [record for record in found if isinstance(record, dict) and type(record.get("step")) is int]
 
 
-def _parsed(line: str) -> Any:
+def _parsed(line: str | bytes) -> Any:
     with contextlib.suppress(ValueError, RecursionError):
         return json.loads(line)
     return None
@@ -47,20 +48,45 @@ def _parsed(line: str) -> Any:
 def rewind_metrics(path: Path, step: int) -> bool:
     """Forget what a resumed run will report again: all after ``step``, and the evaluation at the end.
 
-    That one is the second of its step.
+    That one is the second of its step, or of an earlier step than the record before it. Only the end of the
+    file is parsed.
 
     Returns whether this step itself was evaluated.
     """
     if not path.exists():
         return False
-    records = read_metrics(path)
-    seen: set[tuple[int, bool]] = set()
-    kept = []
-    for record in records:
-        kind = (record["step"], "val_loss" in record)
-        if record["step"] <= step and kind not in seen:
-            kept.append(record)
-        seen.add(kind)
-    with disk_errors_in(path.parent, f"writing {path.name}"):
-        write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
-    return any(r["step"] == step and "val_loss" in r for r in records)
+    with disk_errors_in(path.parent, f"writing {path.name}"), path.open("rb") as file:
+        start, lines = _tail(file, step)
+        newest = (-1, False)  # step, and whether it was evaluated
+        for line in lines:
+            record = (_step_of(line), b'"val_loss"' in line)
+            again = record[1] and newest >= record
+            if not line.endswith(b"\n") or record[0] > step or (record[0] >= 0 and again):
+                break
+            newest = max(newest, record)
+            start += len(line)
+        if start < file.seek(0, os.SEEK_END):
+            file.seek(0)
+            with new_file(path) as temporary, temporary.open("wb") as kept:  # readers notice another file
+                for block in iter(lambda: file.read(min(1 << 20, start - file.tell())), b""):
+                    kept.write(block)
+    return newest == (step, True)
+
+
+def _tail(file: BinaryIO, step: int) -> tuple[int, list[bytes]]:
+    """Where the last lines of a file start, from a record before ``step`` on that has no validation loss."""
+    size, length = file.seek(0, os.SEEK_END), 1 << 16
+    while True:
+        start = file.seek(max(0, size - length))
+        start += len(file.readline()) if start else 0  # the rest of a line
+        lines = file.read().splitlines(keepends=True)
+        if not start or (lines and 0 <= _step_of(lines[0]) < step and b'"val_loss"' not in lines[0]):
+            return start, lines
+        length *= 4
+
+
+def _step_of(line: bytes) -> int:
+    """-1 where the line is damaged."""
+    record = _parsed(line)
+    step = record.get("step") if isinstance(record, dict) else None
+    return step if type(step) is int else -1

@@ -79,8 +79,9 @@ class TrainContext:
             self.replica.compile(rows, context_length, lambda text: self.report(Notice(text)))
         self.optimizer = make_optimizer(self.model, config, self.replica.loss_scale)
         corpora = weighted_parts(prepared.tokens, "train")
+        order = {"order_in_memory": 1 << 62} if record.format < 3 else {}  # as such a run began
         self.batches = Batches(
-            corpora, context_length, config.batch_size, config.seed, pad_with=self.pad_with
+            corpora, context_length, config.batch_size, config.seed, pad_with=self.pad_with, **order
         )
         self.evaluate = self.evaluator(prepared)
         self._sample_text = sample_text

@@ -261,7 +261,7 @@ def _resumed(
     notices.append(slow_dtype_warning(pick_dtype(config.train.dtype, device), device) or "")
     for text in filter(None, notices):
         on_event(Notice(text))
-    return replace(record_of(config, prepared), base=record.base), prepared
+    return replace(record_of(config, prepared), base=record.base, format=max(2, record.format)), prepared
 
 
 def _unchanged(run: Path, state: TrainState, on_event: OnEvent) -> TrainResult:

@@ -23,7 +23,7 @@ from gptscratch.files import write_json
 from gptscratch.generation.generator import load
 from gptscratch.model.gpt import GPT
 from gptscratch.runs.checkpoint import load_state, save_checkpoint
-from gptscratch.runs.run import LOCK, create_run, is_run, read_run
+from gptscratch.runs.run import FORMAT, LOCK, create_run, is_run, read_run
 from gptscratch.runs.tensors import load_tensors, save_tensors
 from gptscratch.training.events import Event, Notice
 from gptscratch.training.state import TrainState
@@ -138,7 +138,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], Any], str]] = {
 
 # Values of config.json, and what the error says.
 WRONG_VALUES: dict[str, tuple[str, Any, str]] = {
-    "a newer run": ("format", 3, "has format 3; this"),
+    "a newer run": ("format", 99, "has format 99; this"),
     "a config without its tokens": ("tokens", None, "tokens is None"),
     "tokens that are a number": ("tokens", 3, "tokens is 3"),
     "an end of text outside the vocabulary": ("end_of_text", 10**6, "end_of_text is 1000000"),
@@ -188,7 +188,7 @@ STATES = {
     "no JSON": lambda file: _truncate(file),
     "gone": lambda file: file.unlink(),
     "a list": lambda file: file.write_text("[]"),
-    "newer": lambda file: edit(file, lambda v: v.update(format=3)),
+    "newer": lambda file: edit(file, lambda v: v.update(format=99)),
     "without a format": lambda file: edit(file, lambda v: v.pop("format")),
     "without its step": lambda file: edit(file, lambda v: v.pop("step")),
     "a step that is a text": lambda file: edit(file, lambda v: v.update(step="ten")),
@@ -231,7 +231,7 @@ def test_a_record_comes_back_as_it_was(tale: Path, tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", record.to_dict())
     assert read_run(tmp_path) == record
     values = json.loads((tale / "config.json").read_text(encoding="utf-8"))
-    assert (values["format"], values["version"]) == (2, gptscratch.__version__)
+    assert (values["format"], values["version"]) == (FORMAT, gptscratch.__version__)
 
 
 def test_a_state_comes_back_as_it_was() -> None:

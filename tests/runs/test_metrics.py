@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,18 @@ def test_a_damaged_line_is_left_out_and_the_others_are_kept(tmp_path: Path, dama
     path.write_bytes(b'{"step": 1, "train_loss": 2}\n' + damage + b'\n{"step": 2, "train_loss": 1}\n')
     rewind_metrics(path, 2)
     assert [r["step"] for r in read_metrics(path)] == [1, 2]
+
+
+@pytest.mark.parametrize("step", [3, 2000, 4998])
+def test_rewinding_a_long_file_keeps_what_came_before(tmp_path: Path, step: int) -> None:
+    file = tmp_path / "metrics.jsonl"
+    records = [
+        {"step": i, "train_loss" if kind else "val_loss": 1.0} for i in range(1, 5000) for kind in (1, 0)
+    ]
+    records.append({"step": 17, "val_loss": 1.0})
+    file.write_text("".join(json.dumps(record) + "\n" for record in records) + '{"ste')
+    assert rewind_metrics(file, step)
+    assert read_metrics(file) == records[: 2 * step]
+    before = file.stat()
+    assert rewind_metrics(file, step)
+    assert file.stat().st_ino == before.st_ino

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from gptscratch import paths
+from gptscratch.data.batches import Batches
 from gptscratch.model.gpt import GPT
 from gptscratch.runs.metrics import read_metrics
 from gptscratch.runs.tensors import load_tensors
@@ -256,3 +257,17 @@ def test_a_run_can_go_back_to_an_older_checkpoint(fit: Fit) -> None:
     (paths.checkpoint_dir(other, 20) / "model.safetensors").write_bytes(b"damaged")
     resume(older)
     assert_same_run(other, straight)
+
+
+def test_a_resumed_run_of_an_older_format_keeps_the_order_of_its_batches(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Batches.__init__, "__kwdefaults__", {"pad_with": None, "order_in_memory": 0})
+    run = fit(steps=4, save_interval=2, keep_checkpoints=3).run
+    straight = measured(run)
+    for number in (3, 2):
+        config = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps(config | {"format": number}))
+        resume(paths.checkpoint_dir(run, 2))
+        assert (measured(run) == straight) is (number == 3)
+        assert json.loads((run / "config.json").read_text())["format"] == number
