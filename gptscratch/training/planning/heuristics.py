@@ -120,12 +120,16 @@ def heads(d_model: int) -> int:
     )
 
 
+COMPILE_SECONDS = {"cpu": 20.0, "cuda": 60.0, "mps": 60.0}  # measured on a CPU only
+
+
 def compiling_pays(facts: Facts, documents: str, seconds: float) -> bool:
-    """Whether torch.compile is chosen: it takes about a minute, and on a GPU joins the many small operations.
+    """Whether torch.compile is chosen, which joins the many small operations on a GPU.
 
     Not for padded documents, where nearly every micro-batch has another length.
     """
-    return facts.can_compile and facts.device == "cuda" and documents != "padded" and seconds >= 180
+    long = seconds >= 3 * COMPILE_SECONDS[facts.device]
+    return facts.can_compile and facts.device == "cuda" and documents != "padded" and long
 
 
 def rates(optimizer: str, d_model: int, steps: int, factor: float = 1.0) -> dict[str, float]:

@@ -79,6 +79,8 @@ class _Planner:
         if not train.keys() & set(UNITS):
             train["minutes"] = DEFAULT_MINUTES
         self.train = TrainConfig(**train)
+        if self.train.minutes:
+            self._choose_compile(60 * self.train.minutes)
         self.useful_tokens = heuristics.useful_epochs(facts.train_tokens) * facts.train_tokens
         self.machine: dict[str, Any] = {"dtype": facts.dtype, "device": facts.device}
         self.machine["optimizer"] = self.train.optimizer
@@ -100,6 +102,8 @@ class _Planner:
         by_time = self.train.minutes is not None
         self._choose(**heuristics.evaluations(steps, tokens, model, facts, by_time=by_time))
         self._choose(save_interval=self.train.eval_interval)
+        if not by_time:
+            self._choose_compile(self._seconds_for(tokens))
         seconds, given = self._seconds_for(tokens), 60 * (self.train.minutes or 0)
         useful = self.useful_tokens
         if by_time and "train.max_steps" not in self.given and self._tokens_in_time(model) > useful:
@@ -111,7 +115,7 @@ class _Planner:
             )
         if by_time and not self.train.max_steps:
             seconds = given
-        self._choose_rates(steps, tokens, seconds)
+        self._choose_rates(steps, tokens)
         config = RunConfig(model=self.model, data=data, train=self.train, name=self.given.get("name"))
         process = PROCESS_BYTES if facts.device == "cpu" else 0
         peak = 1.2 * self._peak(model, self.train.micro_batch_size) + process
@@ -210,7 +214,7 @@ class _Planner:
         return float(train.tokens or (train.epochs or 0) * self.facts.train_tokens)
 
     def _tokens_in_time(self, model: ModelConfig) -> float:
-        seconds = max(1.0, 60 * (self.train.minutes or 0) - self.facts.start_up_seconds) * TRAINING_SHARE
+        seconds = max(1.0, 60 * (self.train.minutes or 0) - self._start_up()) * TRAINING_SHARE
         return seconds * heuristics.tokens_per_second(model, self.facts)
 
     def _seconds_for(self, tokens: float) -> float:
@@ -219,7 +223,11 @@ class _Planner:
         scored = max(1.0, along) * self.train.eval_tokens + self.train.final_eval_tokens
         speed = heuristics.tokens_per_second(self.model, self.facts)
         work = (tokens + self.facts.evaluation_cost * scored) / speed
-        return self.facts.start_up_seconds + work + along * PAUSE_SECONDS
+        return self._start_up() + work + along * PAUSE_SECONDS
+
+    def _start_up(self) -> float:
+        compiles = heuristics.COMPILE_SECONDS[self.facts.device] if self.train.compile else 0.0
+        return self.facts.start_up_seconds + compiles
 
     def _choose_batch(self) -> None:
         """Sequences of a step, and in a micro-batch as many of those of one process as its memory holds."""
@@ -244,7 +252,10 @@ class _Planner:
             tokens = heuristics.batch_tokens(self._run_tokens(self.model), width)
         return min(tokens, self.facts.train_tokens)
 
-    def _choose_rates(self, steps: int, tokens: int, seconds: float) -> None:
+    def _choose_compile(self, seconds: float) -> None:
+        self._choose(compile=heuristics.compiling_pays(self.facts, self.train.documents, seconds))
+
+    def _choose_rates(self, steps: int, tokens: int) -> None:
         width = self.model.d_model
         factor = heuristics.batch_rate_factor(tokens / steps, heuristics.batch_tokens(tokens, width))
         rates = heuristics.rates(self.train.optimizer, width, steps, factor)
@@ -253,7 +264,6 @@ class _Planner:
         self._choose(
             **rates,
             warmup_steps=heuristics.warmup_steps(steps, fine_tunes=self.facts.fine_tunes),
-            compile=heuristics.compiling_pays(self.facts, self.train.documents, seconds),
         )
         self._choose(weight_decay=heuristics.weight_decay(self.train.learning_rate, steps))
         if "model.dropout" not in self.given:

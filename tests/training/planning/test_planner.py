@@ -322,6 +322,12 @@ def test_a_gpu_compiles_from_a_few_minutes_on_and_a_cpu_only_when_asked() -> Non
     assert plan(minutes=60, compile=True).config.train.compile is True
 
 
+def test_the_time_to_compile_is_part_of_the_run() -> None:
+    plain, compiled = (plan(steps=1000, compile=compiles) for compiles in (False, True))
+    assert compiled.seconds - plain.seconds == heuristics.COMPILE_SECONDS["cpu"]
+    assert plan(minutes=1, compile=True, **SHAPE).tokens < 0.75 * plan(minutes=1, **SHAPE).tokens
+
+
 def test_several_processes_share_the_batch_and_train_more_tokens_in_the_time() -> None:
     one, eight = (plan(dataclasses.replace(MACHINES["H200"], world_size=n), minutes=60) for n in (1, 8))
     assert eight.tokens * blocks(eight) > 6 * one.tokens * blocks(one)
