@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -176,76 +173,6 @@ def test_a_run_that_died_between_an_evaluation_and_its_save_makes_both_again(
             fit(name="a", **settings)
     assert resume("a").step == 24
     assert_same_run(paths.run_dir("a"), fit(name="straight", **settings).run)
-
-
-CHILD = """
-import os, signal, sys
-import torch
-from gptscratch.runs import tensors as storage
-from gptscratch.training.events import Logged, Saved
-from gptscratch.training.trainer import train
-torch.set_num_threads(1)
-settings, where = eval(sys.argv[1]), sys.argv[2]
-
-def listen(event):
-    if where == "between steps" and isinstance(event, Logged) and event.step == 21:
-        print("waiting", flush=True)
-        sys.stdin.readline()
-
-real = storage.save_file
-calls = []
-def save_file(tensors, path, **more):
-    calls.append(path)
-    if where == "while saving" and len(calls) == 8:
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(tensors, path, **more)
-storage.save_file = save_file
-
-train(**settings, on_event=listen)
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9")
-@pytest.mark.parametrize("where", ["between steps", "while saving"])
-def test_a_killed_and_resumed_run_equals_straight_run(fit: Fit, corpus: Path, where: str) -> None:
-    straight = fit(name="straight", **HARD).run
-    config = json.loads((straight / "config.json").read_text(encoding="utf-8"))
-    settings = {
-        **config["train"],
-        **{f"model.{k}": v for k, v in config["model"].items() if k != "vocab_size"},
-    }
-    settings |= {"corpus": str(corpus), "name": "killed", "tokenizer": "char"}
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, repr(settings), where],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    with child:
-        assert child.stdout is not None
-        if where == "between steps":
-            assert child.stdout.readline() == "waiting\n"
-            child.kill()
-        assert child.wait() == -signal.SIGKILL
-    killed = paths.run_dir("killed")
-    leftovers = list((killed / "checkpoints").glob(".*"))
-    assert bool(leftovers) == (where == "while saving")
-    with (killed / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 22, "tok')  # as if it had been cut off while writing
-    events: list[Event] = []
-    resume("killed", on_event=events.append)
-    first = next(e for e in events if isinstance(e, Saved))
-    assert first.step == (24 if where == "between steps" else 16)
-    assert_same_run(killed, straight)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no kill -9")
-def test_a_run_killed_at_random_file_operations_equals_one_never_killed() -> None:
-    """Four kills, while training and while going back; run the script with a larger --count by hand."""
-    script = Path(__file__).with_name("kill_points.py")
-    command = [sys.executable, str(script), "--count", "4", "--seed", "5"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    counts = json.loads(done.stdout.splitlines()[-1])
-    assert counts["kills"] >= 4, done.stderr
-    assert counts["equal"] == counts["runs"], done.stdout
 
 
 def test_a_run_can_go_back_to_an_older_checkpoint(fit: Fit) -> None:
