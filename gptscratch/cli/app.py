@@ -6,6 +6,7 @@ Each command is a file of its own and a name here. None imports torch before it 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import inspect
 import os
@@ -29,6 +30,7 @@ _ClickException: Any = typer.BadParameter.__mro__[2]
 COMMANDS = ("train", "sample", "serve", "score", "eval_", "export", "import_", "tokenize", "info", "compare",
             "report", "doctor")  # fmt: skip
 GROUPS = ("runs", "cache")
+INTERRUPTED = 130  # the exit code after Ctrl-C, as shells have it
 OTHER_NAMES = {"ls": "info", "list": "info", "show": "info", "generate": "sample", "run": "sample",
                "chat": "sample --interactive", "evaluate": "eval", "rm": "runs rm",
                "mv": "runs rename", "rename": "runs rename"}  # fmt: skip
@@ -111,7 +113,12 @@ def main() -> None:
     console.prepare_streams()
     if any(name.startswith("_GPTSCRATCH_COMPLETE") for name in os.environ):
         app(prog_name="gptscratch")  # the shell asks for completions
-    sys.exit(_exit_code(sys.argv[1:]))
+    code = _exit_code(sys.argv[1:])
+    if code == INTERRUPTED:
+        with contextlib.suppress(OSError, AttributeError):
+            sys.stdout.flush()
+        os._exit(code)  # a thread of a library may still be at work, which would abort the interpreter
+    sys.exit(code)
 
 
 def _exit_code(arguments: Sequence[str]) -> int:
@@ -125,7 +132,7 @@ def _exit_code(arguments: Sequence[str]) -> int:
     except UserError as error:
         problem = error
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except SystemExit as end:
         # Rich and Typer end the program themselves once the reader of the output has gone.
         gone = isinstance(end.__context__, BrokenPipeError)

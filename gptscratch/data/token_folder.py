@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from gptscratch.errors import CorpusError, disk_errors
 
 # The last one is made by generation/memorization.py.
 FILES = ("train.bin", "val.bin", "tokenizer.json", "manifest.json", "train.suffixes")
-_ABANDONED = 86_400  # seconds, after which a temporary folder of another key is deleted
 
 
 @contextlib.contextmanager
@@ -32,14 +30,22 @@ def one_at_a_time(folder: Path, on_progress: Progress) -> Iterator[None]:
             on_progress("waiting for another gptscratch that writes these token files", 0, 0)
             lock.acquire()
     try:
-        for leftover in folder.parent.glob(".*.tmp"):
-            with contextlib.suppress(OSError):
-                own = leftover.name.startswith(f".{folder.name}.")
-                if own or time.time() - leftover.stat().st_mtime > _ABANDONED:
-                    shutil.rmtree(leftover, ignore_errors=True)
+        _remove_leftovers(folder)
         yield
     finally:
         lock.release()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What killed processes left of this folder, and of others whose lock no process holds."""
+    for leftover in folder.parent.glob(".*.[0-9]*.tmp"):
+        name = leftover.name[1:].rsplit(".", 2)[0].removesuffix(".old")
+        lock = folder.with_name(f".{name}.lock")
+        if name == folder.name:
+            shutil.rmtree(leftover, ignore_errors=True)
+        elif lock.exists():
+            with contextlib.suppress(Timeout, OSError), FileLock(lock, timeout=0):
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def is_tokens(folder: Path) -> bool:

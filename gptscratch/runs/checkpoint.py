@@ -99,14 +99,14 @@ def rewind(run: Path, state: Mapping[str, Any], *, keep: int) -> bool:
     """
     with disk_errors_in(run, f"resuming {run.name}"):
         _point(run, "last", state["step"])
-        for step, folder in paths.checkpoints(run):
-            if step > state["step"]:
-                remove_folder(folder)
         has_best = paths.is_checkpoint(paths.checkpoint_dir(run, state["best_step"]))
         if not has_best:  # there was none yet, or a better one took its place later
             (run / "best.json").unlink(missing_ok=True)
         elif read_facts(run / "best.json").get("step") != state["best_step"]:
             _point(run, "best", state["best_step"], val_loss=state["best_val_loss"])
+        for step, folder in paths.checkpoints(run):
+            if step > state["step"]:
+                remove_folder(folder)
         _prune(run, keep=keep, best_step=state["best_step"])
     return has_best
 

@@ -5,7 +5,9 @@ Every part of them is expressed in a tokenizer.json, so that other programs read
 
 from __future__ import annotations
 
+import itertools
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
@@ -23,6 +25,7 @@ MAX_WORDS = 1 << 16  # ids stay uint16
 SAMPLE = 32_000_000  # characters that a BPE is trained on at most: more changes few merges
 SPACELESS_SAMPLE = 4_000_000  # the same where words are not separated by spaces
 _SPACELESS_SHARE = 0.06  # of the characters are spaces: below it; English has 0.18, German 0.14
+_INTERRUPTIBLE = 0.2  # seconds: Windows notices Ctrl-C between two waits
 _LONGEST_RUN = 256  # characters without a space
 _RUN = re.compile(rf"\w{{{_LONGEST_RUN}}}(?=\w)|[^\w\s]{{{_LONGEST_RUN}}}(?=[^\w\s])")
 
@@ -207,6 +210,7 @@ def _byte_level(
 
 
 def _train_bpe(tokenizer: Tokenizer, texts: Iterable[str], vocab_size: int) -> None:
+    """In a thread, because the library does not look for Ctrl-C."""
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
@@ -214,4 +218,22 @@ def _train_bpe(tokenizer: Tokenizer, texts: Iterable[str], vocab_size: int) -> N
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((part for text in texts for part in without_long_runs(text)), trainer)
+    parts = (part for text in texts for part in without_long_runs(text))
+    left = threading.Event()
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            tokenizer.train_from_iterator(itertools.takewhile(lambda _: not left.is_set(), parts), trainer)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(_INTERRUPTIBLE)
+    finally:
+        left.set()
+    if errors:
+        raise errors[0]

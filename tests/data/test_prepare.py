@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from gptscratch.config import DataConfig
 from gptscratch.data.chunks import Removed, Sizes
@@ -324,12 +325,13 @@ def test_what_a_killed_process_left_is_deleted(tmp_path: Path) -> None:
     first = prepared(tmp_path, tokenizer="char")
     shutil.rmtree(first.folder)
     tokens = first.folder.parent
-    for name in (f".{first.folder.name}.123.tmp", ".other.123.tmp", ".old.123.tmp"):
+    for name in (f".{first.folder.name}.123.tmp", ".free.123.tmp", ".busy.old.123.tmp", ".strange.123.tmp"):
         (tokens / name).mkdir()
         (tokens / name / "train.bin").touch()
-    os.utime(tokens / ".old.123.tmp", (1e9, 1e9))
-    assert prepared(tmp_path, tokenizer="char").folder == first.folder
-    assert [path.name for path in tokens.glob("*.tmp")] == [".other.123.tmp"]
+    (tokens / ".free.lock").touch()
+    with FileLock(tokens / ".busy.lock"):
+        assert prepared(tmp_path, tokenizer="char").folder == first.folder
+    assert sorted(path.name for path in tokens.glob(".*.tmp")) == [".busy.old.123.tmp", ".strange.123.tmp"]
 
 
 @pytest.mark.parametrize("number", [2, 4])
