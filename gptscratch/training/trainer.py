@@ -294,6 +294,7 @@ def _train(context: TrainContext, *, was_evaluated: bool = True) -> TrainResult:
         callbacks.evaluate(context)
         context.save()
     interrupted = run_to_the_end(context)
+    state = context.state  # another one after a rollback
     evaluation = None if interrupted else _evaluate_best(context)
     fine_tuned = context.fine_tuned if evaluation is None else fine_tuning.end(context, evaluation)
     return TrainResult(

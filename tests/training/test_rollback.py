@@ -41,7 +41,9 @@ class KilledError(BaseException):
 
 def test_a_run_that_diverges_continues_with_a_smaller_learning_rate_also_after_a_kill(fit: Fit) -> None:
     events: list[Event] = []
-    straight = fit(name="straight", on_event=events.append, **DIVERGING).run
+    result = fit(name="straight", on_event=events.append, **DIVERGING)
+    straight = result.run
+    assert result.step == 96
     assert ["from step 8 with a lower learning rate: 0.025." in text for text in notices(events)] == [True]
     assert json.loads((straight / "config.json").read_text())["train"]["learning_rate"] == 0.025
     logged = [record for record in read_metrics(straight / "metrics.jsonl") if "train_loss" in record]
