@@ -152,13 +152,16 @@ class _Planner:
         if layers or width or heads:
             layers = layers or ModelConfig.n_layer
             width = width or 32 * (heads or max(2, layers))
-            model = self._with_shape(given, layers, width, ModelConfig.context_length)
+            model = _with_shape(given, layers, width, ModelConfig.context_length)
         else:
-            candidates = (self._with_shape(given, *shape) for shape in heuristics.shapes())
+            candidates = (_with_shape(given, *shape) for shape in heuristics.shapes())
             model = next(candidates)
             for larger in itertools.takewhile(self._suits, candidates):
                 model = larger
         model = self._shortened(model)
+        if "dropout" not in given:
+            epochs = self._run_tokens(model) / self.facts.train_tokens
+            model = replace(model, dropout=heuristics.dropout(epochs, self.facts.train_tokens))
         needed, free = self._peak(model), self.facts.memory_bytes
         if free and needed > free:
             raise ConfigError(
@@ -167,11 +170,6 @@ class _Planner:
                 "Take fewer --layers, a smaller --d-model or a shorter --context-length.",
             )
         return model
-
-    @staticmethod
-    def _with_shape(given: Mapping[str, Any], n_layer: int, d_model: int, context_length: int) -> ModelConfig:
-        sizes = {"n_layer": n_layer, "d_model": d_model, "n_head": heuristics.heads(d_model)}
-        return ModelConfig(**{**sizes, "context_length": context_length, **given})
 
     def _suits(self, model: ModelConfig) -> bool:
         """Whether the run is long enough for the model, with enough text and memory."""
@@ -261,11 +259,10 @@ class _Planner:
         rates = heuristics.rates(self.train.optimizer, width, steps, factor)
         if self.facts.fine_tunes:
             rates = heuristics.fine_tuning_rates(rates, adapters=self.train.lora_rank is not None)
-        self._choose(
-            **rates,
-            warmup_steps=heuristics.warmup_steps(steps, fine_tunes=self.facts.fine_tunes),
-        )
+        self._choose(**rates, warmup_steps=heuristics.warmup_steps(steps, fine_tunes=self.facts.fine_tunes))
         self._choose(weight_decay=heuristics.weight_decay(self.train.learning_rate, steps))
-        if "model.dropout" not in self.given:
-            epochs = tokens / self.facts.train_tokens
-            self.model = replace(self.model, dropout=heuristics.dropout(epochs, self.facts.train_tokens))
+
+
+def _with_shape(given: Mapping[str, Any], n_layer: int, d_model: int, context_length: int) -> ModelConfig:
+    sizes = {"n_layer": n_layer, "d_model": d_model, "n_head": heuristics.heads(d_model)}
+    return ModelConfig(**{**sizes, "context_length": context_length, **given})
