@@ -11,6 +11,8 @@ Shapes: B batch size, T context length.
 
 from __future__ import annotations
 
+import mmap
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 
@@ -103,6 +105,7 @@ class CorpusRows:
             self.documents = DocumentRows(tokens, context_length, pad_with)
             self._n_rows = len(self.documents)
             self.tokens_per_row = len(tokens) / self._n_rows
+        _expect_random_places(tokens)
         self._seed, self._in_memory = seed, self._n_rows <= order_in_memory
         self._epoch = lru_cache(maxsize=2)(self._shuffled)
 
@@ -200,6 +203,15 @@ def _cycle(
     turn = np.concatenate([np.arange(count) for count in counts])
     order = np.argsort((turn + 0.5) / counts[whose], kind="stable")
     return whose[order], turn[order], counts
+
+
+def _expect_random_places(tokens: TokenArray) -> None:
+    """Read single pages of a file that is large for the memory: their neighbors would be gone before use."""
+    mapped = getattr(tokens, "_mmap", None)
+    if mapped is None or not hasattr(mmap, "MADV_RANDOM"):
+        return
+    if tokens.nbytes > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2:
+        mapped.madvise(mmap.MADV_RANDOM)
 
 
 def _require_tokens(tokens: TokenArray, context_length: int) -> None:

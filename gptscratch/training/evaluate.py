@@ -48,6 +48,7 @@ class Evaluator:
         self.token_bytes = bytes_of_tokens(prepared.tokens, prepared.tokenizer)
         self.unk_id = prepared.tokenizer.unk_id
         self.parts = weighted_parts(prepared.tokens, "val")
+        self._documents: dict[int, DocumentRows] = {}  # of each part: found once
 
     def __call__(self, step: int, limit: int | None = None) -> Evaluated:
         """Over about ``limit`` tokens, evenly spread and always the same; None: all.
@@ -72,7 +73,9 @@ class Evaluator:
         context = self.replica.model.config.context_length
         if self.pad_with is None:
             return windows(part, context, max(1, _POSITIONS // context), limit=limit)
-        rows = DocumentRows(part, context, self.pad_with)
+        if id(part) not in self._documents:
+            self._documents[id(part)] = DocumentRows(part, context, self.pad_with)
+        rows = self._documents[id(part)]
         return padded_windows(rows, max(context, _POSITIONS), limit=limit)
 
 
