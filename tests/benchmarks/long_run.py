@@ -1,4 +1,4 @@
-"""What a run of a million steps on 100 GB of tokens costs beside its steps, next to a small one.
+"""What a run of a million steps on 100 GB of tokens costs in addition to its steps, next to a small one.
 
     python tests/benchmarks/long_run.py
     python tests/benchmarks/long_run.py --gigabytes 0.002 100 --steps 100 1000000 --documents packed
