@@ -32,11 +32,12 @@ from gptscratch.model.mlp import MLP, GatedMLP
 from gptscratch.model.position import Rotary
 
 
-def accelerate_decoding(model: GPT, *, quantize: str | None = None) -> DecodeStep | None:
+def accelerate_decoding(model: GPT, *, quantize: str | None = None, rows: int = 1) -> DecodeStep | None:
     """Make a model, in place, as fast as it can be on a CPU; it cannot be trained any more.
 
     Args:
         quantize: float16, int8 or int4 weights.
+        rows: how many sequences are decoded together, usually.
 
     Returns:
         What continues the model's cache by one token at a time; None where the model itself does it best.
@@ -49,13 +50,13 @@ def accelerate_decoding(model: GPT, *, quantize: str | None = None) -> DecodeSte
     if not _is_supported(model):
         return None
     join(model)
-    pack(model)
+    pack(model, rows=rows)
     return DecodeStep(model)
 
 
-def decoding_step(model: GPT) -> DecodeStep | None:
+def decoding_step(model: GPT, *, rows: int = 1) -> DecodeStep | None:
     """As ``accelerate_decoding``, for a model that stays as it is. Later changes of weights are not seen."""
-    return accelerate_decoding(twin_of(model)) if _is_supported(model) else None
+    return accelerate_decoding(twin_of(model), rows=rows) if _is_supported(model) else None
 
 
 def _is_supported(model: GPT) -> bool:

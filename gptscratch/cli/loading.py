@@ -16,10 +16,15 @@ if TYPE_CHECKING:
     from gptscratch.generation.generator import Generator
 
 _SMALL = 4_000_000  # parameters in blocks
+_READ = 32  # positions at once, at least, where a text is scored
 
 
-def load(run: str | None, *, quantize: str | None, device: str, dtype: str, exact: bool = False) -> Generator:
-    """A generator made fast; a small model gets a single thread, since waiting for a second one takes longer.
+def load(
+    run: str | None, *, quantize: str | None, device: str, dtype: str, exact: bool = False, rows: int = 1
+) -> Generator:
+    """A generator made fast, for ``rows`` texts at once.
+
+    A small model gets a single thread, since waiting for a second one takes longer.
 
     What is auto is chosen: see ``sampling_device`` and ``sampling_dtype``. With ``exact``, as for a score, it
     is the fastest device, and float32.
@@ -47,7 +52,7 @@ def load(run: str | None, *, quantize: str | None, device: str, dtype: str, exac
         notice(warning)
     if count_parameters(generator.model.config).non_embedding < _SMALL:
         torch.set_num_threads(1)
-    return generator.accelerated(quantize=quantize)
+    return generator.accelerated(quantize=quantize, rows=_READ if exact else rows)
 
 
 def sampling_device(config: ModelConfig) -> str:

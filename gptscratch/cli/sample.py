@@ -68,7 +68,7 @@ def sample(
     process.passive_openmp_if_busy()
     given = prompt is not None or prompt_file is not None
     text = loading.read_prompt(prompt, prompt_file) if given or not (interactive or prompts) else ""
-    generator = loading.load(run, quantize=quantize, device=device, dtype=dtype)
+    generator = loading.load(run, quantize=quantize, device=device, dtype=dtype, rows=config.num_samples)
     if config.no_copy_ngram or novelty:
         generator = loading.with_training_tokens(generator)
     from gptscratch.cli import chat, render_sample

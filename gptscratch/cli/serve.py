@@ -86,7 +86,8 @@ def serve(
         max_batch=max_batch, max_queue=max_queue, max_tokens=max_tokens, max_prompt_tokens=max_prompt_tokens
     )
     with listen(host, port) as listener:  # before the models are loaded, which takes a while
-        generators = _load(runs or [None], quantize=quantize, device=device, dtype=dtype)
+        rows = max_batch or 16
+        generators = _load(runs or [None], quantize=quantize, device=device, dtype=dtype, rows=rows)
         app = make_app(generators, limits=limits, api_key=api_key, hosts=hosts, cors=cors)
         address = f"http://{shown}:{listener.getsockname()[1]}"
         err.print(f"Serving {', '.join(generators)} at {address}", highlight=False, soft_wrap=True)
@@ -96,14 +97,14 @@ def serve(
 
 
 def _load(
-    runs: list[str] | list[None], *, quantize: str | None, device: str, dtype: str
+    runs: list[str] | list[None], *, quantize: str | None, device: str, dtype: str, rows: int
 ) -> dict[str, Generator]:
     """A generator for each run, by the name that requests use."""
     from gptscratch.cli import loading
 
     found: dict[str, Generator] = {}
     for run in runs:
-        generator = loading.load(_checkpoint(run), quantize=quantize, device=device, dtype=dtype)
+        generator = loading.load(_checkpoint(run), quantize=quantize, device=device, dtype=dtype, rows=rows)
         name = generator.run.name
         if run is not None and run != name and generator.checkpoint is not None:
             step = int(generator.checkpoint.name.removeprefix("step-"))

@@ -106,7 +106,7 @@ def generate_batch(
         RunError: the logits of the first new token are not numbers.
     """
     if decoder is None and config.max_tokens >= _PAYS_FROM:
-        decoder = decoding_step(model)
+        decoder = decoding_step(model, rows=len(prompts))
     longest = min(max(map(len, prompts)), model.config.context_length)
     context = Context(model, len(prompts), longest + config.max_tokens, decoder)
     context.add(prompts)

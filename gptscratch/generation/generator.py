@@ -72,15 +72,17 @@ class Generator:
         stop_ids = frozenset((record.imported or {}).get("stop_ids", ()))
         return cls(model, tokenizer, record.end_of_text, run, checkpoint, stop_ids=stop_ids)
 
-    def accelerated(self, *, quantize: str | None = None) -> Generator:
+    def accelerated(self, *, quantize: str | None = None, rows: int = 1) -> Generator:
         """Make the model, in place, as fast as it can be; it cannot be trained any more.
 
-        ``quantize``: float16, int8 or int4 weights, on a CPU.
+        ``quantize``: float16, int8 or int4 weights, on a CPU. ``rows``: sequences that are decoded together.
 
         Raises:
             ConfigError: there is no such kernel here.
         """
-        return dataclasses.replace(self, decoder=accelerate_decoding(self.model, quantize=quantize))
+        return dataclasses.replace(
+            self, decoder=accelerate_decoding(self.model, quantize=quantize, rows=rows)
+        )
 
     def generate(self, prompt: str = "", config: SampleConfig | None = None, **options: Any) -> str:
         """The continuation of a prompt, to be appended to it directly: it may begin with a space.

@@ -37,7 +37,7 @@ from gptscratch.device import has_fast_bfloat16, set_up
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
 from gptscratch.training.loss import head_cross_entropy
-from gptscratch.training.optimizer import make_optimizer
+from gptscratch.training.optimizer import make_optimizer, orthogonalized
 from gptscratch.training.replica import LowPrecisionReplica
 from gptscratch.training.step import take_step
 
@@ -157,17 +157,8 @@ def dropout(dtype: torch.dtype) -> Path:
 def orthogonalization(count: int) -> Path:
     matrices = torch.randn(count, 256, 256)
     name = f"Muon's iteration in bfloat16, {count} x 256 x 256"
-    return Path(name, lambda: newton_schulz(matrices), lambda: newton_schulz(matrices.bfloat16()),
+    return Path(name, lambda: orthogonalized(matrices), lambda: orthogonalized(matrices, BF16),
                 has_fast_bfloat16(CPU))  # fmt: skip
-
-
-def newton_schulz(x: Tensor) -> Tensor:
-    """The iteration of training/optimizer.py, in the type that it is given."""
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(5):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.775, alpha=2.0315), x, beta=3.4445)
-    return x
 
 
 def loss(vocabulary: int, width: int, dtype: torch.dtype) -> Path:
@@ -186,7 +177,7 @@ def loss(vocabulary: int, width: int, dtype: torch.dtype) -> Path:
 
 def packed_weights(rows: int, dtype: torch.dtype) -> Path:
     layers = [nn.Linear(768, 2304, dtype=dtype) for _ in range(12)]
-    packed = [PackedLinear(layer) for layer in layers] if can_be_packed(dtype) else layers
+    packed = [PackedLinear(layer, rows) for layer in layers] if can_be_packed(dtype) else layers
     x = torch.randn(rows, 768, dtype=dtype)
     name = f"packed weights, {short(dtype)}, {rows} rows, 768 to 2304"
     return Path(name, each(layers, x), each(packed, x), can_pack(dtype))
@@ -194,7 +185,7 @@ def packed_weights(rows: int, dtype: torch.dtype) -> Path:
 
 def can_be_packed(dtype: torch.dtype) -> bool:
     try:
-        PackedLinear(nn.Linear(8, 8, dtype=dtype))
+        PackedLinear(nn.Linear(8, 8, dtype=dtype), 1)
     except (AttributeError, RuntimeError):
         return False
     return True
@@ -261,11 +252,14 @@ def decode_step(label: str, shape: dict[str, int], rows: int, how: str) -> Path:
     model, other = GPT(config).eval(), GPT(config).eval()
     if how == "bfloat16":
         other.bfloat16()
-    plain = stepping(model, None if how == "float32" else accelerate_decoding(model))
+    plain = stepping(model, None if how == "float32" else accelerate_decoding(model, rows=rows))
     quantized = how if how in QUANTIZERS else None
     name = f"decode step, {label} model, {rows} rows, {how}"
     return Path(
-        name, plain, stepping(other, accelerate_decoding(other, quantize=quantized)), how == "float32"
+        name,
+        plain,
+        stepping(other, accelerate_decoding(other, quantize=quantized, rows=rows)),
+        how == "float32",
     )
 
 

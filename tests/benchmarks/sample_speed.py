@@ -92,7 +92,7 @@ def bandwidth(threads: int) -> float:
     runs: list[Run] = [lambda _: float(numbers.sum())]  # type: ignore[list-item, return-value]
     if can_pack(torch.float32):
         row = torch.ones(1, numbers.numel() >> 13)
-        layer = PackedLinear(torch.nn.Linear(row.numel(), 1 << 13))
+        layer = PackedLinear(torch.nn.Linear(row.numel(), 1 << 13), rows=1)
         runs.append(lambda _: layer(row))
     with torch.inference_mode():
         return max(numbers.numel() * 4 / seconds(run, 0) for run in runs for _ in range(5))
@@ -136,7 +136,7 @@ def gptscratch_run(config: ModelConfig, kind: str, rows: int) -> Run:
         model.bfloat16()
     quantized = kind if kind in ("float16", "int8", "int4") else None
     plain = kind.startswith("plain")
-    decoder = _Plain(model) if plain else accelerate_decoding(model, quantize=quantized)
+    decoder = _Plain(model) if plain else accelerate_decoding(model, quantize=quantized, rows=rows)
 
     def run(count: int) -> None:
         for _ in generate_batch(
