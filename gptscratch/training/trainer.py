@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gptscratch import paths
+from gptscratch import distributed, paths
 from gptscratch.config import RunConfig, qualified
 from gptscratch.data.prepare import Prepared, open_prepared
 from gptscratch.data.token_files import token_counts
@@ -89,12 +89,12 @@ def train(
     names = [corpus] if isinstance(corpus, str | Path) else list(corpus)
     if names:
         settings["corpus"] = tuple(str(name) for name in names)
+    config, size = RunConfig().with_settings(settings), distributed.world().size
+    distributed.world().place(pick_device(config.train.device))
+    rows = qualified(settings).get("train.batch_size", size)
+    few = f"{size} processes cannot share a batch of {rows}."
+    require(rows >= size, few, f"Take --batch-size {size} or more, or fewer processes.")
     with joined() as world:
-        config = RunConfig().with_settings(settings)
-        world.place(pick_device(config.train.device))
-        rows = qualified(settings).get("train.batch_size", world.size)
-        few = f"{world.size} processes cannot share a batch of {rows}."
-        require(rows >= world.size, few, f"Take --batch-size {world.size} or more, or fewer processes.")
         call = f"train {names} {out} {settings}"
         earlier = world.recall(call)  # torchrun has started the processes again
         if not world.is_first:
