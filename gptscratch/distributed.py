@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _BUCKET = 1 << 24  # numbers that are sent at once
 _PATIENCE = timedelta(days=30)  # for rank 0, which prepares a corpus or saves while the others wait
 _ASKING = timedelta(seconds=10)  # for the agent of torchrun
+_MEETING = timedelta(minutes=30)  # until all processes have connected
 
 _T = TypeVar("_T")
 
@@ -122,21 +123,21 @@ class World:
 
     def is_first_to_report(self) -> bool:
         """Whether no other process has reported an error: all end for one reason, and one tells it."""
-        store = self._store()
+        store = self.store()
         return store is None or store.add(f"gptscratch/{self.restarts}/reported", 1) == 1
 
     def remember(self, call: str, value: str) -> None:
         """Let a later start by the same torchrun recall the value: the agent keeps it."""
-        if self.is_first and (store := self._store()):
+        if self.is_first and (store := self.store()):
             store.set(f"gptscratch/{call}", value)
 
     def recall(self, call: str) -> str | None:
         """What was remembered before torchrun started the processes again; None: nothing."""
-        store = self._store() if self.restarts else None
+        store = self.store() if self.restarts else None
         key = f"gptscratch/{call}"
         return store.get(key).decode() if store and store.check([key]) else None
 
-    def _store(self) -> Any:
+    def store(self, timeout: timedelta = _ASKING) -> Any:
         """The key-value store of torchrun's agent, which outlives the processes that it starts."""
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
             return None
@@ -144,9 +145,7 @@ class World:
 
         with contextlib.suppress(RuntimeError):  # the agent has ended
             host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            return distributed.TCPStore(  # type: ignore[attr-defined]
-                host, port, is_master=False, timeout=_ASKING
-            )
+            return distributed.TCPStore(host, port, is_master=False, timeout=timeout)  # type: ignore[attr-defined]
         return None
 
 
@@ -175,8 +174,12 @@ def joined() -> Iterator[World]:
         yield dataclasses.replace(found, patient=distributed.new_group(backend="gloo", timeout=_PATIENCE))
         return
     with_cuda = torch.cuda.is_available() and distributed.is_nccl_available()
+    own: dict[str, Any] = {}
+    if store := found.store(_MEETING):  # with a prefix: it holds the addresses of processes that have ended
+        store = distributed.PrefixStore(f"gptscratch/{found.restarts}", store)  # type: ignore[attr-defined]
+        own = {"store": store, "rank": found.rank, "world_size": found.size}
     with _peers():
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if with_cuda else "gloo")
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if with_cuda else "gloo", **own)
         patient = distributed.new_group(backend="gloo", timeout=_PATIENCE)
     yield dataclasses.replace(found, patient=patient)
     distributed.destroy_process_group()

@@ -68,7 +68,7 @@ def trained(files: Path) -> Path:
 
 
 def results(trained: Path, size: int, rank: int) -> list[str]:
-    """Of the calls after ``CASES``."""
+    """What the calls after ``CASES`` gave."""
     return (trained.parents[1] / f"job.{size}.{rank}").read_text().splitlines()[len(CASES) :]
 
 
