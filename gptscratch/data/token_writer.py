@@ -82,7 +82,7 @@ class _TokenFile:
         encoded = self._encode(texts)
         pairs = zip(encoded, ends, strict=True)
         ids = np.concatenate([part for own, end in pairs for part in (own, self._end)[: 1 + end]])
-        ids.astype(ids.dtype.newbyteorder("<"), copy=False).tofile(self._file)
+        self._file.write(ids.astype(ids.dtype.newbyteorder("<"), copy=False).data)
         unk = self._tokenizer.unk_id
         unknown = 0 if unk is None else int(np.count_nonzero(ids == unk))
         self.counts += Counter(

@@ -198,6 +198,8 @@ def create_run(run: Path, record: RunRecord, tokenizer: Tokenizer, plan: Mapping
     """Write config.json, tokenizer.json and plan.json, and delete the run that was in this folder."""
     with disk_errors(f"making the run's folder {run}"):
         run.mkdir(parents=True, exist_ok=True)
+        for name in ("best.json", "last.json"):  # before what they name
+            (run / name).unlink(missing_ok=True)
         for _, folder in paths.checkpoints(run):
             remove_folder(folder)
         for file in run.iterdir():

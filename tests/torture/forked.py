@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -58,43 +59,76 @@ class Ended:
         return self.status == -signal.SIGKILL
 
 
-def gptscratch(*arguments: object, kill: Kill = Kill(), before: Callable[[], object] | None = None) -> Ended:
-    """Run a command to its end, or until it is killed; ``before`` is called in the fork first."""
-    counting, pipe = os.pipe()
-    log = os.memfd_create("output")
-    child = os.fork()
-    if child == 0:
-        status = 70
-        try:
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            torch.set_num_threads(1)
-            if before is not None:
-                before()
-            _count_operations(pipe, kill)
-            sys.argv = ["gptscratch", *map(str, arguments)]
-            app.main()
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else 1
-        except BaseException as error:  # a traceback is a defect
-            print("Traceback:", repr(error), file=sys.__stderr__, flush=True)
-        finally:
-            os._exit(status)
-    os.close(pipe)
-    clock = (~child << 3) | 2  # the processor time of another process: clock_getcpuclockid(3)
-    while kill.seconds and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+class Running:
+    """A command that runs in a fork; ``before`` is called in it first."""
+
+    def __init__(
+        self, *arguments: object, kill: Kill = Kill(), before: Callable[[], object] | None = None
+    ) -> None:
+        self._counting, pipe = os.pipe()
+        self._log = os.memfd_create("output")
+        self.pid = os.fork()
+        if self.pid == 0:
+            _run([str(argument) for argument in arguments], self._log, pipe, kill, before)
+        os.close(pipe)
+
+    @property
+    def seconds(self) -> float:
+        """Processor time: clock_getcpuclockid(3)."""
         with contextlib.suppress(OSError):
-            if time.clock_gettime(clock) >= kill.seconds:
-                os.kill(child, signal.SIGKILL)
-                break
+            return time.clock_gettime((~self.pid << 3) | 2)
+        return math.inf
+
+    def output(self) -> str:
+        return os.pread(self._log, 1 << 20, 0).decode(errors="replace")
+
+    def has(self, event: int) -> bool:
+        """Whether it has ended (``os.WEXITED``) or stopped (``os.WSTOPPED``)."""
+        return os.waitid(os.P_PID, self.pid, event | os.WNOHANG | os.WNOWAIT) is not None
+
+    def send(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def end(self) -> Ended:
+        with os.fdopen(self._counting, "rb") as operations:
+            done = len(operations.read())
+        _, status, used = os.wait4(self.pid, 0)
+        text = self.output()
+        os.close(self._log)
+        return Ended(os.waitstatus_to_exitcode(status), done, used.ru_utime + used.ru_stime, text)
+
+
+def gptscratch(*arguments: object, kill: Kill = Kill(), before: Callable[[], object] | None = None) -> Ended:
+    """Run a command to its end, or until it is killed."""
+    running = Running(*arguments, kill=kill, before=before)
+    while kill.seconds and not running.has(os.WEXITED):
+        if running.seconds >= kill.seconds:
+            running.send(signal.SIGKILL)
+            break
         time.sleep(POLL)
-    with os.fdopen(counting, "rb") as operations:
-        done = len(operations.read())
-    _, status, used = os.wait4(child, 0)
-    with os.fdopen(log, "rb") as output:
-        output.seek(0)
-        text = output.read().decode(errors="replace")
-    return Ended(os.waitstatus_to_exitcode(status), done, used.ru_utime + used.ru_stime, text)
+    return running.end()
+
+
+def _run(
+    arguments: list[str], log: int, pipe: int, kill: Kill, before: Callable[[], object] | None
+) -> NoReturn:
+    status = 70
+    try:
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        torch.set_num_threads(1)
+        sys.modules["gptscratch.cli.train"].STARTED = time.perf_counter()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+        _count_operations(pipe, kill)
+        if before is not None:
+            before()
+        sys.argv = ["gptscratch", *arguments]
+        app.main()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException as error:  # a traceback is a defect
+        print("Traceback:", repr(error), file=sys.__stderr__, flush=True)
+    os._exit(status)
 
 
 def _count_operations(pipe: int, kill: Kill) -> None:
