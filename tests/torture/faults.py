@@ -2,7 +2,7 @@
 
     python tests/torture/faults.py
 
-It prints a table: what was done, the exit code and the last message, and what came of it. A run that can be
+It prints a table: what was done, the exit code and the last message, and whether that was right. A run that can be
 resumed must then equal one that nothing happened to, bit for bit. Linux; the disks need root.
 """
 
@@ -63,7 +63,7 @@ class Faults:
     def signals(
         self, *numbers: int, event: str = "open", name: str = "metrics.jsonl", at: int = 3
     ) -> list[str]:
-        """The first one at a file operation in training, each other one at the next flush to the disk."""
+        """The first signal comes at a file operation in training, another one at the next flush to the disk."""
         self.ended = gptscratch(*self.train, before=lambda: _signals_at(event, name, at, numbers))
         # The second signal acts as if it were not handled.
         return self.expect(-numbers[-1] if numbers[1:] == (signal.SIGTERM,) else 130) + self.resumed()
@@ -146,7 +146,7 @@ class Faults:
         return self.expect(1, "was deleted or moved") + self.resumed()
 
     def second_run(self, *command: object) -> list[str]:
-        """Of the same name, while the first one trains."""
+        """A command that needs the run's folder while the run trains."""
         running = self.stopped("open", "metrics.jsonl", 3)
         self.ended = gptscratch(*command)
         wrong = self.expect(2, f"process {running.pid}")

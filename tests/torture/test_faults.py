@@ -12,7 +12,7 @@ CASES = ("SIGINT twice", "SIGINT, then SIGTERM", "clock", "a resume of", "one is
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks, and Linux clocks")
-def test_faults_are_survived_or_told() -> None:
+def test_a_run_survives_faults_or_reports_them() -> None:
     command = [sys.executable, str(Path(__file__).with_name("faults.py")), "--only", *CASES]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
