@@ -2,8 +2,8 @@
 
     python tests/torture/faults.py
 
-It prints a table: what was done, the exit code and the last message, and whether that was right. A run that can be
-resumed must then equal one that nothing happened to, bit for bit. Linux; the disks need root.
+It prints a table: what was done, the exit code, whether all was right, and the last message. A run that can
+be resumed must then equal one that nothing happened to, bit for bit. Linux; the disks need root.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Faults:
     def signals(
         self, *numbers: int, event: str = "open", name: str = "metrics.jsonl", at: int = 3
     ) -> list[str]:
-        """The first signal comes at a file operation in training, another one at the next flush to the disk."""
+        """The first signal comes at a file operation in training, a second one at the next flush."""
         self.ended = gptscratch(*self.train, before=lambda: _signals_at(event, name, at, numbers))
         # The second signal acts as if it were not handled.
         return self.expect(-numbers[-1] if numbers[1:] == (signal.SIGTERM,) else 130) + self.resumed()
