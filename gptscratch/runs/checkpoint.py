@@ -26,7 +26,15 @@ from gptscratch.files import new_file, new_folder, remove_folder, remove_leftove
 from gptscratch.model import lora
 from gptscratch.model.gpt import GPT
 from gptscratch.runs.run import FORMAT, RunRecord, disk_errors_in, read_facts, read_run, read_versioned
-from gptscratch.runs.tensors import hash_of, load_metadata, load_shapes, load_tensors, save_tensors
+from gptscratch.runs.tensors import (
+    hash_of,
+    load_into,
+    load_metadata,
+    load_shapes,
+    own_rows,
+    row_range,
+    save_tensors,
+)
 
 WEIGHTS, ADAPTER, BASE = "model.safetensors", "adapter.safetensors", "base.safetensors"
 
@@ -172,7 +180,7 @@ def load_parameters(model: GPT, run: Path, record: RunRecord, checkpoint: Path) 
     if record.base is not None:
         if hash_of(run / BASE) != record.base:
             raise CheckpointError(f"{run / BASE} is damaged, or from another run.", "Train the run again.")
-        copy_parameters(model, load_tensors(run / BASE))
+        load_into(run / BASE, {name: p for name, p in model.named_parameters() if not p.requires_grad})
     load_trained(model, checkpoint, record.base)
 
 
@@ -183,17 +191,29 @@ def load_trained(model: GPT, checkpoint: Path, base: str | None) -> None:
         CheckpointError: it is missing or damaged, or a name or a shape differs.
     """
     file = checkpoint / (ADAPTER if base else WEIGHTS)
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
-    _require_shapes(file, shapes)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    _require_shapes(file, {name: tuple(p.shape) for name, p in trained.items()})
     if base is not None and load_metadata(file).get("base") != base:
         raise CheckpointError(f"{file} belongs to another base.safetensors.", "Use another checkpoint.")
-    copy_parameters(model, load_tensors(file))
+    load_into(file, trained)
+
+
+def load_optimizer(state: Mapping[str, Tensor], checkpoint: Path) -> None:
+    """Continue from a saved state; one of a run in another number format may lack the loss scale.
+
+    Raises:
+        CheckpointError: as ``load_into``.
+    """
+    file = checkpoint / "optimizer.safetensors"
+    found = load_shapes(file)
+    load_into(file, {name: t for name, t in state.items() if name in found or "loss_scale" not in name})
 
 
 @torch.no_grad()
 def copy_parameters(model: GPT, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
-        model.get_parameter(name).copy_(tensor)
+        parameter = model.get_parameter(name)
+        own_rows(parameter).copy_(tensor[row_range(parameter) or ...])
 
 
 def save_base(run: Path, model: GPT, source: Path | None) -> str:

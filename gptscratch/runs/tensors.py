@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from gptscratch.errors import CheckpointError
@@ -22,22 +22,26 @@ STORED = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: str) -> None:
-    """Write a file; equal tensors make equal bytes if there is one entry of metadata, or none.
+    """Write tensors of one type; equal tensors make equal bytes.
+
+    Of a tensor that is sharded over processes, all of them must call ``whole`` in the same order.
 
     Raises:
         OSError: the disk has no space or cannot be written to.
     """
-    plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    try:
-        save_file(plain, path, metadata=metadata or {"format": "pt"})
-    except SafetensorError as error:
-        raise OSError(str(error)) from None
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    (dtype,) = {tensor.dtype for tensor in tensors.values()} or {torch.float32}
+    save_streamed(path, shapes, dtype, map(whole, tensors.values()), **metadata)
 
 
 def save_streamed(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, tensors: Iterable[Tensor]
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    tensors: Iterable[Tensor],
+    **metadata: str,
 ) -> None:
-    """Write a file with one tensor in memory at a time; ``save_tensors`` needs all of them.
+    """Write a file with one tensor in memory at a time.
 
     The format: the length of the header in 8 bytes, the header as JSON, then the numbers without gaps
     (https://huggingface.co/docs/safetensors).
@@ -45,7 +49,7 @@ def save_streamed(
     Args:
         shapes: by name, in the order of ``tensors``, which are all of type ``dtype``.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": metadata or {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
         start, end = end, end + math.prod(shape) * dtype.itemsize
@@ -55,13 +59,53 @@ def save_streamed(
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors:
-            file.write(tensor.contiguous().view(torch.uint8).numpy().data)
+            file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Raises CheckpointError where the file is missing, truncated or not a safetensors file."""
     with _reading(path):
         return load_file(path)
+
+
+@torch.no_grad()
+def load_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors of a file, one at a time, into those of the same names; of a sharded one its own rows.
+
+    Raises:
+        CheckpointError: as ``load_tensors``, or one is missing or of another shape; then nothing changes.
+    """
+    shapes = load_shapes(path)
+    for name, tensor in tensors.items():
+        if shapes.get(name) != tuple(tensor.shape):
+            raise CheckpointError(f"{path} does not fit its run: {name} is missing or of another shape.")
+    with _reading(path), safe_open(path, "pt") as file:
+        for name, tensor in tensors.items():
+            rows = row_range(tensor)
+            found = file.get_tensor(name) if rows is None else file.get_slice(name)[rows]
+            own_rows(tensor).copy_(found)
+
+
+@torch.no_grad()
+def own_rows(tensor: Any) -> Tensor:
+    """What this process has of a tensor: some rows of a DTensor, which FSDP made; of any other, all."""
+    found: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return found
+
+
+def row_range(tensor: Any) -> slice | None:
+    """Which rows of a sharded tensor are in this process, as torch.chunk divides them; None: it is whole."""
+    if not hasattr(tensor, "to_local"):
+        return None
+    most = math.ceil(len(tensor) / tensor.device_mesh.size())
+    start = min(len(tensor), most * tensor.device_mesh.get_local_rank())
+    return slice(start, min(len(tensor), start + most))
+
+
+def whole(tensor: Any) -> Tensor:
+    """A tensor with the parts of all processes, which call this together, if FSDP shards it."""
+    found: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return found
 
 
 def load_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -201,23 +201,23 @@ def test_a_rate_far_too_high_ends_in_one_clear_error_or_a_whole_run(fit: Fit) ->
 def test_a_full_disk_keeps_the_checkpoints_before_and_leaves_no_rubbish(
     fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = storage.save_file, []
+    real, calls = storage.save_streamed, []
 
-    def save_file(tensors: Any, path: Path, **more: Any) -> None:
+    def save_streamed(path: Path, *given: Any, **more: Any) -> None:
         calls.append(path)
         if len(calls) == 6:  # the optimizer's part of the third checkpoint
             Path(path).write_bytes(b"half")
             raise OSError(28, "No space left on device")
-        real(tensors, path, **more)
+        real(path, *given, **more)
 
-    monkeypatch.setattr(storage, "save_file", save_file)
+    monkeypatch.setattr(storage, "save_streamed", save_streamed)
     with pytest.raises(RunError, match="No space left") as caught:
         fit(name="a")
     assert caught.value.exit_code == 1
     folder = paths.run_dir("a") / "checkpoints"
     assert sorted(file.name for file in folder.iterdir()) == ["step-00000004", "step-00000008"]
     assert read(paths.run_dir("a") / "last.json")["step"] == 8
-    monkeypatch.setattr(storage, "save_file", real)
+    monkeypatch.setattr(storage, "save_streamed", real)
     assert resume("a").step == 24
 
 
