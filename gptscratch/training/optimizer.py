@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gptscratch import sizing
 from gptscratch.config import TrainConfig
 from gptscratch.device import fast_dtype
-from gptscratch.errors import CheckpointError
+from gptscratch.runs.tensors import own_rows
 
 # Five rounds with these coefficients bring every singular value into about [0.7, 1.2].
 # Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
@@ -55,26 +55,19 @@ class Optimizer:
         for part in self.parts:
             part.update(lr_scale * self.rate_factor, finite)
 
-    @torch.no_grad()
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from a saved state; one of a run in another number format may lack the loss scale.
 
-        Raises:
-            CheckpointError: a tensor is missing or of another shape; then nothing changes.
-        """
-        own = {name: t for name, t in self.state.items() if name in state or "loss_scale" not in name}
-        for name, tensor in own.items():
-            if name not in state or state[name].shape != tensor.shape:
-                raise CheckpointError(f"The optimizer's state does not fit: {name} is missing or misshapen.")
-        for name, tensor in own.items():
-            tensor.copy_(state[name])
-
-
-def make_optimizer(model: nn.Module, config: TrainConfig, loss_scale: LossScale | None = None) -> Optimizer:
+def make_optimizer(
+    model: nn.Module,
+    config: TrainConfig,
+    loss_scale: LossScale | None = None,
+    *,
+    muon: type[Muon] | None = None,
+) -> Optimizer:
     """One optimizer over all of the model's parameters that are trained.
 
     ``muon`` takes the matrices of ``model.blocks`` and leaves the rest (embeddings, lm_head, norms, biases)
     to AdamW at its own learning rate; ``adamw`` takes everything. Decay is decoupled and spares vectors.
+    ``muon``: a kind of Muon whose work is shared by several processes.
     """
     rest = {name: p for name, p in model.named_parameters() if p.requires_grad}
     parts: list[Updates] = []
@@ -84,7 +77,8 @@ def make_optimizer(model: nn.Module, config: TrainConfig, loss_scale: LossScale 
         rest = {n: p for n, p in rest.items() if n not in matrices}
         fast = config.muon_dtype == "auto"
         dtype = fast_dtype(next(model.parameters()).device) if fast else getattr(torch, config.muon_dtype)
-        parts.append(Muon(matrices, learning_rate, config.momentum, weight_decay=decay, dtype=dtype))
+        kind = muon or Muon
+        parts.append(kind(matrices, learning_rate, config.momentum, weight_decay=decay, dtype=dtype))
         learning_rate = config.adamw_learning_rate
     if rest:  # adapters are matrices alone
         parts.append(AdamW(rest, learning_rate, (config.beta1, config.beta2), weight_decay=decay))
@@ -106,8 +100,8 @@ class AdamW:
         self.learning_rate, self.betas, self.epsilon = learning_rate, betas, epsilon
         self.state: dict[str, Tensor] = {}
         for name, parameter in parameters.items():
-            self.state[f"{name}.first"] = torch.zeros_like(parameter)
-            self.state[f"{name}.second"] = torch.zeros_like(parameter)
+            self.state[f"{name}.first"] = torch.zeros_like(own_rows(parameter))
+            self.state[f"{name}.second"] = torch.zeros_like(own_rows(parameter))
             self.state[f"{name}.count"] = torch.zeros((), device=parameter.device)
         matrices = {name: p for name, p in parameters.items() if p.ndim >= 2}
         others = {name: p for name, p in parameters.items() if p.ndim < 2}
@@ -120,15 +114,16 @@ class AdamW:
         if self.waits_for_finite and not finite:
             return
         for parameters, weight_decay in self.groups:
-            grads = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+            grads = {name: own_rows(p.grad) for name, p in parameters.items() if p.grad is not None}
             if not grads:
                 continue
+            own = [own_rows(parameters[name]) for name in grads]
             first, second, count = (
                 [self.state[f"{name}.{part}"] for name in grads] for part in ("first", "second", "count")
             )
             torch._foreach_add_(count, finite.float())
             torch._fused_adamw_(
-                [parameters[name] for name in grads], list(grads.values()), first, second, [], count,
+                own, list(grads.values()), first, second, [], count,
                 lr=self.learning_rate * lr_scale, beta1=self.betas[0], beta2=self.betas[1],
                 weight_decay=weight_decay, eps=self.epsilon, amsgrad=False, maximize=False,
                 found_inf=(~finite).float(),
@@ -140,6 +135,8 @@ class Muon:
 
     Source: Jordan et al. 2024; the factor max(1, rows / columns)^0.5 is theirs, too.
     """
+
+    ranks = 1  # processes that share the work
 
     def __init__(
         self,
@@ -155,14 +152,15 @@ class Muon:
         self.learning_rate, self.momentum, self.weight_decay = learning_rate, momentum, weight_decay
         self.dtype = dtype
         self.state: dict[str, Tensor] = {}
-        self.groups: list[tuple[list[Tensor], Tensor]] = []  # matrices of a shape, their (N, rows, columns)
+        self.groups: list[tuple[list[Tensor], Tensor]] = []  # matrices of a shape, (N, own rows, columns)
         shapes: dict[torch.Size, list[str]] = defaultdict(list)
         for name, parameter in parameters.items():
             shapes[parameter.shape].append(name)
         for shape, names in shapes.items():
-            velocity = torch.zeros(len(names), *shape, device=parameters[names[0]].device)
+            own = own_rows(parameters[names[0]])
+            velocity = torch.zeros(len(names), *own.shape, device=own.device)
             self.state |= dict(zip([f"{name}.velocity" for name in names], velocity, strict=True))
-            some = max(1, at_once // shape.numel())
+            some = max(1, self.ranks * at_once // shape.numel())
             for start in range(0, len(names), some):
                 part = slice(start, start + some)
                 self.groups.append(([parameters[name] for name in names[part]], velocity[part]))
@@ -170,16 +168,23 @@ class Muon:
     def update(self, lr_scale: float, finite: Tensor) -> None:
         learning_rate = self.learning_rate * lr_scale
         for parameters, velocity in self.groups:
-            gradient = torch.stack([p.grad for p in parameters if p.grad is not None])  # (N, rows, columns)
+            rows, columns = parameters[0].shape
+            matrices = [own_rows(parameter) for parameter in parameters]
+            gradient = torch.stack([own_rows(p.grad) for p in parameters])  # (N, own rows, columns)
             gradient = torch.where(finite, gradient, velocity)  # which leaves the velocity as it is
             velocity.lerp_(gradient, 1.0 - self.momentum)
             gradient.lerp_(velocity, self.momentum)  # Nesterov's look-ahead
-            step = orthogonalized(gradient, self.dtype).to(velocity.dtype) * finite
+            step = self.orthogonalized(gradient, rows).to(velocity.dtype) * finite
             if self.weight_decay:
                 decay = torch.where(finite, 1.0 - learning_rate * self.weight_decay, 1.0)
-                torch._foreach_mul_(parameters, decay)
-            factor = learning_rate * max(1.0, step.size(1) / step.size(2)) ** 0.5
-            torch._foreach_add_(parameters, list(step.unbind(0)), alpha=-factor)
+                torch._foreach_mul_(matrices, decay)
+            factor = learning_rate * max(1.0, rows / columns) ** 0.5
+            torch._foreach_add_(matrices, list(step.unbind(0)), alpha=-factor)
+
+    def orthogonalized(self, matrices: Tensor, rows: int) -> Tensor:
+        """Those of a group, of which this process has all ``rows``."""
+        del rows
+        return orthogonalized(matrices, self.dtype)
 
 
 def orthogonalized(matrices: Tensor, dtype: torch.dtype = torch.float32, rounds: int = 5) -> Tensor:

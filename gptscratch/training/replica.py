@@ -12,6 +12,7 @@ from gptscratch.device import is_out_of_memory
 from gptscratch.distributed import ALONE, World
 from gptscratch.model.gpt import GPT
 from gptscratch.model.layout import document_layout, document_numbers
+from gptscratch.runs.tensors import own_rows
 from gptscratch.training.loss import head_cross_entropy
 from gptscratch.training.optimizer import LossScale
 
@@ -69,6 +70,10 @@ class LowPrecisionReplica:
                 name = type(error).__name__
                 on_failure(f"torch.compile failed ({name}): training continues without it.")
         self.zero_grad()
+
+    def grads(self) -> list[Tensor]:
+        """The gradients of the parameters; of sharded ones, the rows that this process has."""
+        return [own_rows(p.grad) for p in self.parameters if p.grad is not None]
 
     def zero_grad(self) -> None:
         for parameter in (*self.parameters, *(twin for _, twin in self.copies)):

@@ -75,7 +75,7 @@ def compute_grads(
         replica.accumulate_grads()
     with out_of_memory("while the ranks add up their gradients"):
         replica.sum_over_ranks(total)
-    torch._foreach_div_([p.grad for p in replica.parameters if p.grad is not None], tokens * factor)
+    torch._foreach_div_(replica.grads(), tokens * factor)
     return total / (tokens * factor), tokens
 
 

@@ -30,7 +30,6 @@ from gptscratch.runs.run import (
     resume_config,
 )
 from gptscratch.runs.run_tokens import record_of, require_trained, tokens_of_run
-from gptscratch.runs.tensors import load_tensors
 from gptscratch.training import callbacks, clock, fine_tuning
 from gptscratch.training.budget import cooldown as cooled_down
 from gptscratch.training.budget import make_budget
@@ -228,7 +227,7 @@ def _resume(
         context = TrainContext(run, record, prepared, state, on_event, sample_text, world)
         checkpoint.load_parameters(context.model, run, record, folder)
         context.fine_tuned = fine_tuning.read(run)
-        context.optimizer.load(load_tensors(folder / "optimizer.safetensors"))
+        checkpoint.load_optimizer(context.optimizer.state, folder)
         was_evaluated = rewind_run(run, record, state)
         world.remember(call, str(run.resolve()))
         world.broadcast(_Shared(run, record, prepared.folder, state, None, context.fine_tuned, was_evaluated))
