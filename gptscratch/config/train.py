@@ -25,6 +25,7 @@ DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
 ON_DIVERGENCE = ("rollback", "stop")
 UNITS = ("steps", "epochs", "tokens", "minutes")  # of the training length: one of them is given
 LENGTHS = frozenset(f"train.{name}" for name in (*UNITS, "max_steps"))
+PARALLEL = ("replicated", "fsdp")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _SHARE = {"at_least": 0, "at_most": 1}
 _BETA = {"at_least": 0, "below": 1}
@@ -127,6 +128,10 @@ class TrainConfig:
     muon_dtype: str = setting(
         "auto", None, "Number format of the products of Muon's updates.", choices=DTYPES
     )
+    parallel: str = setting(
+        "replicated", HARDWARE, "With torchrun, each process has the whole model (replicated) or a part of it "
+        "(fsdp).", metavar="KIND", choices=PARALLEL,
+    )  # fmt: skip
     compile: bool | None = planned(None, ADVANCED, "Compile the model with torch.compile.")
 
     def __post_init__(self) -> None:
@@ -141,6 +146,11 @@ class TrainConfig:
             self.max_steps is None or self.minutes is not None,
             f"max_steps = {self.max_steps} limits a run by --minutes, and no minutes are given.",
             "Give --steps instead.",
+        )
+        require(
+            self.lora_rank is None or self.parallel == "replicated",
+            "--parallel fsdp cannot train LoRA adapters.",
+            "Leave it out: adapters are small, so each process can have the whole model.",
         )
         idle = [name for name in ("lora_alpha", "lora_targets", "lora_dropout") if getattr(self, name)]
         require(

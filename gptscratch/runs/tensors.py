@@ -102,6 +102,7 @@ def row_range(tensor: Any) -> slice | None:
     return slice(start, min(len(tensor), start + most))
 
 
+@torch.no_grad()
 def whole(tensor: Any) -> Tensor:
     """A tensor with the parts of all processes, which call this together, if FSDP shards it."""
     found: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

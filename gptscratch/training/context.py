@@ -23,6 +23,7 @@ from gptscratch.model.lora import add_adapters_of, merged
 from gptscratch.runs import checkpoint
 from gptscratch.runs.metrics import append_metrics
 from gptscratch.runs.run import RunRecord
+from gptscratch.runs.tensors import own_rows, whole
 from gptscratch.training import clock
 from gptscratch.training.budget import make_budget
 from gptscratch.training.evaluate import Evaluator
@@ -68,23 +69,34 @@ class TrainContext:
         device = world.place(pick_device(config.device))
         set_up(device)
         torch.manual_seed(config.seed)
-        # What is optional is applied to the finished model from outside, in this order.
-        self.model = GPT(record.config.model).to(device)  # the parameters, in float32
-        add_adapters_of(self.model, config)
-        accelerate_training(self.model)
         dtype = pick_dtype(config.dtype, device)
-        self.replica = LowPrecisionReplica(self.model, dtype, mask_at=mask_at, world=world)
+        if config.parallel == "fsdp" and world.size > 1:
+            from gptscratch.training.sharded import ShardedReplica  # torch.distributed takes a second
+
+            self.replica: LowPrecisionReplica = ShardedReplica(
+                record.config.model, device, dtype, mask_at=mask_at, world=world
+            )
+            self.model = self.replica.model  # the parameters, in float32
+        else:
+            # What is optional is applied to the finished model from outside, in this order.
+            self.model = GPT(record.config.model).to(device)
+            add_adapters_of(self.model, config)
+            accelerate_training(self.model)
+            self.replica = LowPrecisionReplica(self.model, dtype, mask_at=mask_at, world=world)
+        self._sample_text = None if self.replica.is_sharded else sample_text
+        if config.parallel == "fsdp":
+            effect = "samples are not shown" if world.size > 1 else "no effect without torchrun"
+            self.report(Notice(f"--parallel fsdp: {effect}."))
         if config.compile:
             rows = min(config.micro_batch_size, config.batch_size)
             self.replica.compile(rows, context_length, lambda text: self.report(Notice(text)))
-        self.optimizer = make_optimizer(self.model, config, self.replica.loss_scale)
+        self.optimizer = make_optimizer(self.model, config, self.replica.loss_scale, muon=self.replica.muon)
         corpora = weighted_parts(prepared.tokens, "train")
         order = {"order_in_memory": 1 << 62} if record.format < 3 else {}  # as such a run began
         self.batches = Batches(
             corpora, context_length, config.batch_size, config.seed, pad_with=self.pad_with, **order
         )
         self.evaluate = self.evaluator(prepared)
-        self._sample_text = sample_text
         self.schedule = schedule_of(config)
         self.budget = make_budget(config, prepared.manifest.train.tokens, self.batches.tokens_per_row)
         final = int(min(config.final_eval_tokens or math.inf, prepared.manifest.val.tokens))
@@ -122,8 +134,9 @@ class TrainContext:
         return Evaluator(self.replica, prepared, pad_with=self.pad_with)
 
     def share_parameters(self) -> None:
-        """Give all ranks the parameters and the optimizer's state of rank 0."""
-        self.world.broadcast_tensors([*self.model.parameters(), *self.optimizer.state.values()])
+        """Give all ranks the parameters and the optimizer's state of rank 0, unless each has a part."""
+        if not self.replica.is_sharded:
+            self.world.broadcast_tensors([*self.model.parameters(), *self.optimizer.state.values()])
 
     def report(self, event: Event) -> None:
         """Pass an event to the caller; write measurements to metrics.jsonl and texts to samples.jsonl.
@@ -220,13 +233,22 @@ class TrainContext:
     def save(self) -> None:
         """Raises DivergedError where the parameters are not finite: the last good checkpoint is kept."""
         self.flush_losses()
-        if not torch.stack([p.isfinite().all() for p in self.model.parameters()]).all():
+        finite = torch.stack([own_rows(p).isfinite().all() for p in self.model.parameters()]).all()
+        if self.world.agree((), not finite)[1]:
             raise self.diverged("a parameter is not finite")
         best, keep = facts_of(self.best) if self.best else None, self.config.keep_checkpoints
-        parts = self.model, self.optimizer.state, self.state.to_dict()
+        optimizer_state = self.replica.saved(self.optimizer.state)
+        folder = paths.checkpoint_dir(self.run, self.state.step)
+        (exists,), _ = self.world.agree((paths.is_checkpoint(folder),), False)
         if self.world.is_first:
-            folder = checkpoint.save_checkpoint(self.run, *parts, best=best, keep=keep, base=self.record.base)
+            checkpoint.save_checkpoint(
+                self.run, self.model, optimizer_state, self.state.to_dict(),
+                best=best, keep=keep, base=self.record.base,
+            )  # fmt: skip
             self.report(Saved(step=self.state.step, folder=folder))
+        elif self.replica.is_sharded and not exists:
+            for tensor in (*self.model.parameters(), *optimizer_state.values()):
+                whole(tensor)  # for rank 0, which writes them
         self.world.wait()
         self.saved_at = self.state.seconds
 

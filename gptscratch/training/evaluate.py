@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -62,7 +61,7 @@ class Evaluator:
         for weight, part in self.parts:
             batches = self.batches(part, None if limit is None else math.ceil(limit * weight / total))
             sums = sums_over(
-                self.replica.evaluated, islice(batches, world.rank, None, world.size), self.token_bytes,
+                self.replica.evaluated, self.replica.share_batches(batches), self.token_bytes,
                 unk_id=self.unk_id, mask_at=self.replica.mask_at,
             )  # fmt: skip
             world.add_up([torch.from_numpy(sums)])

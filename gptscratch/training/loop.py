@@ -51,8 +51,8 @@ def step_that_fits(context: TrainContext, inputs: np.ndarray, targets: np.ndarra
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            if context.micro_batch_size == 1:
-                with out_of_memory("while it trains on one sequence at a time"):
+            if context.micro_batch_size == 1 or context.replica.is_sharded:  # whose ranks work in step
+                with out_of_memory(f"while it trains with --micro-batch-size {context.micro_batch_size}"):
                     raise
         context.replica.zero_grad()  # after the except clause, which holds on to the step's tensors
         context.micro_batch_size = (context.micro_batch_size + 1) // 2

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gptscratch.data.document_batches import Batch
 from gptscratch.device import is_out_of_memory
 from gptscratch.distributed import ALONE, World
 from gptscratch.model.gpt import GPT
 from gptscratch.model.layout import document_layout, document_numbers
 from gptscratch.runs.tensors import own_rows
 from gptscratch.training.loss import head_cross_entropy
-from gptscratch.training.optimizer import LossScale
+from gptscratch.training.optimizer import LossScale, Muon
 
 
 class LowPrecisionReplica:
@@ -30,7 +34,11 @@ class LowPrecisionReplica:
         copies: pairs of a parameter and its copy.
         loss_scale: in float16; it belongs to the optimizer's state.
         world: the processes among which the sequences of a step are shared.
+        is_sharded: the parameters are divided among them.
     """
+
+    is_sharded: ClassVar[bool] = False
+    muon: ClassVar[type[Muon]] = Muon
 
     def __init__(
         self, model: GPT, dtype: torch.dtype, *, mask_at: int | None = None, world: World = ALONE
@@ -74,6 +82,23 @@ class LowPrecisionReplica:
     def grads(self) -> list[Tensor]:
         """The gradients of the parameters; of sharded ones, the rows that this process has."""
         return [own_rows(p.grad) for p in self.parameters if p.grad is not None]
+
+    def clip_grads(self, max_norm: float) -> Tensor:
+        """Limit the norm of all gradients together; returns what it was."""
+        return torch.nn.utils.clip_grad_norm_(self.parameters, max_norm)
+
+    def share(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of a batch that this rank trains on."""
+        own = slice(self.world.rank, None, self.world.size)
+        return inputs[own], targets[own]
+
+    def share_batches(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches that this rank evaluates."""
+        return islice(batches, self.world.rank, None, self.world.size)
+
+    def saved(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """An optimizer's state as a checkpoint has it."""
+        return state
 
     def zero_grad(self) -> None:
         for parameter in (*self.parameters, *(twin for _, twin in self.copies)):

@@ -67,8 +67,7 @@ def compute_grads(
         factor = replica.loss_scale.scale * 2.0 ** -math.ceil(math.log2(tokens))
     total = torch.zeros((), device=replica.device)
     replica.copy_weights()
-    own = slice(replica.world.rank, None, replica.world.size)
-    for x, y in micro_batches(inputs[own], targets[own], micro_batch_size):
+    for x, y in micro_batches(*replica.share(inputs, targets), micro_batch_size):
         loss = replica.loss(on_device(x, replica.device), on_device(y, replica.device), factor)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
@@ -86,7 +85,7 @@ def apply_grads(
 
     Where the loss or the norm is not finite the update is skipped; the host does not wait to know.
     """
-    norm = torch.nn.utils.clip_grad_norm_(replica.parameters, grad_clip or math.inf)
+    norm = replica.clip_grads(grad_clip or math.inf)
     optimizer.step(lr_scale, loss.isfinite() & norm.isfinite())
     replica.zero_grad()
     return norm

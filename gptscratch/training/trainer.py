@@ -124,10 +124,7 @@ def _begin(
     plan, prepared = plan_run(settings, init_from=init_from, on_event=on_event, started=started)
     record = record_of(replace(plan.config, name=run.name), prepared)
     context = TrainContext(run, record, prepared, TrainState(), on_event, sample_text, world)
-    source = None if init_from is None else fine_tuning.load_source(context.model, run, init_from)
-    if init_from is None and plan.config.model.output_bias:
-        counts = token_counts(prepared.tokens.train, plan.config.model.vocab_size)
-        init_bias_from_unigrams(context.model.lm_head, torch.from_numpy(counts))
+    source = _initialize(context, prepared, init_from)
     world.broadcast(_Shared(run, record, prepared.folder, context.state, init_from=init_from))
     context.share_parameters()
     found = None if init_from is None else fine_tuning.before(context, init_from)
@@ -139,6 +136,22 @@ def _begin(
         fine_tuning.begin(context, found, source)
     context.start(context.state, started)
     return _train(context)
+
+
+def _initialize(context: TrainContext, prepared: Prepared, init_from: str | Path | None) -> Path | None:
+    """The parameters of another run, or the bias of the output; returns the file that has exactly these."""
+    if init_from is not None:
+        return fine_tuning.load_source(context.model, context.run, init_from)
+    if context.record.config.model.output_bias:
+        counts = token_counts(prepared.tokens.train, context.record.config.model.vocab_size)
+        init_bias_from_unigrams(context.model.lm_head, torch.from_numpy(counts))
+    return None
+
+
+def _load(context: TrainContext, folder: Path) -> None:
+    """The parameters and the optimizer's state of a checkpoint."""
+    checkpoint.load_parameters(context.model, context.run, context.record, folder)
+    checkpoint.load_optimizer(context.replica.saved(context.optimizer.state), folder)
 
 
 @dataclass(frozen=True)
@@ -161,6 +174,10 @@ def _follow(world: World) -> TrainResult:
         return shared
     prepared = open_prepared(shared.tokens)
     context = TrainContext(shared.run, shared.record, prepared, shared.state, ignore, None, world)
+    if context.replica.is_sharded and shared.state.step:
+        _load(context, paths.checkpoint_dir(shared.run, shared.state.step))
+    elif context.replica.is_sharded:
+        _initialize(context, prepared, shared.init_from)
     context.share_parameters()
     context.fine_tuned = shared.fine_tuned
     if shared.init_from is not None:
@@ -225,9 +242,8 @@ def _resume(
         record, prepared = resumed
         checkpoint.require_same_shapes(run, record, folder)
         context = TrainContext(run, record, prepared, state, on_event, sample_text, world)
-        checkpoint.load_parameters(context.model, run, record, folder)
+        _load(context, folder)
         context.fine_tuned = fine_tuning.read(run)
-        checkpoint.load_optimizer(context.optimizer.state, folder)
         was_evaluated = rewind_run(run, record, state)
         world.remember(call, str(run.resolve()))
         world.broadcast(_Shared(run, record, prepared.folder, state, None, context.fine_tuned, was_evaluated))
@@ -306,7 +322,7 @@ def _evaluate_best(context: TrainContext) -> Evaluated:
     """The best checkpoint on more of the validation split, which replaces its entry in best.json."""
     run, state = context.run, context.state
     if state.best_step != state.step:
-        if context.world.is_first:
+        if context.world.is_first or context.replica.is_sharded:
             folder = paths.checkpoint_dir(run, state.best_step)
             checkpoint.load_trained(context.model, folder, context.record.base)
         context.share_parameters()
