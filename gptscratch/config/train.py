@@ -129,8 +129,8 @@ class TrainConfig:
         "auto", None, "Number format of the products of Muon's updates.", choices=DTYPES
     )
     parallel: str = setting(
-        "replicated", HARDWARE, "With torchrun, each process has the whole model (replicated) or a part of it "
-        "(fsdp).", metavar="KIND", choices=PARALLEL,
+        "replicated", HARDWARE, "With torchrun: each process has the whole model (replicated) or a part "
+        "of it (fsdp).", metavar="KIND", choices=PARALLEL,
     )  # fmt: skip
     compile: bool | None = planned(None, ADVANCED, "Compile the model with torch.compile.")
 

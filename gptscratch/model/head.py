@@ -49,18 +49,17 @@ def build_head(config: ModelConfig) -> nn.Module:
     return nn.Linear(width, size, bias=bias)
 
 
-@torch.no_grad()
-def init_bias_from_unigrams(head: nn.Module, counts: Tensor) -> None:
-    """Set the bias to the logarithms of the tokens' frequencies, so that the first prediction is their share.
+def unigram_bias(head: nn.Module, counts: Tensor) -> dict[str, Tensor]:
+    """The logarithms of the tokens' frequencies: a bias with which the first prediction is their share.
 
     Args:
         counts: (V,) how often each token occurs; 0 counts as one half.
+
+    Returns:
+        By the name of the head's parameter.
     """
     shares = counts.double().clamp(min=0.5) / counts.double().clamp(min=0.5).sum()  # (V,)
-    first = head
-    if isinstance(head, AdaptiveHead):
-        first = head.head
-        parts = [shares[a:b].sum() for a, b in zip(head.cutoffs, head.cutoffs[1:], strict=False)]
-        shares = torch.cat((shares[: head.shortlist_size], torch.stack(parts)))
-    assert isinstance(first, nn.Linear)
-    first.bias.copy_(shares.log())
+    if not isinstance(head, AdaptiveHead):
+        return {"bias": shares.log()}
+    parts = [shares[a:b].sum() for a, b in zip(head.cutoffs, head.cutoffs[1:], strict=False)]
+    return {"head.bias": torch.cat((shares[: head.shortlist_size], torch.stack(parts))).log()}

@@ -17,7 +17,7 @@ from gptscratch.data.token_files import token_counts
 from gptscratch.device import out_of_memory, peak_memory, pick_device, pick_dtype, slow_dtype_warning
 from gptscratch.distributed import World, joined
 from gptscratch.errors import CheckpointError, require
-from gptscratch.model.head import init_bias_from_unigrams
+from gptscratch.model.head import unigram_bias
 from gptscratch.runs import checkpoint
 from gptscratch.runs.run import (
     RunRecord,
@@ -144,7 +144,8 @@ def _initialize(context: TrainContext, prepared: Prepared, init_from: str | Path
         return fine_tuning.load_source(context.model, context.run, init_from)
     if context.record.config.model.output_bias:
         counts = token_counts(prepared.tokens.train, context.record.config.model.vocab_size)
-        init_bias_from_unigrams(context.model.lm_head, torch.from_numpy(counts))
+        bias = unigram_bias(context.model.lm_head, torch.from_numpy(counts))
+        checkpoint.copy_parameters(context.model, {f"lm_head.{name}": t for name, t in bias.items()})
     return None
 
 

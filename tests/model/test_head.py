@@ -10,7 +10,7 @@ from gptscratch.config import ModelConfig
 from gptscratch.errors import ConfigError
 from gptscratch.interop.hf_export import config_to_hf
 from gptscratch.model.gpt import GPT
-from gptscratch.model.head import AdaptiveHead, build_head, init_bias_from_unigrams
+from gptscratch.model.head import AdaptiveHead, build_head, unigram_bias
 
 
 def adaptive(**changes: object) -> GPT:
@@ -41,7 +41,7 @@ def test_an_adaptive_head_says_what_torchs_own_says() -> None:
 def test_the_first_guess_is_each_tokens_share(cutoffs: tuple[int, ...]) -> None:
     counts = torch.arange(60, 0, -1)
     head = head_of(cutoffs)
-    init_bias_from_unigrams(head, counts)
+    head.load_state_dict(unigram_bias(head, counts), strict=False)
     probabilities = head(torch.zeros(1, 32)).softmax(-1)[0]
     shares = counts / counts.sum()
     known = cutoffs[0] if cutoffs else 60
@@ -51,7 +51,8 @@ def test_the_first_guess_is_each_tokens_share(cutoffs: tuple[int, ...]) -> None:
 
 def test_a_token_that_never_occurs_still_has_a_finite_logit() -> None:
     head = head_of(())
-    init_bias_from_unigrams(head, torch.zeros(60).index_fill(0, torch.tensor([3]), 9.0))
+    counts = torch.zeros(60).index_fill(0, torch.tensor([3]), 9.0)
+    head.load_state_dict(unigram_bias(head, counts), strict=False)
     assert isinstance(head.bias, torch.Tensor)
     assert head.bias.isfinite().all()
 
