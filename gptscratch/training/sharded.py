@@ -109,6 +109,7 @@ class ShardedReplica(LowPrecisionReplica):
         while together := list(islice(remaining, self.world.size)):
             inputs, targets = together[min(self.world.rank, len(together) - 1)]
             yield inputs, targets if self.world.rank < len(together) else np.full_like(targets, IGNORE)
+        self.model.reshard()  # type: ignore[operator]  # else it would end after a backward pass only
 
     def sum_over_ranks(self, loss: Tensor) -> None:
         self.world.add_up([loss])
