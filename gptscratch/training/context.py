@@ -133,6 +133,11 @@ class TrainContext:
         """Evaluates the model on a corpus, in sequences of the kind that it is trained on."""
         return Evaluator(self.replica, prepared, pad_with=self.pad_with)
 
+    def load(self, folder: Path) -> None:
+        """The parameters and the optimizer's state of a checkpoint."""
+        checkpoint.load_parameters(self.model, self.run, self.record, folder)
+        checkpoint.load_optimizer(self.replica.saved(self.optimizer.state), folder)
+
     def share_parameters(self) -> None:
         """Give all ranks the parameters and the optimizer's state of rank 0, unless each has a part."""
         if not self.replica.is_sharded:

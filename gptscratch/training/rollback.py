@@ -10,7 +10,6 @@ from gptscratch.files import write_json
 from gptscratch.runs import checkpoint
 from gptscratch.runs.metrics import rewind_metrics
 from gptscratch.runs.run import RunRecord, disk_errors_in
-from gptscratch.runs.tensors import load_tensors
 from gptscratch.training.context import DivergedError, TrainContext
 from gptscratch.training.events import Notice
 from gptscratch.training.loop import run_loop
@@ -48,9 +47,9 @@ def _roll_back(context: TrainContext, reason: str) -> None:
     if context.world.is_first:
         folder = paths.find_checkpoint(run, which="best")[1]
         state = TrainState.from_dict(checkpoint.load_state(folder))
-        checkpoint.load_trained(context.model, folder, context.record.base)
-        context.optimizer.load(load_tensors(folder / "optimizer.safetensors"))
     state = context.world.broadcast(state)
+    if context.world.is_first or context.replica.is_sharded:
+        context.load(paths.checkpoint_dir(run, state.step))
     context.share_parameters()
     context.optimizer.rate_factor *= FACTOR
     train = replace(

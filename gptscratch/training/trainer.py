@@ -149,12 +149,6 @@ def _initialize(context: TrainContext, prepared: Prepared, init_from: str | Path
     return None
 
 
-def _load(context: TrainContext, folder: Path) -> None:
-    """The parameters and the optimizer's state of a checkpoint."""
-    checkpoint.load_parameters(context.model, context.run, context.record, folder)
-    checkpoint.load_optimizer(context.replica.saved(context.optimizer.state), folder)
-
-
 @dataclass(frozen=True)
 class _Shared:
     """What rank 0 decided and the other ranks need to know."""
@@ -176,7 +170,7 @@ def _follow(world: World) -> TrainResult:
     prepared = open_prepared(shared.tokens)
     context = TrainContext(shared.run, shared.record, prepared, shared.state, ignore, None, world)
     if context.replica.is_sharded and shared.state.step:
-        _load(context, paths.checkpoint_dir(shared.run, shared.state.step))
+        context.load(paths.checkpoint_dir(shared.run, shared.state.step))
     elif context.replica.is_sharded:
         _initialize(context, prepared, shared.init_from)
     context.share_parameters()
@@ -243,7 +237,7 @@ def _resume(
         record, prepared = resumed
         checkpoint.require_same_shapes(run, record, folder)
         context = TrainContext(run, record, prepared, state, on_event, sample_text, world)
-        _load(context, folder)
+        context.load(folder)
         context.fine_tuned = fine_tuning.read(run)
         was_evaluated = rewind_run(run, record, state)
         world.remember(call, str(run.resolve()))

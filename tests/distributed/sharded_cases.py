@@ -117,9 +117,9 @@ def shards_start_as_the_whole(world: World) -> dict[str, Any]:
 
 SETTINGS: dict[str, Any] = {
     "tokenizer": "char", "context_length": 12, "n_layer": 2, "n_head": 2, "n_kv_head": 1, "d_model": 26,
-    "head_dim": 6, "d_ff": 37, "batch_size": ROWS, "micro_batch_size": 2, "save_interval": 6, "eval_interval": 6,
-    "dtype": "float32", "device": "cpu", "warmup_steps": 2, "learning_rate": 0.01, "muon_dtype": "float32",
-    "lr_schedule": "constant",
+    "head_dim": 6, "d_ff": 37, "batch_size": ROWS, "micro_batch_size": 2, "save_interval": 6,
+    "eval_interval": 6, "dtype": "float32", "device": "cpu", "warmup_steps": 2, "learning_rate": 0.01,
+    "muon_dtype": "float32", "lr_schedule": "constant",
 }  # fmt: skip
 
 
