@@ -24,7 +24,7 @@ STORED = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: str) -> None:
     """Write tensors of one type; equal tensors make equal bytes.
 
-    Of a tensor that is sharded over processes, all of them must call ``whole`` in the same order.
+    Where FSDP shards a tensor, all processes must call ``whole`` on each one in the same order.
 
     Raises:
         OSError: the disk has no space or cannot be written to.
