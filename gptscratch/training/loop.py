@@ -51,8 +51,10 @@ def step_that_fits(context: TrainContext, inputs: np.ndarray, targets: np.ndarra
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            if context.micro_batch_size == 1 or context.replica.is_sharded:  # whose ranks work in step
-                with out_of_memory(f"while it trains with --micro-batch-size {context.micro_batch_size}"):
+            count = context.micro_batch_size
+            if count == 1 or context.replica.is_sharded:  # all of whose ranks take the same number
+                at_once = "one sequence" if count == 1 else f"{count} sequences (--micro-batch-size)"
+                with out_of_memory(f"while it trains on {at_once} at a time"):
                     raise
         context.replica.zero_grad()  # after the except clause, which holds on to the step's tensors
         context.micro_batch_size = (context.micro_batch_size + 1) // 2
