@@ -49,7 +49,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Replace a file by this text in UTF-8."""
     with new_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # The name of a corpus, which may be part of a page, need not be UTF-8.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -137,6 +137,8 @@ def _exit_code(arguments: Sequence[str]) -> int:
         # Rich and Typer end the program themselves once the reader of the output has gone.
         gone = isinstance(end.__context__, BrokenPipeError)
         return 0 if gone else end.code if isinstance(end.code, int) else 1
+    except MemoryError:
+        problem = RunError("There is not enough memory.", "End other programs, or use smaller files.")
     except OSError as error:
         console.drop_output()
         if isinstance(error, BrokenPipeError):

@@ -33,14 +33,14 @@ def loss_curve(metrics: Sequence[Mapping[str, Any]], width: int) -> Text | None:
         metrics: the records of metrics.jsonl.
         width: columns.
     """
-    train = [(r["step"], r["train_loss"]) for r in metrics if _is_number(r.get("train_loss"))]
+    train = sorted((r["step"], r["train_loss"]) for r in metrics if _is_number(r.get("train_loss")))
     val = [(r["step"], r["val_loss"]) for r in metrics if _is_number(r.get("val_loss"))]
     losses = sorted(loss for _, loss in train + val)
     columns = min(width - 9, 100)
     if len(train) < 3 or columns < 12 or not _is_encodable("\u28ff"):
         return None
     low, high = losses[0], losses[int((1 - _TRIM) * (len(losses) - 1))]
-    last = max(step for step, _ in train + val)
+    last = max(1, *(step for step, _ in train + val))
     dots: dict[tuple[int, int], int] = {}
     bold = set()
     for points, strong in ((_connected(train, 4 * columns), False), (val, True)):

@@ -151,7 +151,7 @@ def _settings_file(path: Path, corpus: Sequence[str]) -> tuple[dict[str, Any], s
     The file has them in sections or by bare names. The config.json of a run also holds what was planned for
     its corpus: for another corpus only what was given to that run stays.
     """
-    values = read_json(path)
+    values = read_json(path, may_be_pipe=True)
     if "format" not in values:
         return qualified(flattened(values)), ""
     config = RunConfig.from_dict({name: values.get(name, {}) for name in SECTIONS})
@@ -161,8 +161,8 @@ def _settings_file(path: Path, corpus: Sequence[str]) -> tuple[dict[str, Any], s
         return settings, ""
     planned = {key for key, each in all_settings().items() if each.default_is == CHOSEN}
     given = settings.keys() - planned  # the rule for runs of versions that did not record it
-    with contextlib.suppress(ConfigError, KeyError):
-        given = read_json(path.with_name("plan.json"))["given"]
+    with contextlib.suppress(ConfigError, KeyError, TypeError):
+        given = {*map(str, read_json(path.with_name("plan.json"))["given"])}
     kept = {key: settings[key] for key in settings if key in given and key != "data.corpus"}
     named = [f"{all_settings()[key].label} {value}" for key, value in kept.items() if value is not None]
     shown = ", ".join(named) or "nothing"

@@ -28,6 +28,7 @@ _OLD_NAMES = {
     "train.schedule": "train.lr_schedule",
     "train.warmup": "train.warmup_steps",
 }  # of settings in runs of format 1
+_LARGEST = 1 << 24  # bytes of a JSON file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,14 +103,22 @@ def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, *, may_be_pipe: bool = False) -> dict[str, Any]:
     """Read a JSON object written by a user or by us.
 
+    Args:
+        may_be_pipe: what is not a regular file is read too; else it is refused, for it may never end.
+
     Raises:
-        ConfigError: the file is missing, not JSON, or not an object.
+        ConfigError: the file is missing, not JSON, not an object, or larger than 16 MiB.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        if not (may_be_pipe or path.is_file()) and path.exists():
+            raise OSError("it is not a regular file")
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)
+        require(len(data) <= _LARGEST, f"{path} is larger than {_LARGEST:,} bytes.")
+        values = json.loads(data.decode())
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist.") from None
     except (OSError, ValueError, RecursionError) as error:

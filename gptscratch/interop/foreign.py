@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from gptscratch.config import ModelConfig
 from gptscratch.errors import CheckpointError, listed
 from gptscratch.interop.hf_names import ParameterPair
 from gptscratch.model.gpt import GPT
-from gptscratch.runs.tensors import STORED
+from gptscratch.runs.tensors import STORED, reading
 from gptscratch.sizing import parameter_shapes
 
 SUPPORTED = (
@@ -121,17 +121,12 @@ def safetensors(files: Sequence[Path]) -> dict[str, Callable[[], Tensor]]:
 
 
 def _names(file: Path) -> list[str]:
-    try:
-        if not file.is_file():
-            raise OSError("there is no such file" if not file.exists() else "it is not a regular file")
-        with safe_open(file, "pt") as opened:
-            return list(opened.keys())
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}.", "Download or copy it again.") from None
+    with reading(file, hint="Download or copy it again."), safe_open(file, "pt") as opened:
+        return list(opened.keys())
 
 
 def _read(file: Path, name: str) -> Tensor:
-    with safe_open(file, "pt") as opened:
+    with reading(file, hint="Download or copy it again."), safe_open(file, "pt") as opened:
         tensor: Tensor = opened.get_tensor(name)
     return tensor
 

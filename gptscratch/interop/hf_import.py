@@ -90,17 +90,19 @@ def config_from_hf(values: Mapping[str, Any]) -> ModelConfig:
         ConfigError: another kind of model, or one with a feature that GPT does not have.
     """
     kind = values.get("model_type")
-    require(kind in _FAMILIES, f"Models of type {kind!r} cannot be imported.", SUPPORTED)
+    known = isinstance(kind, str) and kind in _FAMILIES
+    require(known, f"Models of type {kind!r} cannot be imported.", SUPPORTED)
     family = _FAMILIES[str(kind)]
     for name, accepted in _READABLE[str(kind)].items():
         value = values.get(name, accepted[0])
         _require(value in accepted, f"{name} = {_shown(value)}")
     layers = values.get("layer_types") or ["full_attention"]
-    other = [each for each in layers if each != "full_attention"]
+    other = [each for each in (layers if isinstance(layers, list) else [layers]) if each != "full_attention"]
     _require(not other, f"layers of type {other[:1]}")
     given = {**_DEFAULTS[str(kind)], **values}
     if family == "gpt2":
-        given["n_inner"] = given.get("n_inner") or 4 * given.get("n_embd", 768)
+        width = given.get("n_embd", 768)
+        given["n_inner"] = given.get("n_inner") or (4 * width if isinstance(width, int) else width)
         features = _gpt2_features(given)
     else:
         features = _llama_features(given)

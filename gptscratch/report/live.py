@@ -67,7 +67,7 @@ class LivePage:
             if self._rendered[0] != version:
                 reports = map(read_report, self._runs, self._metrics)
                 html = render_page(list(reports), live=True)
-                self._rendered = version, html.encode()
+                self._rendered = version, html.encode(errors="backslashreplace")
             self._asked_at = time.monotonic()
             return self._rendered
 

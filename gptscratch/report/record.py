@@ -72,7 +72,7 @@ def read_report(run: Path, metrics: MetricsFile | None = None) -> RunReport:
         validation[name] = _interpolated(validation["step"], training["step"], training[name])
     final = _taken_out(validation)
     texts = [r for r in read_metrics(run / "samples.jsonl") if isinstance(r.get("text"), str)]
-    summary = described.summary
+    summary, source = described.summary, read_facts(run / "fine_tuning.json").get("init_from")
     newest = [*training["step"][-1:], *validation["step"][-1:]]
     return RunReport(
         described=described,
@@ -81,7 +81,7 @@ def read_report(run: Path, metrics: MetricsFile | None = None) -> RunReport:
         final=final,
         samples=texts,
         manifest=_manifest(described.config),
-        command=command_of(described.config, read_facts(run / "fine_tuning.json").get("init_from")),
+        command=command_of(described.config, str(source) if source else None),
         finished=is_finished(run, summary.step),
         step=max([summary.step, *(int(step or 0) for step in newest)]),
         planned=_planned(described, training, read_facts(run / "last.json")),

@@ -36,7 +36,11 @@ def parse_metrics(lines: bytes) -> list[dict[str, Any]]:
         found = json.loads(f"[{','.join(texts)}]")  # all at once is faster
     except (ValueError, RecursionError):
         found = list(map(_parsed, texts))
-    return [record for record in found if isinstance(record, dict) and type(record.get("step")) is int]
+    return [record for record in found if isinstance(record, dict) and _is_step(record.get("step"))]
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 10**18
 
 
 def _parsed(line: str | bytes) -> Any:

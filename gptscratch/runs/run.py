@@ -33,7 +33,6 @@ _KEPT = (
     "train.optimizer", "train.documents", "train.keep_file",
     "train.lora_rank", "train.lora_alpha", "train.lora_targets", "train.lora_dropout",
 )  # fmt: skip  # settings of training that a resume cannot change
-_LARGEST = 1 << 24  # bytes of a config.json or state.json
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class RunRecord:
             "end_of_text": end is None or (type(end) is int and 0 <= end < record.config.model.vocab_size),
             "parameters": type(record.parameters) is int and record.parameters >= 0,
             "base": record.base is None or isinstance(record.base, str),
-            "split": record.split is None or isinstance(record.split, dict),
+            "split": record.split is None or _is_split(record.split),
             "imported": record.imported is None
             or _is_import(record.imported, record.config.model.vocab_size),
         }
@@ -77,6 +76,13 @@ class RunRecord:
         lengths = [getattr(train, name.removeprefix("train.")) for name in LENGTHS]
         require(any(lengths) or record.imported is not None, "the training length is missing.")
         return record
+
+
+def _is_split(values: Any) -> bool:
+    counts = (
+        [values.get(f"{side}_tokens") for side in ("train", "val")] if isinstance(values, dict) else [None]
+    )
+    return all(type(number) is int and number >= 0 for number in counts)
 
 
 def _is_import(values: Any, vocab_size: int) -> bool:
@@ -185,6 +191,7 @@ def require_free(run: Path, *, replace: bool = False) -> None:
             f"The run {run.name} exists already, in {run}.",
             "Choose another --name, continue it with --resume, or replace it with --force.",
         )
+        require_own_files(run)
     else:
         require(is_unused(run), f"{run} exists and is not a run.", "Name an empty or a new folder.")
 
@@ -213,12 +220,28 @@ def create_run(run: Path, record: RunRecord, tokenizer: Tokenizer, plan: Mapping
 
 
 def read_run(run: Path) -> RunRecord:
-    """Raises CheckpointError where config.json is damaged or of a newer format."""
+    """Raises CheckpointError where config.json is damaged or of a newer format; as ``require_own_files``."""
+    require_own_files(run)
     values = read_versioned(run / "config.json")
     try:
         return RunRecord.from_dict(values)
     except ConfigError as error:
         raise CheckpointError(f"{run / 'config.json'} is damaged: {error.message}") from None
+
+
+def require_own_files(run: Path) -> None:
+    """Check that no link leads out of a run's folder: all that a command reads, changes or deletes is in it.
+
+    Raises:
+        CheckpointError: one does.
+    """
+    folder = Path(os.path.realpath(run))
+    for file in run.rglob("*"):
+        if file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(folder):
+            raise CheckpointError(
+                f"{file} is a link that leads out of the run's folder.",
+                "Replace it by what it leads to. The whole folder of a run may be a link.",
+            )
 
 
 def resume_config(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:
@@ -241,8 +264,6 @@ def read_versioned(file: Path) -> dict[str, Any]:
         CheckpointError: it cannot be read, or a newer gptscratch wrote it.
     """
     try:
-        if file.exists():  # what is not a regular file could be read without end
-            require(file.is_file() and file.stat().st_size <= _LARGEST, f"{file} is not a small file.")
         values = read_json(file)
     except ConfigError as error:
         reason = error.message.removeprefix(f"{file} ")
@@ -260,7 +281,7 @@ def read_versioned(file: Path) -> dict[str, Any]:
 def read_facts(file: Path) -> dict[str, Any]:
     """A small JSON object of a run; empty where it is missing or damaged."""
     try:
-        return read_json(file) if paths.is_file(file) else {}
+        return read_json(file)
     except ConfigError:
         return {}
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from gptscratch import paths, sizing
-from gptscratch.config import ModelConfig, RunConfig, read_json
+from gptscratch.config import ModelConfig, read_json
 from gptscratch.config.presets import PRESETS, preset_settings
 from gptscratch.data.token_files import Manifest, read_manifest
 from gptscratch.errors import CheckpointError, UserError, did_you_mean
-from gptscratch.runs.run import read_facts, read_versioned
+from gptscratch.runs.run import read_facts, read_run, read_versioned
 
 PLANNED = ("steps", "tokens", "epochs", "seconds", "memory_bytes")  # what info shows of a plan
 _ORDERS: Mapping[str, Callable[[RunSummary], Any]] = {
@@ -123,9 +123,9 @@ def describe_model(config: ModelConfig, *, micro_batch_size: int = 1) -> ModelDe
 
 
 def describe_run(run: Path) -> RunDescription:
-    """Raises CheckpointError or ConfigError where its files are damaged."""
-    values = read_versioned(run / "config.json")
-    config = RunConfig.from_dict({name: values.get(name, {}) for name in ("model", "data", "train")})
+    """Raises CheckpointError where its config.json is damaged."""
+    record = read_run(run)
+    config = record.config
     best, plan = read_facts(run / "best.json"), read_facts(run / "plan.json")
     return RunDescription(
         summary=summarize(run),
@@ -134,7 +134,7 @@ def describe_run(run: Path) -> RunDescription:
         checkpoints=tuple(step for step, _ in paths.checkpoints(run)),
         fine_tuned=_losses(read_facts(run / FINE_TUNING)),
         plan=plan if all(_number(plan, name) is not None for name in PLANNED) else {},
-        config=values,
+        config=read_versioned(run / "config.json") | config.to_dict(),
         model=describe_model(config.model, micro_batch_size=config.train.micro_batch_size),
     )
 

@@ -64,8 +64,12 @@ def save_streamed(
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Raises CheckpointError where the file is missing, truncated or not a safetensors file."""
-    with _reading(path):
-        return load_file(path)
+    with reading(path):
+        tensors = load_file(path)
+    wrong = [name for name, tensor in tensors.items() if tensor.dtype not in STORED]
+    if wrong:
+        raise CheckpointError(f"{path} is damaged: {wrong[0]} is of type {tensors[wrong[0]].dtype}.")
+    return tensors
 
 
 @torch.no_grad()
@@ -111,32 +115,31 @@ def whole(tensor: Any) -> Tensor:
 
 def load_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """The names and shapes in a file, from its header alone; errors as ``load_tensors``."""
-    with _reading(path), safe_open(path, "pt") as file:
+    with reading(path), safe_open(path, "pt") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def load_metadata(path: Path) -> Mapping[str, str]:
     """What a file's header says in addition to names and shapes; errors as ``load_tensors``."""
-    with _reading(path), safe_open(path, "pt") as file:
+    with reading(path), safe_open(path, "pt") as file:
         return file.metadata() or {}
 
 
 def hash_of(file: Path) -> str:
     """The SHA-256 of a file's content, which many processors compute fast; errors as ``load_tensors``."""
     found = hashlib.sha256()
-    with _reading(file), file.open("rb") as stream:
+    with reading(file), file.open("rb") as stream:
         while block := stream.read(1 << 20):
             found.update(block)
     return found.hexdigest()
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path, hint: str = "Use another checkpoint of the run, or train again.") -> Iterator[None]:
+    """Errors as ``load_tensors`` where a safetensors file that is read inside is missing or damaged."""
     try:
         if path.exists() and not path.is_file():
             raise OSError("not a regular file")  # a pipe or a device could be read without end
         yield
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or missing ({error}).", "Use another checkpoint of the run, or train again."
-        ) from None
+        raise CheckpointError(f"{path} is damaged or missing ({error}).", hint) from None

@@ -50,7 +50,7 @@ def bulk_encoder(tokenizer: Tokenizer, alphabet: str | None = None) -> Encode:
         alphabet: every character that the texts may have. Without it tiktoken is not used, because another
             version of Unicode could put a character into another class.
     """
-    if tokenizer.kind == "char":
+    if tokenizer.kind == "char" and tokenizer.unk_id is not None:
         return _char_encoder(tokenizer)
     if tokenizer.kind == "byte":
         return _byte_encoder(tokenizer)
@@ -80,7 +80,7 @@ def _char_encoder(tokenizer: Tokenizer) -> Encode:
     """By a table over code points, whose last entry is that of everything above the known ones."""
     vocab = tokenizer.library.get_vocab(with_added_tokens=False)
     known = {ord(character): i for character, i in vocab.items() if len(character) == 1}
-    table = np.full(max(known, default=0) + 2, tokenizer.unk_id or 0, dtype=tokenizer.dtype)
+    table = np.full(max(known, default=0) + 2, tokenizer.unk_id, dtype=tokenizer.dtype)
     table[list(known)] = list(known.values())
 
     def encode(texts: Sequence[str]) -> list[Ids]:
@@ -98,7 +98,7 @@ def _divided(ids: Ids, texts: Sequence[str | bytes]) -> list[Ids]:
 def _word_encoder(tokenizer: Tokenizer) -> Encode | None:
     """Latin text by a dictionary, other text by the library; None where the words are divided otherwise."""
     state = getattr(tokenizer.library.pre_tokenizer, "__getstate__", bytes)()
-    if tokenizer.kind != "word" or state != word_splitter().__getstate__():
+    if tokenizer.kind != "word" or tokenizer.unk_id is None or state != word_splitter().__getstate__():
         return None
     library, vocab = _library_encoder(tokenizer), tokenizer.library.get_vocab(with_added_tokens=False)
     unknown = repeat(tokenizer.unk_id)

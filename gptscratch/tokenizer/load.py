@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from gptscratch.errors import TokenizerError, did_you_mean
 from gptscratch.tokenizer.train import END_OF_TEXT, KINDS
 
 MOST_IDS = 1 << 24  # larger than any vocabulary: its embedding alone would take gigabytes
+_GROWTH = 64  # most characters for one: a few replacements, one after the other, could take all memory
 _EXPECTED = "Expected is a tokenizer.json as the tokenizers library writes it."
 
 
@@ -76,11 +78,15 @@ def _from_file(path: Path) -> Tokenizer:
     message = f"{path} is not a tokenizer that can be read"
     try:
         text = path.read_text(encoding="utf-8")
-        largest = _largest_id(json.loads(text))
+        spec = json.loads(text)
+        parts = [spec.get(name) for name in ("normalizer", "decoder")] if isinstance(spec, dict) else []
+        largest, growth = _largest_id(spec), max(map(_growth, parts), default=1)
     except (OSError, ValueError, RecursionError) as error:
         raise TokenizerError(f"{message}: {error}.", _EXPECTED) from None
     if largest >= MOST_IDS:
         raise TokenizerError(f"{path} has the token id {largest:,}: ids must be below {MOST_IDS:,}.")
+    if growth > _GROWTH:
+        raise TokenizerError(f"{path} makes a text up to {growth:,} times longer: that is not allowed.")
     with library_errors(message, _EXPECTED):
         return Tokenizer.from_str(text)
 
@@ -93,6 +99,16 @@ def _largest_id(spec: Any) -> int:
         return max((i for i in ids if isinstance(i, int)), default=0)
     except (AttributeError, KeyError, TypeError):
         return 0  # not a tokenizer, as the library will say
+
+
+def _growth(part: Any) -> int:
+    """How many times longer a normalizer or decoder can make a text, by what it inserts."""
+    if isinstance(part, list):
+        return math.prod(map(_growth, part))
+    if not isinstance(part, dict):
+        return 1
+    inserted = [part[name] for name in ("content", "prepend") if isinstance(part.get(name), str)]
+    return math.prod(max(1, len(text)) for text in inserted) * _growth(list(part.values()))
 
 
 def _from_gpt2_files(folder: Path) -> Tokenizer:

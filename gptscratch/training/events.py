@@ -5,9 +5,10 @@ The fields of ``Logged`` and ``Evaluated`` are the lines of metrics.jsonl; their
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from gptscratch.config import RunConfig
 from gptscratch.data.token_files import Manifest
@@ -77,6 +78,15 @@ class Evaluated:
     val_bits_per_byte: float
     val_tokens: int
     val_unknown: int = 0  # tokens left out: what the vocabulary lacks
+
+    @classmethod
+    def from_facts(cls, values: Any) -> Evaluated | None:
+        """From a file that anyone may have written; None where a value is missing or wrong."""
+        if not isinstance(values, Mapping):
+            return None
+        found = {each.name: values.get(each.name, each.default) for each in fields(cls)}
+        known = all(isinstance(value, int | float) and 0 <= value < 1e18 for value in found.values())
+        return cls(**found) if known else None
 
 
 @dataclass(frozen=True)

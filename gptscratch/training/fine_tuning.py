@@ -105,14 +105,10 @@ def end(context: TrainContext, after: Evaluated) -> FineTuned | None:
 def read(run: Path) -> FineTuned | None:
     """The losses before and after, as far as they are known; None where the run started from nothing."""
     values = read_facts(run / FINE_TUNING)
-    try:
-        losses = {
-            name: None if values.get(name) is None else Evaluated(**values[name])
-            for name in ("before", "after", "keep_before", "keep_after")
-        }
-        return FineTuned(init_from=values["init_from"], **losses)  # type: ignore[arg-type]
-    except (KeyError, TypeError):
-        return None
+    before, *others = (
+        Evaluated.from_facts(values.get(name)) for name in ("before", "after", "keep_before", "keep_after")
+    )
+    return None if before is None else FineTuned(str(values.get("init_from")), before, *others)
 
 
 def _write(context: TrainContext, found: FineTuned) -> None:

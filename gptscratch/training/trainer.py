@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -283,10 +283,7 @@ def _unchanged(run: Path, state: TrainState, on_event: OnEvent) -> TrainResult:
             f"with N above {state.step}."
         )
     )
-    best = read_facts(run / "best.json")
-    facts = {field.name: best.get(field.name) for field in fields(Evaluated)}
-    known = all(isinstance(value, int | float) for value in facts.values())
-    evaluation = Evaluated(**facts) if known else None  # type: ignore[arg-type]
+    evaluation = Evaluated.from_facts(read_facts(run / "best.json"))
     fine_tuned = fine_tuning.read(run)
     return TrainResult(
         run, state.step, state.tokens, state.seconds, state.best_step, evaluation, False, fine_tuned

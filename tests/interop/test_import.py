@@ -269,7 +269,7 @@ def test_damaged_weights_leave_nothing(home: Path, published: Published) -> None
     save_file(state | {"model.norm.weight": bad}, file)
     assert_refused(CheckpointError, r"not finite \(final_norm.weight\)", home, folder)
     file.write_bytes(b"\xff" * 64)
-    assert_refused(CheckpointError, "cannot be read", home, folder)
+    assert_refused(CheckpointError, "is damaged or missing", home, folder)
     file.unlink()
     assert_refused(CheckpointError, "has no weights", home, folder)
 

@@ -102,7 +102,7 @@ def test_the_command_trains_a_run_with_the_same_settings(
         main()
     assert not left.value.code
     again = json.loads(capsys.readouterr().out)["config"]
-    first = report.described.config
+    first = json.loads(json.dumps(report.described.config))
     assert all(again[section] == first[section] for section in ("model", "data", "train"))
 
 

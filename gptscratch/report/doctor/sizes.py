@@ -69,7 +69,7 @@ def steps_too_small(run: RunReport) -> Finding | None:
     speeds = [speed for speed in run.training["tokens_per_second"] if speed]
     peak, width = plan.get("flops_per_second"), model.config.d_model
     tokens = (train.get("batch_size") or 0) * model.config.context_length
-    if not (speeds and isinstance(peak, float) and plan.get("device") == "cpu"):
+    if not (speeds and isinstance(peak, float) and peak > 0 and plan.get("device") == "cpu"):
         return None
     if not 0 < tokens < FEW_TOKENS * width:
         return None
