@@ -36,7 +36,7 @@ def read_nanogpt(path: str | Path) -> ForeignModel:
     """
     try:
         saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except Exception as error:  # noqa: BLE001 - a damaged pickle can end in any of them
+    except Exception as error:  # a damaged pickle can end in any of them
         reason = str(error).strip().split("\n")[0][:200]
         raise CheckpointError(
             f"{path} cannot be read: {reason}.", "Expected is a ckpt.pt that nanoGPT's train.py saved."

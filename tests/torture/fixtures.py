@@ -220,8 +220,17 @@ def _foreign(folder: Path) -> None:
         "vocab_size": len(vocab),
         "dropout": 0.0,
     }
-    shapes = {"wte": (len(vocab), 16), "wpe": (16, 16), "h.0.ln_1": (16,), "h.0.attn.c_attn": (48, 16), "h.0.attn.c_proj": (16, 16),
-              "h.0.ln_2": (16,), "h.0.mlp.c_fc": (64, 16), "h.0.mlp.c_proj": (16, 64), "ln_f": (16,)}  # fmt: skip
+    shapes = {
+        "wte": (len(vocab), 16),
+        "wpe": (16, 16),
+        "h.0.ln_1": (16,),
+        "h.0.attn.c_attn": (48, 16),
+        "h.0.attn.c_proj": (16, 16),
+        "h.0.ln_2": (16,),
+        "h.0.mlp.c_fc": (64, 16),
+        "h.0.mlp.c_proj": (16, 64),
+        "ln_f": (16,),
+    }
     for name, shape in shapes.items():
         state[f"transformer.{name}.weight"] = torch.randn(shape)
     state["lm_head.weight"] = state["transformer.wte.weight"]

@@ -17,14 +17,15 @@ from typing import Any
 Mutation = Callable[[random.Random, bytes], bytes]
 
 NUMBERS = (
-    0, -1, 1, 2, 3, 7, 255, 1000, 65_537, 1_000_000, 2**24 + 1, 2**31 - 1, 2**31, 2**32, 2**40, 2**53, 2**63 - 1,
-    2**63, 2**64, -(2**63), 10**18, 10**30, 10**400, 0.0, -0.0, 0.5, 1.5, -1.5, 1e-320, 1e18, 1e308, -1e308,
-    float("nan"), float("inf"), float("-inf"), True, False,
+    0, -1, 1, 2, 3, 7, 255, 1000, 65_537, 1_000_000, 2**24 + 1, 2**31 - 1, 2**31, 2**32, 2**40, 2**53,
+    2**63 - 1, 2**63, 2**64, -(2**63), 10**18, 10**30, 10**400, 0.0, -0.0, 0.5, 1.5, -1.5, 1e-320, 1e18,
+    1e308, -1e308, float("nan"), float("inf"), float("-inf"), True, False,
 )  # fmt: skip
 TEXTS = (
     "", " ", "\n", "\x00", "x", "-", "..", "../../outside", "../../outside/checkpoints/step-00000008",
-    "/dev/zero", "/", "~", "step-00000008", "step-99999999", "auto", "cuda:99", "5", "1e400", "nan", "null", "[1]",
-    "\ud800", "\U0001f600", "\u2028", "%s{0}", "[bold]", "x" * 5000, "a" * 300_000, "<script>alert(1)</script>",
+    "/dev/zero", "/", "~", "step-00000008", "step-99999999", "auto", "cuda:99", "5", "1e400", "nan",
+    "null", "[1]", "\ud800", "\U0001f600", "\u2028", "%s{0}", "[bold]", "x" * 5000, "a" * 300_000,
+    "<script>alert(1)</script>",
 )  # fmt: skip
 DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I8", "U8", "BOOL", "F8_E4M3", "F4", "C64", "f32", "")
 
@@ -187,38 +188,70 @@ _COMPONENTS: dict[str, tuple[Any, ...]] = {
         {"type": "Replace", "pattern": {"Regex": "(a*)*b"}, "content": "x"},
         {"type": "Replace", "pattern": {"Regex": "(([a-z ]+)+)+$"}, "content": ""},
         {"type": "Replace", "pattern": {"Regex": "[\\s\\S]"}, "content": "x" * 10_000},
-        {"type": "Sequence", "normalizers": [{"type": "Replace", "pattern": {"Regex": "."}, "content": "ab" * 50}] * 6},
+        {
+            "type": "Sequence",
+            "normalizers": [{"type": "Replace", "pattern": {"Regex": "."}, "content": "ab" * 50}] * 6,
+        },
         {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
         {"type": "Precompiled", "precompiled_charsmap": "/////wAAAAA="},
         {"type": "Prepend", "prepend": "y" * 100_000},
         {"type": "Prepend", "prepend": ""},
-        {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True},
-        {"type": "Lowercase"}, {"type": "Nope"}, {"type": "Strip", "strip_left": True, "strip_right": True},
+        {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "strip_accents": None,
+            "lowercase": True,
+        },
+        {"type": "Lowercase"},
+        {"type": "Nope"},
+        {"type": "Strip", "strip_left": True, "strip_right": True},
     ),
     "pre_tokenizer": (
-        {"type": "FixedLength", "length": 0}, {"type": "FixedLength", "length": 2**40},
+        {"type": "FixedLength", "length": 0},
+        {"type": "FixedLength", "length": 2**40},
         {"type": "Split", "pattern": {"Regex": "(a*)*b"}, "behavior": "Isolated", "invert": False},
         {"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": False},
         {"type": "Split", "pattern": {"Regex": ""}, "behavior": "Removed", "invert": True},
         {"type": "Split", "pattern": {"String": ""}, "behavior": "MergedWithNext", "invert": False},
         {"type": "Metaspace", "replacement": "", "prepend_scheme": "always", "split": True},
-        {"type": "Punctuation", "behavior": "Removed"}, {"type": "Digits", "individual_digits": True},
-        {"type": "Sequence", "pretokenizers": []}, {"type": "UnicodeScripts"}, {"type": "CharDelimiterSplit", "delimiter": ""},
+        {"type": "Punctuation", "behavior": "Removed"},
+        {"type": "Digits", "individual_digits": True},
+        {"type": "Sequence", "pretokenizers": []},
+        {"type": "UnicodeScripts"},
+        {"type": "CharDelimiterSplit", "delimiter": ""},
     ),
     "decoder": (
-        {"type": "WordPiece", "prefix": "", "cleanup": True}, {"type": "ByteFallback"}, {"type": "CTC"},
-        {"type": "Strip", "content": " ", "start": 2**40, "stop": 2**40}, {"type": "Fuse"}, {"type": "BPEDecoder", "suffix": ""},
+        {"type": "WordPiece", "prefix": "", "cleanup": True},
+        {"type": "ByteFallback"},
+        {"type": "CTC"},
+        {"type": "Strip", "content": " ", "start": 2**40, "stop": 2**40},
+        {"type": "Fuse"},
+        {"type": "BPEDecoder", "suffix": ""},
         {"type": "Replace", "pattern": {"String": ""}, "content": "x"},
     ),
     "post_processor": (
-        {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "nope", "type_id": 0}}], "pair": [], "special_tokens": {}},
+        {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "nope", "type_id": 0}}],
+            "pair": [],
+            "special_tokens": {},
+        },
         {"type": "BertProcessing", "sep": ["x", 2**31], "cls": ["y", 0]},
-        {"type": "RobertaProcessing", "sep": ["x", 0], "cls": ["y", 0], "trim_offsets": True, "add_prefix_space": False},
+        {
+            "type": "RobertaProcessing",
+            "sep": ["x", 0],
+            "cls": ["y", 0],
+            "trim_offsets": True,
+            "add_prefix_space": False,
+        },
         {"type": "Sequence", "processors": [{"type": "ByteLevel", "trim_offsets": True}] * 3},
     ),
-    "padding": ({"strategy": {"Fixed": 2**40}, "direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "x"},),
+    "padding": (
+        {"strategy": {"Fixed": 2**40}, "direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "x"},
+    ),
     "truncation": ({"max_length": 0, "strategy": "LongestFirst", "stride": 5, "direction": "Right"},),
-}  # fmt: skip
+}
 
 
 def damaged_tokenizer(chance: random.Random, data: bytes) -> bytes:
@@ -234,8 +267,15 @@ def damaged_tokenizer(chance: random.Random, data: bytes) -> bytes:
             (2**31, 2**32 - 1, 2**24 - 1, 10**6, -1, 0, 1.5, "1", None)
         )
     elif what == 4:
-        token = {"id": chance.choice((2**31, 2**32 - 1, 0, 10**6, -1)), "content": chance.choice(TEXTS), "single_word": False,
-                 "lstrip": False, "rstrip": False, "normalized": chance.random() < 0.5, "special": chance.random() < 0.5}  # fmt: skip
+        token = {
+            "id": chance.choice((2**31, 2**32 - 1, 0, 10**6, -1)),
+            "content": chance.choice(TEXTS),
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": chance.random() < 0.5,
+            "special": chance.random() < 0.5,
+        }
         spec["added_tokens"] = [*spec.get("added_tokens", []), token]
     else:
         model = spec["model"]
