@@ -83,7 +83,7 @@ def load_into(path: Path, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if shapes.get(name) != tuple(tensor.shape):
             raise CheckpointError(f"{path} does not fit its run: {name} is missing or of another shape.")
-    with _reading(path), safe_open(path, "pt") as file:
+    with reading(path), safe_open(path, "pt") as file:
         for name, tensor in tensors.items():
             rows = row_range(tensor)
             found = file.get_tensor(name) if rows is None else file.get_slice(name)[rows]
