@@ -70,8 +70,8 @@ def tokens_per_parameter(parameters: int) -> float:
     """How many tokens each block parameter must see for a larger model to end better than a smaller one.
 
     1.4 up to 5 million parameters (measured), then more with their square root: 11 for 300 million (nanochat
-    measured 8 to 12 with Muon), and 20 from a thousand million on (Hoffmann et al. 2022, "Training
-    Compute-Optimal Large Language Models"; confirmed by Besiroglu et al. 2024 and Porian et al. 2024).
+    has 12 for blocks and lm_head, with Muon), and 20 from a thousand million on (Hoffmann et al. 2022,
+    "Training Compute-Optimal Large Language Models"; confirmed by Besiroglu et al. 2024, Porian et al. 2024).
     """
     return float(min(20.0, 1.4 * max(1.0, parameters / 5e6) ** 0.5))
 
