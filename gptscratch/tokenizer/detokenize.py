@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from tokenizers.decoders import DecodeStream as LibraryStream
 
+from gptscratch.tokenizer.load import library_errors
+
 if TYPE_CHECKING:
     from gptscratch.tokenizer.tokenizer import Tokenizer
 
@@ -40,7 +42,12 @@ class DecodeStream:
 
 def _library_stream(tokenizer: Tokenizer, prompt_ids: list[int]) -> Callable[[int], str]:
     stream = LibraryStream(ids=prompt_ids, skip_special_tokens=True)
-    return lambda token_id: stream.step(tokenizer.library, token_id) or ""
+
+    def step(token_id: int) -> str:
+        with library_errors("this tokenizer cannot decode these ids"):
+            return stream.step(tokenizer.library, token_id) or ""
+
+    return step
 
 
 class _WindowStream:

@@ -157,7 +157,8 @@ def test_no_safetensors_header_ends_in_a_traceback(tmp_path: Path) -> None:
         text = json.dumps(changed).encode()
         file.write_bytes((len(text) if claimed is None else claimed).to_bytes(8, "little") + text + body)
         with contextlib.suppress(CheckpointError):
-            assert load_shapes(file) == {name: tuple(t.shape) for name, t in load_tensors(file).items()}
+            shapes = load_shapes(file)
+            assert shapes == {name: tuple(t.shape) for name, t in load_tensors(file).items()}
 
     check()
 
