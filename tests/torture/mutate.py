@@ -80,6 +80,7 @@ def run(folder: Path, options: Any) -> int:
             following = number
             while following < min(number + BATCH, end):
                 following = batch(task, following, min(number + BATCH, end))
+        print(f"{min(number + BATCH, end) - options.first} of each kind", file=sys.stderr, flush=True)
     for task in tasks:
         done = task.found.total()
         failed = sum(n for outcome, n in task.found.items() if not outcome.startswith("exit "))
