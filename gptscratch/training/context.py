@@ -32,6 +32,7 @@ from gptscratch.training.optimizer import make_optimizer
 from gptscratch.training.planning.heuristics import LEAST_FINAL_TOKENS
 from gptscratch.training.replica import LowPrecisionReplica
 from gptscratch.training.schedule import schedule_of
+from gptscratch.training.spikes import Spikes
 from gptscratch.training.state import TrainState
 from gptscratch.training.step import StepResult
 
@@ -116,6 +117,7 @@ class TrainContext:
         self.lr_scale = 0.0  # of the peak learning rate, in the newest step
         self.work_seconds, self.work_tokens = 0.0, 0  # in steps, since the last log
         self.pending: list[StepResult] = []  # not yet read from the device
+        self.spikes = Spikes()
         self.finished = False  # the newest step was the last
         self.best: Evaluated | None = None  # of the newest step, where it is better than all before
         self.saved_at = state.seconds
@@ -219,9 +221,12 @@ class TrainContext:
         """
         waited = clock.now()
         newest, skipped = 0.0, self.state.skipped_steps
-        for result in self.pending:
+        first = self.state.step - len(self.pending) + 1
+        for step, result in enumerate(self.pending, first):
             loss, norm = result.loss.item(), result.grad_norm.item()
             self.state.add_step(loss, norm)
+            if usual := self.spikes.usual_if_above(loss):
+                self.report(Notice(f"A loss spike at step {step:,}: {loss:.2f}. Usual are {usual:.2f}."))
             newest = norm if math.isfinite(norm) else newest
             if self.state.skipped_in_a_row == _MOST_SKIPPED:
                 raise self.diverged(
