@@ -8,7 +8,7 @@ from statistics import median
 
 _RECENT = 100  # steps that show which losses are usual
 _FEWEST = 50  # of them; and after a spike as many must be usual, until another one is reported
-_REFRESH = 10  # steps between two looks at them: each takes some 30 microseconds
+_REFRESH = 10  # steps between two looks at them: each takes about 30 microseconds
 _SPREADS = 8.0  # above the median; a spread is 1.5 times the median deviation from it
 _SHARE = 0.25  # of the median above it, too: losses that hardly vary have small spreads
 
