@@ -94,6 +94,7 @@ def memory_to_train(
     dtype: str = "float32",
     device: str = "cpu",
     trained: int | None = None,
+    shards: int = 1,
 ) -> TrainingMemory:
     """Memory to train with ``micro_batch_size`` sequences of full length at a time.
 
@@ -101,7 +102,8 @@ def memory_to_train(
     keeps one moment for the blocks' matrices, AdamW two for everything else. In an update Muon holds the
     gradients that it processes at a time as a float32 stack, its look-ahead and its result, and five matrices
     of the iteration in ``dtype``; AdamW is computed in place. ``trained`` is the number of parameters of
-    adapters that are trained alone; None: the whole model is.
+    adapters that are trained alone; None: the whole model is. ``shards`` is the number of processes that
+    divide the parameters among them (FSDP); the memory is that of each.
     """
     total, update = count_parameters(config).total, 0
     moments = 2 * (total if trained is None else trained)
@@ -112,10 +114,10 @@ def memory_to_train(
         at_once = min(largest, max(MUON_AT_ONCE, *map(math.prod, shapes)))
         update = (3 * 4 + 5 * DTYPE_BYTES[dtype]) * at_once
     return TrainingMemory(
-        weights=4 * (total + (trained or 0)),
-        gradients=4 * (total if trained is None else trained),
-        optimizer=4 * moments,
-        activations=_activation_bytes(config, micro_batch_size, DTYPE_BYTES[dtype], device),
+        weights=4 * math.ceil((total + (trained or 0)) / shards),
+        gradients=4 * math.ceil((total if trained is None else trained) / shards),
+        optimizer=4 * math.ceil(moments / shards),
+        activations=_activation_bytes(config, micro_batch_size, DTYPE_BYTES[dtype], device, shards),
         update=update,
     )
 
@@ -126,14 +128,15 @@ def kv_cache_bytes(config: ModelConfig, *, batch_size: int = 1, dtype: str = "fl
     return DTYPE_BYTES[dtype] * batch_size * config.context_length * per_token
 
 
-def _activation_bytes(c: ModelConfig, micro_batch_size: int, size: int, device: str) -> int:
+def _activation_bytes(c: ModelConfig, micro_batch_size: int, size: int, device: str, shards: int) -> int:
     """Memory that a forward pass keeps for the backward pass, without checkpointing.
 
     Per token and layer: what each norm keeps and gives; q and k before their norms; q, k, v and
     attention's output; the MLP's wide tensors. In half precision and with dropout also attention's
     weights (``accelerate.kernels``), but not on CUDA, whose flash attention makes them twice; with dropout a
     byte for each of what may be dropped; in half precision the replica of all parameters but the embeddings,
-    with its gradients.
+    with its gradients. Of a sharded model instead the gathered parameters, in two blocks and outside of them,
+    with their gradients, which are cast to float32 where they are summed.
     """
     queries, keys = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
     head_norms = int(c.qk_norm) * (queries + keys)
@@ -146,6 +149,10 @@ def _activation_bytes(c: ModelConfig, micro_batch_size: int, size: int, device: 
     masks = tokens * c.n_layer * (weights + 2 * c.d_model) if c.dropout else 0
     head = sum(map(math.prod, _head_shapes(c).values())) or c.vocab_size * c.d_model
     copies = 2 * size * (count_parameters(c).non_embedding + head) if size < 4 else 0
+    if shards > 1:
+        block = sum(map(math.prod, _block_shapes(c).values()))
+        outside = count_parameters(c).total - c.n_layer * block
+        copies = 2 * size * (outside + 2 * block) + 4 * max(outside, block)
     head_gradient = 4 * head
     return size * tokens * (c.n_layer * per_layer + 3 * c.d_model) + masks + head_gradient + copies
 

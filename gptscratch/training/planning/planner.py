@@ -84,6 +84,8 @@ class _Planner:
         self.useful_tokens = heuristics.useful_epochs(facts.train_tokens) * facts.train_tokens
         self.machine: dict[str, Any] = {"dtype": facts.dtype, "device": facts.device}
         self.machine["optimizer"] = self.train.optimizer
+        if self.train.parallel == "fsdp":
+            self.machine["shards"] = facts.world_size
         self.model = self._choose_model()
         if rank := self.train.lora_rank:
             self._choose(lora_alpha=2.0 * rank, lora_targets=sizing.linear_layers(self.model))
