@@ -75,7 +75,7 @@ class World:
         from torch.distributed import broadcast_object_list
 
         found = [value]
-        with _peers():
+        with peers():
             broadcast_object_list(found, src=0, group=self.patient)
         return found[0]  # type: ignore[return-value]
 
@@ -84,7 +84,7 @@ class World:
         if self.size > 1:
             from torch.distributed import broadcast
 
-            with _peers():
+            with peers():
                 for tensor in tensors:
                     broadcast(tensor.detach(), src=0)
 
@@ -95,7 +95,7 @@ class World:
         import torch
         from torch.distributed import all_reduce
 
-        with _peers():
+        with peers():
             for bucket in _buckets(tensors):
                 sums = torch.cat([tensor.flatten() for tensor in bucket])
                 all_reduce(sums)
@@ -112,7 +112,7 @@ class World:
 
         own = torch.tensor([*values, 0.0], dtype=torch.float64) * self.is_first
         own[-1] = flag
-        with _peers():
+        with peers():
             all_reduce(own, group=self.patient)
         *found, flags = own.tolist()
         return found, flags > 0
@@ -178,7 +178,7 @@ def joined() -> Iterator[World]:
     if store := found.store(_MEETING):  # with a prefix: it holds the addresses of processes that have ended
         store = distributed.PrefixStore(f"gptscratch/{found.restarts}", store)  # type: ignore[attr-defined]
         own = {"store": store, "rank": found.rank, "world_size": found.size}
-    with _peers():
+    with peers():
         distributed.init_process_group("cpu:gloo,cuda:nccl" if with_cuda else "gloo", **own)
         patient = distributed.new_group(backend="gloo", timeout=_PATIENCE)
     yield dataclasses.replace(found, patient=patient)
@@ -186,11 +186,16 @@ def joined() -> Iterator[World]:
 
 
 @contextlib.contextmanager
-def _peers() -> Iterator[None]:
-    """Turn a lost connection into one clear line."""
+def peers(*, all_errors: bool = True) -> Iterator[None]:
+    """Turn a lost connection into one clear line.
+
+    ``all_errors``: a RuntimeError has no other cause here; else its text must name gloo or NCCL.
+    """
     try:
         yield
     except RuntimeError as error:
+        if not all_errors and not any(name in str(error).lower() for name in ("gloo", "nccl")):
+            raise
         raise PeerError(
             "Another process of this run has ended, and this one cannot continue without it.",
             "The last checkpoint is kept: --resume continues from there, and torchrun --max-restarts does so "

@@ -109,6 +109,15 @@ def test_optimizer_bytes_are_those_of_the_optimizers_moments(optimizer):
     assert memory.weights == memory.gradients == 4 * count_parameters(config).total
 
 
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_processes_that_shard_a_model_have_a_part_of_everything_but_activations(optimizer):
+    whole, part = (memory_to_train(PRESETS["gpt2"], optimizer=optimizer, shards=n) for n in (1, 4))
+    for name in ("weights", "gradients", "optimizer"):
+        assert getattr(part, name) == -(-getattr(whole, name) // 4)
+    assert part.activations > whole.activations  # the parameters that are gathered for a moment
+    assert part.total < 0.7 * whole.total
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("preset", ["mini", "gpt2"])
 def test_activation_bytes_are_near_what_autograd_saves(preset, dtype):

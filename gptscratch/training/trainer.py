@@ -15,7 +15,7 @@ from gptscratch.config import RunConfig, qualified
 from gptscratch.data.prepare import Prepared, open_prepared
 from gptscratch.data.token_files import token_counts
 from gptscratch.device import out_of_memory, peak_memory, pick_device, pick_dtype, slow_dtype_warning
-from gptscratch.distributed import World, joined
+from gptscratch.distributed import World, joined, peers
 from gptscratch.errors import CheckpointError, require
 from gptscratch.model.head import unigram_bias
 from gptscratch.runs import checkpoint
@@ -290,6 +290,7 @@ def _unchanged(run: Path, state: TrainState, on_event: OnEvent) -> TrainResult:
     )
 
 
+@peers(all_errors=False)
 def _train(context: TrainContext, *, was_evaluated: bool = True) -> TrainResult:
     """Run the loop, and score the best checkpoint."""
     run, record, state = context.run, context.record, context.state

@@ -108,7 +108,8 @@ def main() -> None:
             "parameters": sizing.count_parameters(MODEL).total, "micro_batches": given.micro_batches,
             "peak_mb": round((peak_memory() - before) / 1e6), "expected_mb": round(expected.total / 1e6),
             "sent_mb": {name: round(n / given.steps / 1e6, 2) for name, n in traffic.sent.items() if n},
-            "seconds": round(seconds / given.steps, 3), "share_of_communication": round(traffic.seconds / seconds, 2),
+            "seconds": round(seconds / given.steps, 3),
+            "share_of_communication": round(traffic.seconds / seconds, 2),
         }  # fmt: skip
         if world.is_first:
             print(json.dumps(values))
