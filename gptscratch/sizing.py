@@ -135,8 +135,8 @@ def _activation_bytes(c: ModelConfig, micro_batch_size: int, size: int, device: 
     attention's output; the MLP's wide tensors. In half precision and with dropout also attention's
     weights (``accelerate.kernels``), but not on CUDA, whose flash attention makes them twice; with dropout a
     byte for each of what may be dropped; in half precision the replica of all parameters but the embeddings,
-    with its gradients. A sharded model has the gathered parameters instead, in two blocks and outside of them,
-    and their gradients, which are cast to float32 where they are summed.
+    with its gradients. A sharded model has the gathered parameters instead, of two blocks and outside of
+    blocks, and their gradients, which are cast to float32 where they are summed.
     """
     queries, keys = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
     head_norms = int(c.qk_norm) * (queries + keys)

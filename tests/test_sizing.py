@@ -113,7 +113,7 @@ def test_optimizer_bytes_are_those_of_the_optimizers_moments(optimizer):
 def test_processes_that_shard_a_model_have_a_part_of_everything_but_activations(optimizer):
     whole, part = (memory_to_train(PRESETS["gpt2"], optimizer=optimizer, shards=n) for n in (1, 4))
     for name in ("weights", "gradients", "optimizer"):
-        assert getattr(part, name) == -(-getattr(whole, name) // 4)
+        assert 0 <= 4 * getattr(part, name) - getattr(whole, name) < 16
     assert part.activations > whole.activations  # the parameters that are gathered for a moment
     assert part.total < 0.7 * whole.total
 

@@ -30,7 +30,6 @@ from gptscratch.training.replica import LowPrecisionReplica
 from gptscratch.training.sharded import ShardedReplica
 from gptscratch.training.step import take_step
 
-MODEL = ModelConfig(n_layer=8, d_model=384, n_head=6, vocab_size=4096, context_length=128)
 CPU = torch.device("cpu")
 
 
@@ -81,19 +80,21 @@ def main() -> None:
     parser.add_argument("--optimizer", default="adamw", choices=("adamw", "muon"))
     parser.add_argument("--micro-batches", type=int, default=1)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=8, help="two values show what a layer takes")
     given = parser.parse_args()
+    model = ModelConfig(n_layer=given.layers, d_model=384, n_head=6, vocab_size=4096, context_length=128)
     torch.set_num_threads(1)
     set_up(CPU)
     with joined() as world:
         before = resident()
         config = TrainConfig(optimizer=given.optimizer, muon_dtype="float32")
         if given.parallel == "fsdp" and world.size > 1:
-            replica: LowPrecisionReplica = ShardedReplica(MODEL, CPU, torch.float32, world=world)
+            replica: LowPrecisionReplica = ShardedReplica(model, CPU, torch.float32, world=world)
         else:
-            replica = LowPrecisionReplica(accelerate_training(GPT(MODEL)), torch.float32, world=world)
+            replica = LowPrecisionReplica(accelerate_training(GPT(model)), torch.float32, world=world)
         optimizer = make_optimizer(replica.model, config, muon=replica.muon)
         rows = world.size * given.micro_batches
-        ids = np.random.default_rng(0).integers(0, MODEL.vocab_size, (rows, MODEL.context_length))
+        ids = np.random.default_rng(0).integers(0, model.vocab_size, (rows, model.context_length))
         step = {"micro_batch_size": 1, "grad_clip": 1.0, "lr_scale": 0.1}
         take_step(replica, optimizer, ids, ids, **step)  # type: ignore[arg-type]
         with Traffic(world) as traffic:
@@ -102,10 +103,10 @@ def main() -> None:
                 take_step(replica, optimizer, ids, ids, **step)  # type: ignore[arg-type]
             seconds = time.perf_counter() - started
         shards = world.size if replica.is_sharded else 1
-        expected = sizing.memory_to_train(MODEL, optimizer=given.optimizer, shards=shards)
+        expected = sizing.memory_to_train(model, optimizer=given.optimizer, shards=shards)
         values = {
             "processes": world.size, "parallel": given.parallel, "optimizer": given.optimizer,
-            "parameters": sizing.count_parameters(MODEL).total, "micro_batches": given.micro_batches,
+            "layers": given.layers, "parameters": sizing.count_parameters(model).total, "micro_batches": given.micro_batches,
             "peak_mb": round((peak_memory() - before) / 1e6), "expected_mb": round(expected.total / 1e6),
             "sent_mb": {name: round(n / given.steps / 1e6, 2) for name, n in traffic.sent.items() if n},
             "seconds": round(seconds / given.steps, 3),
