@@ -106,7 +106,8 @@ def main() -> None:
         expected = sizing.memory_to_train(model, optimizer=given.optimizer, shards=shards)
         values = {
             "processes": world.size, "parallel": given.parallel, "optimizer": given.optimizer,
-            "layers": given.layers, "parameters": sizing.count_parameters(model).total, "micro_batches": given.micro_batches,
+            "layers": given.layers, "parameters": sizing.count_parameters(model).total,
+            "micro_batches": given.micro_batches,
             "peak_mb": round((peak_memory() - before) / 1e6), "expected_mb": round(expected.total / 1e6),
             "sent_mb": {name: round(n / given.steps / 1e6, 2) for name, n in traffic.sent.items() if n},
             "seconds": round(seconds / given.steps, 3),
