@@ -115,7 +115,7 @@ def test_processes_that_shard_a_model_have_a_part_of_everything_but_activations(
     for name in ("weights", "gradients", "optimizer"):
         assert 0 <= 4 * getattr(part, name) - getattr(whole, name) < 16
     assert part.activations > whole.activations  # the parameters that are gathered for a moment
-    assert part.total < 0.7 * whole.total
+    assert part.total < 0.75 * whole.total
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

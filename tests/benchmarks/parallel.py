@@ -3,7 +3,8 @@
     torchrun --nproc-per-node 4 tests/benchmarks/parallel.py --parallel fsdp
 
 Bytes are those that one process sends where collectives are rings, as NCCL's and gloo's are. The processes
-wait for each collective at once, so that its time is seen: nothing overlaps.
+wait for each collective at once, so that its time is seen: nothing overlaps. With MALLOC_MMAP_THRESHOLD_=65536
+in the environment glibc returns what is freed, and the peak is that of the tensors, without fragments.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gptscratch import sizing
 from gptscratch.accelerate.training import accelerate_training
 from gptscratch.config import ModelConfig, TrainConfig
-from gptscratch.device import peak_memory, set_up
+from gptscratch.device import peak_memory
 from gptscratch.distributed import World, joined
 from gptscratch.model.gpt import GPT
 from gptscratch.training.optimizer import make_optimizer
@@ -84,7 +85,6 @@ def main() -> None:
     given = parser.parse_args()
     model = ModelConfig(n_layer=given.layers, d_model=384, n_head=6, vocab_size=4096, context_length=128)
     torch.set_num_threads(1)
-    set_up(CPU)
     with joined() as world:
         before = resident()
         config = TrainConfig(optimizer=given.optimizer, muon_dtype="float32")
