@@ -26,6 +26,7 @@ PAUSE_SECONDS = 0.2  # for a checkpoint and a sample text, with each evaluation
 TRAINING_SHARE = 0.95  # of the time; the rest is for evaluations, checkpoints and samples
 LEAST_VAL_TOKENS = 16  # where the training text has a hundred times as many
 PROCESS_BYTES = 370_000_000  # of Python with torch and an evaluation
+COMPILER_BYTES = 150_000_000  # of torch.compile in this process
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class _Planner:
             seconds = given
         self._choose_rates(steps, tokens)
         config = RunConfig(model=self.model, data=data, train=self.train, name=self.given.get("name"))
-        process = PROCESS_BYTES if facts.device == "cpu" else 0
+        process = PROCESS_BYTES + bool(self.train.compile) * COMPILER_BYTES if facts.device == "cpu" else 0
         peak = 1.2 * self._peak(model, self.train.micro_batch_size) + process
         return Plan(
             config=config,
