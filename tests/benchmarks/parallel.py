@@ -3,8 +3,9 @@
     torchrun --nproc-per-node 4 tests/benchmarks/parallel.py --parallel fsdp
 
 Bytes are those that one process sends where collectives are rings, as NCCL's and gloo's are. The processes
-wait for each collective at once, so that its time is seen: nothing overlaps. With MALLOC_MMAP_THRESHOLD_=65536
-in the environment glibc returns what is freed, and the peak is that of the tensors, without fragments.
+wait for each collective at once, so that its time is seen: nothing overlaps.
+With MALLOC_MMAP_THRESHOLD_=65536 in the environment glibc returns what is freed, so that the peak is that of
+the tensors, without fragments.
 """
 
 from __future__ import annotations
