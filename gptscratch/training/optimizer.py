@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptscratch import sizing
@@ -20,6 +21,7 @@ from gptscratch.runs.tensors import own_rows
 # Five rounds with these coefficients bring every singular value into about [0.7, 1.2].
 # Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+_BLOCK_ROWS = 64  # of a matrix, orthogonalized together: docs/decisions/own-optimizers.md
 _STEPS_TO_GROW = 2000  # with finite gradients, after which the loss scale is doubled
 
 
@@ -133,7 +135,8 @@ class AdamW:
 class Muon:
     """Momentum whose update is orthogonalized; matrices of one shape go through it as one batch.
 
-    Source: Jordan et al. 2024; the factor max(1, rows / columns)^0.5 is theirs, too.
+    Source: Jordan et al. 2024; in blocks, as between the steps with whole matrices of Khaled et al. 2025
+    (arXiv:2510.16981).
     """
 
     ranks = 1  # processes that share the work
@@ -168,18 +171,16 @@ class Muon:
     def update(self, lr_scale: float, finite: Tensor) -> None:
         learning_rate = self.learning_rate * lr_scale
         for parameters, velocity in self.groups:
-            rows, columns = parameters[0].shape
             matrices = [own_rows(parameter) for parameter in parameters]
             gradient = torch.stack([own_rows(p.grad) for p in parameters])  # (N, own rows, columns)
             gradient = torch.where(finite, gradient, velocity)  # which leaves the velocity as it is
             velocity.lerp_(gradient, 1.0 - self.momentum)
             gradient.lerp_(velocity, self.momentum)  # Nesterov's look-ahead
-            step = self.orthogonalized(gradient, rows).to(velocity.dtype) * finite
+            step = self.orthogonalized(gradient, len(parameters[0])).to(velocity.dtype) * finite
             if self.weight_decay:
                 decay = torch.where(finite, 1.0 - learning_rate * self.weight_decay, 1.0)
                 torch._foreach_mul_(matrices, decay)
-            factor = learning_rate * max(1.0, rows / columns) ** 0.5
-            torch._foreach_add_(matrices, list(step.unbind(0)), alpha=-factor)
+            torch._foreach_add_(matrices, list(step.unbind(0)), alpha=-learning_rate)
 
     def orthogonalized(self, matrices: Tensor, rows: int) -> Tensor:
         """Those of a group, of which this process has all ``rows``."""
@@ -188,23 +189,27 @@ class Muon:
 
 
 def orthogonalized(matrices: Tensor, dtype: torch.dtype = torch.float32, rounds: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrices, roughly, by a quintic Newton-Schulz iteration.
+    """For each block of rows the nearest semi-orthogonal matrix, roughly: a quintic Newton-Schulz iteration.
+
+    A block has at most as many rows as columns, so the root mean square of an element is about
+    columns^-0.5 whatever the shape: that of a whole matrix with the usual max(1, rows / columns)^0.5.
 
     Args:
         matrices: (N, rows, columns), of any float type.
         dtype: of the products. Half precision is enough, and slow where the hardware has no products of it.
 
     Returns:
-        (N, rows, columns) in ``dtype``: singular values near 1, singular vectors as they were.
+        (N, rows, columns) in ``dtype``: singular values near 1, singular vectors as they were in each block.
     """
     a, b, c = _NEWTON_SCHULZ
-    is_tall = matrices.size(-2) > matrices.size(-1)
-    x = matrices.mT if is_tall else matrices
+    count, rows, columns = matrices.shape
+    height = min(_BLOCK_ROWS, rows, columns)
+    x = F.pad(matrices, (0, 0, 0, -rows % height)).view(-1, height, columns)  # rows of zeros stay zero
     x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype)  # float16 does not hold every gradient
     for _ in range(rounds):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if is_tall else x
+    return x.view(count, -1, columns).narrow(1, 0, rows)
 
 
 class LossScale:

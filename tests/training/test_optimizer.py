@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from gptscratch.training.optimizer import (
     orthogonalized,
 )
 
-SHAPES = {"tall": (24, 8), "flat": (8, 24), "flat 2": (8, 24), "square": (16, 16)}
+SHAPES = {"tall": (24, 8), "flat": (8, 24), "flat 2": (8, 24), "square": (16, 16), "two blocks": (100, 70)}
 STEPS = 6
 FINITE = torch.tensor(True)
 
@@ -52,19 +52,23 @@ def scale(step: int) -> float:
 
 
 def run_theirs(
-    make: Callable[[list[Tensor]], torch.optim.Optimizer], tensors: dict[str, Tensor]
+    make: Callable[[list[Tensor]], torch.optim.Optimizer],
+    tensors: dict[str, Tensor],
+    split: Callable[[Tensor], Sequence[Tensor]] = lambda tensor: [tensor],
 ) -> dict[str, Tensor]:
-    theirs = {name: torch.nn.Parameter(tensor) for name, tensor in tensors.items()}
-    optimizer = make(list(theirs.values()))
+    theirs = {name: [torch.nn.Parameter(part) for part in split(t)] for name, t in tensors.items()}
+    optimizer = make([part for parts in theirs.values() for part in parts])
     peaks = [group["lr"] for group in optimizer.param_groups]
     for step in range(STEPS):
         chance = torch.Generator().manual_seed(100 + step)
-        for tensor in theirs.values():
-            tensor.grad = torch.randn(tensor.shape, generator=chance) * (1 + step)
+        for name, tensor in tensors.items():
+            grads = split(torch.randn(tensor.shape, generator=chance) * (1 + step))
+            for part, grad in zip(theirs[name], grads, strict=True):
+                part.grad = grad
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * scale(step)
         optimizer.step()
-    return {name: tensor.detach() for name, tensor in theirs.items()}
+    return {name: torch.cat([part.detach() for part in parts]) for name, parts in theirs.items()}
 
 
 def test_adamw_is_torchs_with_decay_on_matrices_only() -> None:
@@ -105,6 +109,11 @@ def test_where_the_fused_kernel_ignores_that_a_gradient_is_not_finite_it_is_not_
     assert not any(tensor.any() for tensor in adamw.state.values())
 
 
+def blocks(matrix: Tensor) -> tuple[Tensor, ...]:
+    """At most 64 rows each, and not more than there are columns."""
+    return matrix.split(min(64, *matrix.shape))
+
+
 def published_muon(gradients: list[Tensor], weight: Tensor, *, lr: float, momentum: float) -> Tensor:
     """Jordan et al. 2024 as in their listing, one matrix, in float32."""
     buffer = torch.zeros_like(weight)
@@ -123,7 +132,7 @@ def published_muon(gradients: list[Tensor], weight: Tensor, *, lr: float, moment
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.03)])
-def test_muon_is_the_published_algorithm_matrix_by_matrix(dtype: torch.dtype, tolerance: float) -> None:
+def test_muon_is_the_published_algorithm_block_by_block(dtype: torch.dtype, tolerance: float) -> None:
     tensors = parameters(SHAPES)
     gradients: dict[str, list[Tensor]] = {name: [] for name in SHAPES}
     for step in range(STEPS):
@@ -133,30 +142,36 @@ def test_muon_is_the_published_algorithm_matrix_by_matrix(dtype: torch.dtype, to
     before = parameters(SHAPES)
     found = run(Muon(tensors, learning_rate=0.1, momentum=0.9, dtype=dtype), tensors)
     for name, start in before.items():
-        wanted = published_muon(gradients[name], start, lr=0.1, momentum=0.9)
+        parts = zip(*map(blocks, gradients[name]), strict=True)
+        wanted = torch.cat([
+            published_muon(list(part), block, lr=0.1, momentum=0.9)
+            for part, block in zip(parts, blocks(start), strict=True)
+        ])  # fmt: skip
         way = (wanted - start).norm()
         assert (found[name] - wanted).norm() < tolerance * way
 
 
-def test_muon_is_torchs() -> None:
+def test_muon_is_torchs_with_a_parameter_for_each_block() -> None:
     tensors = parameters(SHAPES)
     found = run(Muon(tensors, learning_rate=0.1, momentum=0.95, weight_decay=0.2), tensors)
 
     def make(given: list[Tensor]) -> torch.optim.Optimizer:
         return torch.optim.Muon(given, lr=0.1, momentum=0.95, weight_decay=0.2, nesterov=True)
 
-    torch.testing.assert_close(found, run_theirs(make, parameters(SHAPES)), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(found, run_theirs(make, parameters(SHAPES), blocks), rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(3, 48, 16), (3, 16, 48), (2, 32, 32)])
 def test_singular_values_come_near_one_and_vectors_stay(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    u, _, vh = torch.linalg.svd(noise, full_matrices=False)
-    matrices = u @ torch.diag_embed(torch.linspace(0.1, 5.0, min(shape[1:])).expand(shape[0], -1)) @ vh
-    found = orthogonalized(1e6 * matrices, dtype)  # beyond float16's range
-    assert found.dtype == dtype
-    found = found.float()
+    u, _, vh = torch.linalg.svd(
+        noise.view(-1, min(shape[1:]), shape[2]), full_matrices=False
+    )  # of each block
+    matrices = u * torch.linspace(0.1, 5.0, min(shape[1:])) @ vh
+    found = orthogonalized(1e6 * matrices.view(shape), dtype)  # beyond float16's range
+    assert (found.dtype, found.shape) == (dtype, shape)
+    found = found.float().reshape(matrices.shape)
     values = torch.linalg.svdvals(found)
     assert values.min() > 0.6
     assert values.max() < 1.3
