@@ -202,14 +202,16 @@ def orthogonalized(matrices: Tensor, dtype: torch.dtype = torch.float32, rounds:
         (N, rows, columns) in ``dtype``: singular values near 1, singular vectors as they were in each block.
     """
     a, b, c = _NEWTON_SCHULZ
-    count, rows, columns = matrices.shape
+    _, rows, columns = matrices.shape
     height = min(_BLOCK_ROWS, rows, columns)
-    x = F.pad(matrices, (0, 0, 0, -rows % height)).view(-1, height, columns)  # rows of zeros stay zero
+    x = F.pad(matrices, (0, 0, 0, -rows % height))  # rows of zeros stay zero
+    shape = x.shape
+    x = x.view(shape[:2].numel() // height, height, columns)
     x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype)  # float16 does not hold every gradient
     for _ in range(rounds):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.view(count, -1, columns).narrow(1, 0, rows)
+    return x.view(shape).narrow(1, 0, rows)
 
 
 class LossScale:
