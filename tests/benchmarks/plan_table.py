@@ -22,6 +22,7 @@ from typing import Any
 
 from gptscratch import sizing
 from gptscratch.config import DataConfig, qualified
+from gptscratch.config.presets import PRESETS, preset_settings
 from gptscratch.tokenizer import choose_tokenizer
 from gptscratch.training.planning.heuristics import Facts
 from gptscratch.training.planning.planner import Plan, make_plan
@@ -86,9 +87,10 @@ HEAD = (
 )  # fmt: skip
 
 
-def row(machine: str, corpus: str, minutes: float) -> Iterator[str]:
-    plan, facts = planned(machine, corpus, minutes=minutes)
-    adamw, _ = planned(machine, corpus, minutes=minutes, optimizer="adamw")
+def row(machine: str, corpus: str, minutes: float, preset: str | None) -> Iterator[str]:
+    settings = {"minutes": minutes, **(preset_settings(preset) if preset else {})}
+    plan, facts = planned(machine, corpus, **settings)
+    adamw, _ = planned(machine, corpus, **settings, optimizer="adamw")
     model, train, size = plan.config.model, plan.config.train, blocks(plan)
     compute = 6.0 * size * plan.tokens
     yield from (corpus, f"{minutes:g}", f"{facts.vocab_size:,}")
@@ -124,11 +126,12 @@ def main() -> None:
     parser.add_argument("--machine", nargs="+", choices=MACHINES, default=list(MACHINES))
     parser.add_argument("--corpus", nargs="+", choices=CORPORA, default=list(CORPORA))
     parser.add_argument("--minutes", nargs="+", type=float, default=list(MINUTES))
+    parser.add_argument("--preset", choices=PRESETS, help="the shape of the model; none: as planned")
     arguments = parser.parse_args()
     for machine in arguments.machine:
         print(f"\n{machine}\n")
         cases = [(corpus, minutes) for corpus in arguments.corpus for minutes in arguments.minutes]
-        print_table(HEAD, [list(row(machine, *case)) for case in cases])
+        print_table(HEAD, [list(row(machine, *case, arguments.preset)) for case in cases])
 
 
 if __name__ == "__main__":
