@@ -194,7 +194,7 @@ def test_every_command_and_python_block_runs(page: Path, monkeypatch: pytest.Mon
 def test_every_other_command_is_one_that_ci_runs_or_a_benchmark(page: Path) -> None:
     for block in BLOCKS[page]:
         for command in commands_of(block) if block.language == "sh" else ():
-            script = re.search(r"python (tests/benchmarks/\w+\.py|docs/\w+\.py|examples/\S+\.py)", command)
+            script = re.search(r"python ((?:tests/\w+|docs)/\w+\.py|examples/\S+\.py)", command)
             if script:
                 source = (ROOT / script[1]).read_text(encoding="utf-8")
                 for option in re.findall(
