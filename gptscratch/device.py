@@ -116,8 +116,11 @@ def on_device(array: NDArray[np.int64], device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def set_up(device: torch.device) -> None:
-    """Settings of this process for speed that change no result that matters."""
+def set_up(device: torch.device, *, spare_memory: bool = False) -> None:
+    """Settings of this process for speed that change no result that matters.
+
+    ``spare_memory``: what is freed on a CPU is returned at once, which costs time.
+    """
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for what stays in float32
     if device.type == "cpu":
@@ -127,7 +130,7 @@ def set_up(device: torch.device) -> None:
         with contextlib.suppress(OSError, AttributeError):  # another C library
             libc = ctypes.CDLL("libc.so.6")
             libc.malloc_trim(0)
-            libc.mallopt(_MMAP_THRESHOLD, 1 << 25)
+            libc.mallopt(_MMAP_THRESHOLD, 1 << (16 if spare_memory else 25))
             libc.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 
 

@@ -68,10 +68,11 @@ class TrainContext:
         mask_at = record.end_of_text if config.documents == "masked" else None
         self.pad_with = record.end_of_text if config.documents == "padded" else None
         device = world.place(pick_device(config.device))
-        set_up(device)
+        is_sharded = config.parallel == "fsdp" and world.size > 1
+        set_up(device, spare_memory=is_sharded)  # gathered parameters come and go
         torch.manual_seed(config.seed)
         dtype = pick_dtype(config.dtype, device)
-        if config.parallel == "fsdp" and world.size > 1:
+        if is_sharded:
             from gptscratch.training.sharded import ShardedReplica  # torch.distributed takes a second
 
             self.replica: LowPrecisionReplica = ShardedReplica(
