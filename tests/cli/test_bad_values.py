@@ -90,3 +90,14 @@ def test_no_text_or_path_as_the_value_of_an_option_ends_in_a_traceback(
             assert ended.code == 2, (command, option)
             assert is_one_message(ended), (command, option, ended)
     assert not [path for path in in_empty_folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("value", FREE_TEXTS)
+def test_no_text_or_path_as_an_argument_ends_in_a_traceback(
+    gptscratch: Run, in_empty_folder: Path, value: str
+) -> None:
+    for command in sorted({command for command, _, _ in CASES} - {"runs", "cache", ""}):
+        ended = gptscratch(*command.split(), value, *([value] if command == "compare" else []))
+        assert ended.code == 2, (command, ended)
+        assert is_one_message(ended), (command, ended)
+    assert not [path for path in in_empty_folder.rglob("*") if path.is_file()]
