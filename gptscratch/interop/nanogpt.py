@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -35,9 +36,11 @@ def read_nanogpt(path: str | Path) -> ForeignModel:
         CheckpointError: the file is damaged, or is not nanoGPT's.
     """
     try:
-        saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what a damaged pickle holds
+            saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # a damaged pickle can end in any of them
-        reason = str(error).strip().split("\n")[0][:200]
+        reason = str(error).strip().split("\n")[0][:200] or "its pickle is damaged"
         raise CheckpointError(
             f"{path} cannot be read: {reason}.", "Expected is a ckpt.pt that nanoGPT's train.py saved."
         ) from None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gptscratch.config import all_settings
 from tests.torture import mutations as m
 
 SLOW = ("train", "report")  # commands that are taken less often
@@ -73,6 +76,18 @@ READING_TEXT = lines("""
     sample tale --max-tokens 3 --prompt-file FILE
     sample tale --max-tokens 2 --prompts FILE --out o.jsonl
 """)
+
+
+def extreme_setting(chance: random.Random, data: bytes) -> bytes:
+    """Settings, one or two of which have the smallest or the largest values that are allowed, or above."""
+    settings = json.loads(data)
+    known = [each for name, each in all_settings().items() if name != "train.compile"]  # that takes minutes
+    for each in chance.sample(known, chance.choice((1, 1, 2))):
+        numbers = (0, 1, 2, 3, 10_000, 2**31 - 1, 2**40, 2**62, 1e-300, 1e-9, 0.5, 0.999999, 1.0, 1e9, 1e300)
+        settings[each.name] = chance.choice(each.choices or ((True, False) if each.kind is bool else numbers))
+    return m.dumped(settings)
+
+
 RUN = "home/runs/tale"
 STATE = ("checkpoints/*/state.json", "best.json", "last.json", "plan.json")
 PARTS = ("*", "checkpoints", "checkpoints/*", "checkpoints/*/*")
@@ -107,7 +122,7 @@ KINDS = {
     "corpus": Kind(["corpora/*"], m.damaged_bytes, READING_TEXT),
     "settings": Kind(
         ["settings/*.json"],
-        JSON,
+        m.any_of(m.damaged_json, extreme_setting, extreme_setting, m.damaged_bytes),
         ("train in.txt --steps 1 --device cpu --config FILE", "train tale.txt --config FILE --steps 1"),
     ),
     "import": Kind(

@@ -59,7 +59,7 @@ def run(folder: Path, options: Any) -> int:
     os.environ |= {
         "GPTSCRATCH_HOME": str(folder / "work/home"), "TMPDIR": str(folder / "work"), "COLUMNS": "100",
         "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1",
-        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_OFFLINE": "1", "RUST_BACKTRACE": "0",
     }  # fmt: skip
     if not (folder / "pristine").exists():
         if in_child(lambda: fixtures.make(folder / "work")) != 0:

@@ -107,12 +107,11 @@ class Task:
             return f"escape: {guard.found[0]}"
         if code not in (0, 1, 2):
             return f"exit code {code}"
-        if "Warning" in printed or "Traceback" in printed or "panicked" in printed:
-            line = next(
-                each
-                for each in printed.split("\n")
-                if any(w in each for w in ("Warning", "Traceback", "panicked"))
-            )
+        marks = (
+            "Warning",
+            "Traceback",
+        )  # a panic of a library in Rust prints its own lines before it is caught
+        if line := next((each for each in printed.split("\n") if any(mark in each for mark in marks)), ""):
             return f"printed {line[:60]}| {printed[-300:]!r}"
         if code and "error:" not in printed:
             return f"no message| {printed[-300:]!r}"
