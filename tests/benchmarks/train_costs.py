@@ -39,7 +39,7 @@ from gptscratch.data.token_files import Manifest, SplitCounts, manifest_json
 from gptscratch.generation.generator import sample_text
 from gptscratch.runs.metrics import read_metrics
 from gptscratch.tokenizer import Tokenizer, build_tokenizer
-from gptscratch.training import loop, trainer
+from gptscratch.training import loop, trainer, whole_run
 from gptscratch.training.callbacks import CALLBACKS, Callback
 from gptscratch.training.context import TrainContext
 from gptscratch.training.events import Planned
@@ -76,7 +76,7 @@ def share(corpus: Path, minutes: float) -> None:
 
     loop.CALLBACKS = tuple(_due(hook, timed(hook.__name__, hook)) for hook in CALLBACKS)  # type: ignore[misc]
     loop.step_that_fits = timed("step", loop.step_that_fits)
-    trainer._evaluate_best = timed("final score", trainer._evaluate_best)
+    whole_run._evaluate_best = timed("final score", whole_run._evaluate_best)
     settings = {**plan.config.to_dict(), "name": ""}
     flat = {f"{part}.{key}": value for part in ("model", "train") for key, value in settings[part].items()}
     length = {"train.minutes": None, "train.steps": STEPS}
