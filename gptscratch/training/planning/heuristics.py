@@ -176,13 +176,19 @@ def dropout(epochs: float, train_tokens: int) -> float:
     return 0.2 if epochs >= many else 0.1 if epochs >= 10 else 0.0
 
 
-def weight_decay(learning_rate: float, steps: int) -> float:
-    """0.1, or less in a long run, whose parameters are averages of the updates of 1 / (rate x decay) steps.
+LEAST_AVERAGED = 16  # steps: with 8 the model of a very small text learned less
 
-    These must be a share of the run, here at least a fifth (Wang & Aitchison 2024, "How to set AdamW's weight
-    decay as you scale model and dataset size"); the runs of minutes that 0.1 comes from have that.
+
+def weight_decay(learning_rate: float, steps: int, epochs: float) -> float:
+    """Parameters are averages of the updates of 1 / (rate x decay) steps (Wang & Aitchison 2024, "How to set
+    AdamW's weight decay as you scale model and dataset size").
+
+    These are the steps of one epoch where the text repeats (measured); at most those of a decay of 0.1, which
+    is right for runs of minutes, or a fifth of a long run with few epochs.
     """
-    return min(0.1, 5 / (max(learning_rate, 1e-9) * max(1, steps)))
+    rate, steps = max(1e-5, learning_rate), max(1, steps)
+    per_epoch = max(LEAST_AVERAGED, steps / max(epochs, 1e-9))
+    return max(min(0.1, 5 / (rate * steps)), 1 / (rate * per_epoch))
 
 
 EVALUATIONS = 10  # along a run; in more than 10,000 steps one every 1,000

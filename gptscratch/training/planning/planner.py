@@ -263,7 +263,11 @@ class _Planner:
         if self.facts.fine_tunes:
             rates = heuristics.fine_tuning_rates(rates, adapters=self.train.lora_rank is not None)
         self._choose(**rates, warmup_steps=heuristics.warmup_steps(steps, fine_tunes=self.facts.fine_tunes))
-        self._choose(weight_decay=heuristics.weight_decay(self.train.learning_rate, steps))
+        # Decay pulls to 0, not to what was learned before; with Muon it is for both of the rates.
+        epochs = 0.0 if self.facts.fine_tunes else tokens / self.facts.train_tokens
+        adamw_rate = self.train.adamw_learning_rate if self.train.optimizer == "muon" else 0.0
+        rate = max(self.train.learning_rate, adamw_rate)
+        self._choose(weight_decay=heuristics.weight_decay(rate, steps, epochs))
 
 
 def _with_shape(given: Mapping[str, Any], n_layer: int, d_model: int, context_length: int) -> ModelConfig:

@@ -228,8 +228,23 @@ def test_rates_know_the_batch_that_was_given() -> None:
 
 def test_parameters_are_averages_of_a_fifth_of_a_long_run_at_least() -> None:
     assert plan(minutes=1).config.train.weight_decay == 0.1
-    long = plan(steps=100_000).config.train
+    large = dataclasses.replace(LAPTOP, train_tokens=10**10)
+    long = plan(large, steps=100_000).config.train
     assert 1 / (long.learning_rate * long.weight_decay) == pytest.approx(20_000)
+
+
+def test_parameters_are_averages_of_one_epoch_of_a_text_that_repeats() -> None:
+    medium = dataclasses.replace(LAPTOP, train_tokens=200_000)
+    found = plan(medium, epochs=20)
+    train = found.config.train
+    assert 1 / (train.learning_rate * train.weight_decay) == pytest.approx(found.steps / 20, rel=0.02)
+    tiny = plan(dataclasses.replace(SMALL, train_tokens=2000), epochs=100).config.train
+    assert 1 / (tiny.learning_rate * tiny.weight_decay) == pytest.approx(heuristics.LEAST_AVERAGED)
+
+
+def test_decay_pulls_trained_weights_no_harder_where_the_text_repeats() -> None:
+    trained = dataclasses.replace(SMALL, fine_tunes=True)
+    assert plan(trained, epochs=20, n_layer=2).config.train.weight_decay <= 0.1
 
 
 def test_a_model_that_does_not_fit_is_refused_with_what_it_needs_and_what_there_is() -> None:
