@@ -76,14 +76,14 @@ def tokens_per_parameter(parameters: int) -> float:
     return float(min(20.0, 1.4 * max(1.0, parameters / 5e6) ** 0.5))
 
 
-def effective_tokens(tokens: float, train_tokens: int) -> float:
-    """How many tokens of new text are worth as much as ``tokens`` of a text that repeats.
+def most_parameters(train_tokens: int) -> float:
+    """How many block parameters a text is enough for, however long the run: 10 for each of its tokens.
 
-    Each epoch is worth less than the one before; all together at most 16.4 epochs of new text (Muennighoff
-    et al. 2023, "Scaling Data-Constrained Language Models", equation 5).
+    All epochs together are worth at most 16.4 epochs of new text (Muennighoff et al. 2023, "Scaling
+    Data-Constrained Language Models", equation 5), and 1.4 tokens are enough for a parameter. A model of
+    4 x 128 was better than smaller ones on any text, with the decay of ``weight_decay``.
     """
-    repeats = max(0.0, tokens / max(1, train_tokens) - 1)
-    return min(tokens, train_tokens * (1 + 15.4 * (1 - math.exp(-repeats / 15.4))))
+    return max(800_000, 10 * train_tokens)
 
 
 STEP_TOKENS = 16  # of a step for each channel, where the number of steps is given: the cost is proportional
@@ -162,12 +162,7 @@ def fine_tuning_rates(rates: Mapping[str, float], *, adapters: bool) -> dict[str
 FINE_TUNING_RATE, LORA_RATE = 0.3, 3.0  # multiples of the rates for new weights
 
 
-def useful_epochs(train_tokens: int) -> float:
-    """After how many epochs a run only memorizes its corpus: the smaller, the sooner.
-
-    Measured up to a million tokens, whose 40 are the end in general (Muennighoff et al. 2023, section 5).
-    """
-    return float(min(40.0, 12.0 * max(1.0, train_tokens / 50_000) ** 0.4))
+USEFUL_EPOCHS = 40.0  # more add little (Muennighoff et al. 2023, section 5; measured on 20 kB)
 
 
 def dropout(epochs: float, train_tokens: int) -> float:
@@ -179,16 +174,16 @@ def dropout(epochs: float, train_tokens: int) -> float:
 LEAST_AVERAGED = 16  # steps: with 8 the model of a very small text learned less
 
 
-def weight_decay(learning_rate: float, steps: int, epochs: float) -> float:
+def weight_decay(learning_rate: float, steps: int, epochs: float, train_tokens: int) -> float:
     """Parameters are averages of the updates of 1 / (rate x decay) steps (Wang & Aitchison 2024, "How to set
     AdamW's weight decay as you scale model and dataset size").
 
-    These are the steps of one epoch where the text repeats (measured); at most those of a decay of 0.1, which
-    is right for runs of minutes, or a fifth of a long run with few epochs.
+    In a long run these are a fifth of it at least, in one of minutes those of a decay of 0.1, and where a
+    small text repeats a step for each 1,000 of its tokens, but no less than one epoch (measured at 20 kB).
     """
-    rate, steps = max(1e-5, learning_rate), max(1, steps)
-    per_epoch = max(LEAST_AVERAGED, steps / max(epochs, 1e-9))
-    return max(min(0.1, 5 / (rate * steps)), 1 / (rate * per_epoch))
+    per_step = 1 / max(1e-5, learning_rate)
+    small_text = max(LEAST_AVERAGED, train_tokens / 1000, steps / max(epochs, 1e-9))
+    return max(min(0.1, 5 * per_step / max(1, steps)), per_step / small_text)
 
 
 EVALUATIONS = 10  # along a run; in more than 10,000 steps one every 1,000

@@ -82,7 +82,7 @@ class _Planner:
         self.train = TrainConfig(**train)
         if self.train.minutes:
             self._choose_compile(60 * self.train.minutes)
-        self.useful_tokens = heuristics.useful_epochs(facts.train_tokens) * facts.train_tokens
+        self.useful_tokens = heuristics.USEFUL_EPOCHS * facts.train_tokens
         self.machine: dict[str, Any] = {"dtype": facts.dtype, "device": facts.device}
         self.machine["optimizer"] = self.train.optimizer
         if self.train.parallel == "fsdp":
@@ -177,9 +177,10 @@ class _Planner:
     def _suits(self, model: ModelConfig) -> bool:
         """Whether the run is long enough for the model, with enough text and memory."""
         blocks = sizing.count_parameters(model).non_embedding
-        tokens = heuristics.effective_tokens(self._run_tokens(model), self.facts.train_tokens)
+        tokens = self._tokens_in_time(model) if self.train.minutes else self._run_tokens(model)
+        is_trained = tokens >= heuristics.tokens_per_parameter(blocks) * blocks
         fits = self._peak(model) <= heuristics.MEMORY_SHARE * (self.facts.memory_bytes or math.inf)
-        return fits and tokens >= heuristics.tokens_per_parameter(blocks) * blocks
+        return is_trained and fits and blocks <= heuristics.most_parameters(self.facts.train_tokens)
 
     def _shortened(self, model: ModelConfig) -> ModelConfig:
         """The model with a context that fits into the corpus."""
@@ -267,7 +268,7 @@ class _Planner:
         epochs = 0.0 if self.facts.fine_tunes else tokens / self.facts.train_tokens
         adamw_rate = self.train.adamw_learning_rate if self.train.optimizer == "muon" else 0.0
         rate = max(self.train.learning_rate, adamw_rate)
-        self._choose(weight_decay=heuristics.weight_decay(rate, steps, epochs))
+        self._choose(weight_decay=heuristics.weight_decay(rate, steps, epochs, self.facts.train_tokens))
 
 
 def _with_shape(given: Mapping[str, Any], n_layer: int, d_model: int, context_length: int) -> ModelConfig:
