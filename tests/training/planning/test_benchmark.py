@@ -60,7 +60,7 @@ def test_a_measurement_that_changes_the_shape_is_made_again(
         return 0.02 * (config.model.d_model / 64) ** 2, 0.0
 
     monkeypatch.setattr(plan_run, "measured_speed", slower_if_wide)
-    monkeypatch.setattr(plan_run, "matmul_rate", lambda *_: 3e12)  # a first plan that is much too large
+    monkeypatch.setattr(plan_run, "matmul_rate", lambda *_: 1e12)  # the first plan is too large
     monkeypatch.setattr(heuristics, "USEFUL_EPOCHS", 1e9)
     monkeypatch.setattr(heuristics, "most_parameters", lambda _tokens: 1e12)
     settings = {"corpus": str(large), "minutes": 5.0, "tokenizer": "char", "device": "cpu"}
