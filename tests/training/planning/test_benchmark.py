@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gptscratch import sizing
 from gptscratch.config import RunConfig
 from gptscratch.device import _free_group_memory, free_memory
 from gptscratch.training.planning import benchmark, heuristics, plan_run
@@ -55,20 +56,20 @@ def test_a_measurement_that_changes_the_shape_is_made_again(
     large.write_text(100 * corpus.read_text(encoding="utf-8"), encoding="utf-8")
     measured: list[int] = []
 
-    def slower_if_wide(config: RunConfig, *_: object) -> tuple[float, float]:
+    def seconds(config: RunConfig, *_: object) -> tuple[float, float]:
         measured.append(config.model.d_model)
-        return 0.02 * (config.model.d_model / 64) ** 2, 0.0
+        tokens = config.train.batch_size * config.model.context_length
+        return sizing.training_flops_per_token(config.model) * tokens / 1e11, 0.0
 
-    monkeypatch.setattr(plan_run, "measured_speed", slower_if_wide)
-    monkeypatch.setattr(plan_run, "matmul_rate", lambda *_: 1e12)  # the first plan is too large
+    monkeypatch.setattr(plan_run, "measured_speed", seconds)
+    monkeypatch.setattr(plan_run, "matmul_rate", lambda *_: 3e12)  # a first plan that is much too large
     monkeypatch.setattr(heuristics, "USEFUL_EPOCHS", 1e9)
     monkeypatch.setattr(heuristics, "most_parameters", lambda _tokens: 1e12)
     settings = {"corpus": str(large), "minutes": 5.0, "tokenizer": "char", "device": "cpu"}
     plan, _ = plan_run.plan_run(settings)
     assert len(measured) > 1
     assert plan.config.model.d_model == measured[-1]
-    seconds = 0.02 * (plan.config.model.d_model / 64) ** 2
-    assert plan.steps * seconds == pytest.approx(285, rel=0.1)
+    assert plan.steps * seconds(plan.config)[0] == pytest.approx(285, rel=0.1)
 
 
 def test_memory_that_runs_out_while_measuring_is_tried_with_fewer_sequences(
