@@ -32,23 +32,19 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_sharded_training_has_the_losses_of_one_process(found: dict[str, Any], processes: int) -> None:
-    for case, differences in found[str(processes)].items():
-        assert differences["loss"] < 1e-5, case
-        assert differences["parameters"] < 1e-4, case
-        assert differences["state"] < 1e-5, case
-
-
-def test_each_process_has_a_part_of_the_same_initial_parameters(
-    found: dict[str, Any],
+def test_sharded_training_starts_and_continues_as_one_process_does(
+    found: dict[str, Any], processes: int
 ) -> None:
-    assert found["start"]["equal"]
-    assert 0.25 <= found["start"]["share"] < 0.3  # uneven rows
+    start, *cases = found[str(processes)].values()
+    assert start["equal"]
+    assert 1 / processes <= start["share"] < 1.2 / processes  # uneven rows
+    for differences in cases:
+        assert differences["loss"] < 1e-5
+        assert differences["parameters"] < 1e-4
+        assert differences["state"] < 1e-5
 
 
-def test_a_sharded_run_continues_with_other_processes_and_replicated(
-    found: dict[str, Any],
-) -> None:
+def test_a_sharded_run_continues_with_other_numbers_of_processes(found: dict[str, Any]) -> None:
     assert found["model"] < 1e-5
     assert found["optimizer"] < 1e-5
 
