@@ -93,8 +93,8 @@ def batch_tokens(tokens: float, d_model: int) -> float:
     """Tokens of a step, for a run of that many: 0.58 D^0.571, and at least 8 for each channel.
 
     Li et al. 2025, "Predictable Scale: Part I, Step Law", fitted this to runs of 2 to 100 thousand million
-    tokens; 1.5 million give 1,950, near to what was measured. A step of Muon costs as much as training on
-    about 4 d_model tokens: below 8 it would take a third of the time.
+    tokens; 1.5 million give 1,950, near to what was measured. With fewer than 8 for each channel, products
+    are small and the update counts: one of Muon costs as much as training on about 230 tokens.
     """
     return float(max(0.58 * tokens**0.571, 8 * d_model))
 
