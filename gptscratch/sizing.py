@@ -100,10 +100,10 @@ def memory_to_train(
 
     Weights, gradients and the optimizer's moments are float32; ``dtype`` is that of the activations. Muon
     keeps one moment for the blocks' matrices, AdamW two for everything else. In an update Muon holds the
-    gradients that it processes at a time three times in float32 and once in ``dtype``; AdamW is computed in
-    place. ``trained`` is the number of parameters of adapters that are trained alone; None: the whole model
-    is. ``shards`` is the number of processes that divide the parameters among them (FSDP); the memory is that
-    of each.
+    gradients that it processes at a time as a float32 stack, its look-ahead and its result, and five matrices
+    of the iteration in ``dtype``; AdamW is computed in place. ``trained`` is the number of parameters of
+    adapters that are trained alone; None: the whole model is. ``shards`` is the number of processes that
+    divide the parameters among them (FSDP); the memory is that of each.
     """
     total, update = count_parameters(config).total, 0
     moments = 2 * (total if trained is None else trained)
@@ -112,7 +112,7 @@ def memory_to_train(
         shapes = list(_matrices(config).values())
         largest = max(config.n_layer * shapes.count(shape) * math.prod(shape) for shape in shapes)
         at_once = min(largest, max(MUON_AT_ONCE, *map(math.prod, shapes)))
-        update = (3 * 4 + DTYPE_BYTES[dtype]) * at_once
+        update = (3 * 4 + 5 * DTYPE_BYTES[dtype]) * at_once
     return TrainingMemory(
         weights=4 * math.ceil((total + (trained or 0)) / shards),
         gradients=4 * math.ceil((total if trained is None else trained) / shards),

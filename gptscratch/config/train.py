@@ -128,6 +128,9 @@ class TrainConfig:
     muon_dtype: str = setting(
         "auto", None, "Number format of the products of Muon's updates.", choices=DTYPES
     )
+    muon_block_rows: int = planned(
+        0, None, "Rows of a matrix that Muon orthogonalizes together; 0: whole matrices.", at_least=0
+    )
     parallel: str = setting(
         "replicated", HARDWARE, "With torchrun: each process has the whole model (replicated) or a part "
         "of it (fsdp).", metavar="KIND", choices=PARALLEL,

@@ -21,7 +21,6 @@ from gptscratch.runs.tensors import own_rows
 # Five rounds with these coefficients bring every singular value into about [0.7, 1.2].
 # Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-_BLOCK_ROWS = 64  # of a matrix, orthogonalized together: docs/decisions/own-optimizers.md
 _STEPS_TO_GROW = 2000  # with finite gradients, after which the loss scale is doubled
 
 
@@ -80,7 +79,11 @@ def make_optimizer(
         fast = config.muon_dtype == "auto"
         dtype = fast_dtype(next(model.parameters()).device) if fast else getattr(torch, config.muon_dtype)
         kind = muon or Muon
-        parts.append(kind(matrices, learning_rate, config.momentum, weight_decay=decay, dtype=dtype))
+        part = kind(
+            matrices, learning_rate, config.momentum,
+            weight_decay=decay, dtype=dtype, block_rows=config.muon_block_rows,
+        )  # fmt: skip
+        parts.append(part)
         learning_rate = config.adamw_learning_rate
     if rest:  # adapters are matrices alone
         parts.append(AdamW(rest, learning_rate, (config.beta1, config.beta2), weight_decay=decay))
@@ -135,8 +138,8 @@ class AdamW:
 class Muon:
     """Momentum whose update is orthogonalized; matrices of one shape go through it as one batch.
 
-    Source: Jordan et al. 2024; in blocks, as between the steps with whole matrices of Khaled et al. 2025
-    (arXiv:2510.16981).
+    Source: Jordan et al. 2024; the factor max(1, rows / columns)^0.5 is theirs, too. Blocks of rows in place
+    of whole matrices: docs/decisions/own-optimizers.md.
     """
 
     ranks = 1  # processes that share the work
@@ -149,11 +152,12 @@ class Muon:
         *,
         weight_decay: float = 0.0,
         dtype: torch.dtype = torch.float32,
+        block_rows: int = 0,
         at_once: int = sizing.MUON_AT_ONCE,
     ) -> None:
-        """``dtype``: type of the products. ``at_once``: how many numbers are worked on at a time."""
+        """``dtype``, ``block_rows``: see ``orthogonalized``. ``at_once``: numbers worked on at a time."""
         self.learning_rate, self.momentum, self.weight_decay = learning_rate, momentum, weight_decay
-        self.dtype = dtype
+        self.dtype, self.block_rows = dtype, block_rows
         self.state: dict[str, Tensor] = {}
         self.groups: list[tuple[list[Tensor], Tensor]] = []  # matrices of a shape, (N, own rows, columns)
         shapes: dict[torch.Size, list[str]] = defaultdict(list)
@@ -171,47 +175,52 @@ class Muon:
     def update(self, lr_scale: float, finite: Tensor) -> None:
         learning_rate = self.learning_rate * lr_scale
         for parameters, velocity in self.groups:
+            rows, columns = parameters[0].shape
             matrices = [own_rows(parameter) for parameter in parameters]
             gradient = torch.stack([own_rows(p.grad) for p in parameters])  # (N, own rows, columns)
             gradient = torch.where(finite, gradient, velocity)  # which leaves the velocity as it is
             velocity.lerp_(gradient, 1.0 - self.momentum)
             gradient.lerp_(velocity, self.momentum)  # Nesterov's look-ahead
-            step = self.orthogonalized(gradient, len(parameters[0])).to(velocity.dtype) * finite
+            step = self.orthogonalized(gradient, rows).to(velocity.dtype) * finite
             if self.weight_decay:
                 decay = torch.where(finite, 1.0 - learning_rate * self.weight_decay, 1.0)
                 torch._foreach_mul_(matrices, decay)
-            torch._foreach_add_(matrices, list(step.unbind(0)), alpha=-learning_rate)
+            factor = learning_rate if self.block_rows else learning_rate * max(1.0, rows / columns) ** 0.5
+            torch._foreach_add_(matrices, list(step.unbind(0)), alpha=-factor)
 
     def orthogonalized(self, matrices: Tensor, rows: int) -> Tensor:
         """Those of a group, of which this process has all ``rows``."""
         del rows
-        return orthogonalized(matrices, self.dtype)
+        return orthogonalized(matrices, self.dtype, self.block_rows)
 
 
-def orthogonalized(matrices: Tensor, dtype: torch.dtype = torch.float32, rounds: int = 5) -> Tensor:
-    """For each block of rows the nearest semi-orthogonal matrix, roughly: a quintic Newton-Schulz iteration.
-
-    A block has at most as many rows as columns, so the root mean square of an element is about
-    columns^-0.5 whatever the shape: that of a whole matrix with the usual max(1, rows / columns)^0.5.
+def orthogonalized(
+    matrices: Tensor, dtype: torch.dtype = torch.float32, block_rows: int = 0, rounds: int = 5
+) -> Tensor:
+    """The nearest semi-orthogonal matrices, roughly, by a quintic Newton-Schulz iteration.
 
     Args:
         matrices: (N, rows, columns), of any float type.
         dtype: of the products. Half precision is enough, and slow where the hardware has no products of it.
+        block_rows: work on blocks of so many rows (at most as many as columns); 0: on whole matrices. An
+            element of a block has the root mean square columns^-0.5, that of a whole matrix times
+            max(1, rows / columns)^0.5.
 
     Returns:
-        (N, rows, columns) in ``dtype``: singular values near 1, singular vectors as they were in each block.
+        (N, rows, columns) in ``dtype``: singular values near 1, singular vectors as they were.
     """
     a, b, c = _NEWTON_SCHULZ
     _, rows, columns = matrices.shape
-    height = min(_BLOCK_ROWS, rows, columns)
-    x = F.pad(matrices, (0, 0, 0, -rows % height))  # rows of zeros stay zero
+    is_tall = rows > columns and not block_rows
+    height = min(block_rows or rows, rows, columns)
+    x = F.pad(matrices, (0, 0, 0, -rows % height)) if block_rows else matrices  # rows of zeros stay zero
     shape = x.shape
-    x = x.view(shape[:2].numel() // height, height, columns)
+    x = x.mT if is_tall else x.view(shape[:2].numel() // height, height, columns)
     x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype)  # float16 does not hold every gradient
     for _ in range(rounds):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.view(shape).narrow(1, 0, rows)
+    return x.mT if is_tall else x.view(shape).narrow(1, 0, rows)
 
 
 class LossScale:

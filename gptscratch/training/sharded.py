@@ -28,7 +28,7 @@ from gptscratch.distributed import World
 from gptscratch.model.gpt import GPT
 from gptscratch.runs.tensors import own_rows
 from gptscratch.training.loss import IGNORE
-from gptscratch.training.optimizer import LossScale, Muon, orthogonalized
+from gptscratch.training.optimizer import LossScale, Muon
 from gptscratch.training.replica import LowPrecisionReplica
 
 
@@ -53,7 +53,7 @@ class ShardedMuon(Muon):
         blocks = [
             b.view(share, h, columns) for b, h in zip(torch.split(gathered, here), heights, strict=True)
         ]
-        found = orthogonalized(torch.cat(blocks, dim=1), self.dtype)  # (share, rows, columns)
+        found = super().orthogonalized(torch.cat(blocks, dim=1), rows)  # (share, rows, columns)
         result = found.new_empty(matrices.numel())
         flat = torch.cat([block.flatten() for block in torch.split(found, heights, dim=1)])
         dist.all_to_all_single(result, flat, there, here)

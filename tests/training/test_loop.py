@@ -68,11 +68,11 @@ def test_an_update_that_runs_out_of_memory_is_not_tried_twice(
 ) -> None:
     real, updates = module.orthogonalized, []
 
-    def limited(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    def limited(matrices: Tensor, *options: Any) -> Tensor:
         updates.append(matrices.shape)
         if len(updates) == 2:
             raise torch.OutOfMemoryError("too much")
-        return real(matrices, dtype)
+        return real(matrices, *options)
 
     monkeypatch.setattr("gptscratch.training.planning.plan_run.measured_speed", lambda *_: None)
     monkeypatch.setattr(module, "orthogonalized", limited)

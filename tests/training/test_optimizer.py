@@ -109,9 +109,9 @@ def test_where_the_fused_kernel_ignores_that_a_gradient_is_not_finite_it_is_not_
     assert not any(tensor.any() for tensor in adamw.state.values())
 
 
-def blocks(matrix: Tensor) -> tuple[Tensor, ...]:
-    """At most 64 rows each, and not more than there are columns."""
-    return matrix.split(min(64, *matrix.shape))
+def blocks(matrix: Tensor, rows: int) -> tuple[Tensor, ...]:
+    """So many rows each, and not more than there are columns; 0: the whole matrix."""
+    return matrix.split(min(rows, *matrix.shape)) if rows else (matrix,)
 
 
 def published_muon(gradients: list[Tensor], weight: Tensor, *, lr: float, momentum: float) -> Tensor:
@@ -131,8 +131,11 @@ def published_muon(gradients: list[Tensor], weight: Tensor, *, lr: float, moment
     return weight
 
 
+@pytest.mark.parametrize("rows", [0, 64])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.03)])
-def test_muon_is_the_published_algorithm_block_by_block(dtype: torch.dtype, tolerance: float) -> None:
+def test_muon_is_the_published_algorithm_for_matrices_and_for_blocks(
+    dtype: torch.dtype, tolerance: float, rows: int
+) -> None:
     tensors = parameters(SHAPES)
     gradients: dict[str, list[Tensor]] = {name: [] for name in SHAPES}
     for step in range(STEPS):
@@ -140,38 +143,38 @@ def test_muon_is_the_published_algorithm_block_by_block(dtype: torch.dtype, tole
         for name, shape in SHAPES.items():
             gradients[name].append(torch.randn(shape, generator=chance) * (1 + step))
     before = parameters(SHAPES)
-    found = run(Muon(tensors, learning_rate=0.1, momentum=0.9, dtype=dtype), tensors)
+    found = run(Muon(tensors, learning_rate=0.1, momentum=0.9, dtype=dtype, block_rows=rows), tensors)
     for name, start in before.items():
-        parts = zip(*map(blocks, gradients[name]), strict=True)
+        parts = zip(*(blocks(gradient, rows) for gradient in gradients[name]), strict=True)
         wanted = torch.cat([
             published_muon(list(part), block, lr=0.1, momentum=0.9)
-            for part, block in zip(parts, blocks(start), strict=True)
+            for part, block in zip(parts, blocks(start, rows), strict=True)
         ])  # fmt: skip
         way = (wanted - start).norm()
         assert (found[name] - wanted).norm() < tolerance * way
 
 
-def test_muon_is_torchs_with_a_parameter_for_each_block() -> None:
+@pytest.mark.parametrize("rows", [0, 64])
+def test_muon_is_torchs_with_a_parameter_for_each_block(rows: int) -> None:
     tensors = parameters(SHAPES)
-    found = run(Muon(tensors, learning_rate=0.1, momentum=0.95, weight_decay=0.2), tensors)
+    found = run(Muon(tensors, learning_rate=0.1, weight_decay=0.2, block_rows=rows), tensors)
 
     def make(given: list[Tensor]) -> torch.optim.Optimizer:
         return torch.optim.Muon(given, lr=0.1, momentum=0.95, weight_decay=0.2, nesterov=True)
 
-    torch.testing.assert_close(found, run_theirs(make, parameters(SHAPES), blocks), rtol=0.02, atol=0.02)
+    theirs = run_theirs(make, parameters(SHAPES), lambda tensor: blocks(tensor, rows))
+    torch.testing.assert_close(found, theirs, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(3, 48, 16), (3, 16, 48), (2, 32, 32)])
 def test_singular_values_come_near_one_and_vectors_stay(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    u, _, vh = torch.linalg.svd(
-        noise.view(-1, min(shape[1:]), shape[2]), full_matrices=False
-    )  # of each block
+    u, _, vh = torch.linalg.svd(noise, full_matrices=False)
     matrices = u * torch.linspace(0.1, 5.0, min(shape[1:])) @ vh
-    found = orthogonalized(1e6 * matrices.view(shape), dtype)  # beyond float16's range
+    found = orthogonalized(1e6 * matrices, dtype)  # beyond float16's range
     assert (found.dtype, found.shape) == (dtype, shape)
-    found = found.float().reshape(matrices.shape)
+    found = found.float()
     values = torch.linalg.svdvals(found)
     assert values.min() > 0.6
     assert values.max() < 1.3
@@ -188,9 +191,9 @@ def test_muon_moves_the_same_however_many_matrices_it_works_on_at_once(
     calls: list[int] = []
     real = module.orthogonalized
 
-    def counting(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+    def counting(matrices: Tensor, *options: Any) -> Tensor:
         calls.append(len(matrices))
-        return real(matrices, dtype)
+        return real(matrices, *options)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "orthogonalized", counting)

@@ -133,14 +133,18 @@ def compiling_pays(facts: Facts, documents: str, seconds: float) -> bool:
 
 
 def rates(optimizer: str, d_model: int, steps: int, factor: float = 1.0) -> dict[str, float]:
-    """Peak learning rates, times ``factor``, and momentum."""
+    """Peak learning rates, times ``factor``, and Muon's momentum and blocks."""
     if optimizer == "adamw":
         return {"learning_rate": factor * min(3e-3, 3e-3 * (128 / d_model) ** 0.5)}
     return {
         "learning_rate": factor * 0.03,
         "adamw_learning_rate": factor * min(0.02, 0.02 * 128 / d_model),
         "momentum": 0.9 if steps < 500 else 0.95,
+        "muon_block_rows": 64 if d_model <= MOST_BLOCK_WIDTH else 0,
     }
+
+
+MOST_BLOCK_WIDTH = 512  # up to which Muon works on blocks of rows: docs/decisions/own-optimizers.md
 
 
 def warmup_steps(steps: int, *, fine_tunes: bool) -> int:
