@@ -61,7 +61,8 @@ def test_a_run_learns_and_says_how_it_ended(fit: Fit) -> None:
 def test_the_losses_are_the_golden_ones(fit: Fit, optimizer: str) -> None:
     """A change of the mathematics shows here. If it was meant: delete the file's entry, and run twice."""
     events: list[Event] = []
-    fit(name="a", on_event=events.append, optimizer=optimizer, learning_rate=0.02, warmup_steps=3)
+    given = {"learning_rate": 0.02, "warmup_steps": 3, "weight_decay": 0.1, "muon_block_rows": 64}
+    fit(name="a", on_event=events.append, optimizer=optimizer, **given)
     found = {
         "train": [e.train_loss for e in events if isinstance(e, Logged)],
         "val": [e.val_loss for e in events if isinstance(e, Evaluated)],
