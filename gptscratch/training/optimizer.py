@@ -202,7 +202,7 @@ def orthogonalized(
     Args:
         matrices: (N, rows, columns), of any float type.
         dtype: of the products. Half precision is enough, and slow where the hardware has no products of it.
-        block_rows: work on blocks of so many rows (at most as many as columns); 0: on whole matrices. An
+        block_rows: the rows of a block, at most as many as columns; 0: work on whole matrices. An
             element of a block has the root mean square columns^-0.5, that of a whole matrix times
             max(1, rows / columns)^0.5.
 

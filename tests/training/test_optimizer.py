@@ -110,7 +110,7 @@ def test_where_the_fused_kernel_ignores_that_a_gradient_is_not_finite_it_is_not_
 
 
 def blocks(matrix: Tensor, rows: int) -> tuple[Tensor, ...]:
-    """So many rows each, and not more than there are columns; 0: the whole matrix."""
+    """With ``rows`` rows each, at most as many as there are columns; 0: the whole matrix."""
     return matrix.split(min(rows, *matrix.shape)) if rows else (matrix,)
 
 
