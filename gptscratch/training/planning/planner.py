@@ -82,7 +82,7 @@ class _Planner:
         self.train = TrainConfig(**train)
         if self.train.minutes:
             self._choose_compile(60 * self.train.minutes)
-        self.useful_tokens = heuristics.USEFUL_EPOCHS * facts.train_tokens
+        self.useful_tokens = heuristics.useful_epochs(facts.train_tokens) * facts.train_tokens
         self.machine: dict[str, Any] = {"dtype": facts.dtype, "device": facts.device}
         self.machine["optimizer"] = self.train.optimizer
         if self.train.parallel == "fsdp":

@@ -119,7 +119,7 @@ def test_a_small_corpus_ends_early_with_a_notice() -> None:
     assert found.config.train.minutes == 10
     assert found.config.train.max_steps == found.steps
     assert found.seconds < 300
-    assert found.epochs == pytest.approx(heuristics.USEFUL_EPOCHS, rel=0.05)
+    assert found.epochs == pytest.approx(heuristics.useful_epochs(SMALL.train_tokens), rel=0.05)
     assert any("memorize" in notice and f"{found.steps} steps" in notice for notice in found.notices)
     assert not any("memorize" in notice for notice in plan(minutes=10).notices)
     assert plan(minutes=10).config.train.max_steps is None
