@@ -106,6 +106,8 @@ def read_manifest(folder: Path) -> Manifest:
     """
     file = folder / "manifest.json"
     try:
+        if file.exists() and not file.is_file():
+            raise OSError("not a regular file")  # a pipe would wait
         values = json.loads(file.read_text(encoding="utf-8"))
         if type(values["format"]) is int and values["format"] != FORMAT:
             message = f"{folder} has format {values['format']}; this gptscratch reads format {FORMAT}."

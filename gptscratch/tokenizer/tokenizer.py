@@ -192,7 +192,8 @@ class Tokenizer:
     def normalized(self, texts: Sequence[str]) -> Sequence[str]:
         """The texts as the vocabulary sees them, such as in lower case."""
         normalizer = self.library.normalizer
-        return texts if normalizer is None else [normalizer.normalize_str(text) for text in texts]
+        with library_errors(*CANNOT_ENCODE):
+            return texts if normalizer is None else [normalizer.normalize_str(text) for text in texts]
 
     def _unknown_parts(self, text: str) -> list[str]:
         if self.unk_id is None:
@@ -214,7 +215,8 @@ def _prefix_ids(post_processor: dict[str, Any] | None) -> list[int]:
         for entry in part.get("single", ()):
             if "SpecialToken" not in entry:
                 break
-            ids += part["special_tokens"][entry["SpecialToken"]["id"]]["ids"]
+            token = part["special_tokens"].get(entry["SpecialToken"]["id"]) or {}  # the file may not explain it
+            ids += token.get("ids", ())
     return ids
 
 
