@@ -56,6 +56,7 @@ def save_streamed(
         header[name] = {"dtype": STORED[dtype], "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
+    path.unlink(missing_ok=True)  # the tensors may be mapped from an old file of this name
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors:

@@ -215,7 +215,9 @@ def _prefix_ids(post_processor: dict[str, Any] | None) -> list[int]:
         for entry in part.get("single", ()):
             if "SpecialToken" not in entry:
                 break
-            token = part["special_tokens"].get(entry["SpecialToken"]["id"]) or {}  # the file may not explain it
+            token = (
+                part["special_tokens"].get(entry["SpecialToken"]["id"]) or {}
+            )  # the file may not explain it
             ids += token.get("ids", ())
     return ids
 
