@@ -80,16 +80,23 @@ def with_training_tokens(generator: Generator) -> Generator:
         return memorization.with_training_tokens(generator)
 
 
+_LONGEST_PROMPT = 1_000_000  # characters; the tokenizers need hundreds of bytes for each
+
+
 def read_prompt(prompt: str | None, file: str | None) -> str:
     """What was given, or stdin where it is not a terminal, without its last line end."""
     require(prompt is None or file is None, "--prompt and --prompt-file are both given.", "Give one of them.")
     if prompt is not None and prompt != "-":
         return checked(prompt)
-    if file is not None and file != "-":
-        return read_file(file)
     if sys.stdin is None or (sys.stdin.isatty() and not (prompt or file)):
         return ""
-    return read_file("-").removesuffix("\n")
+    text = read_file(file) if file is not None and file != "-" else read_file("-").removesuffix("\n")
+    require(
+        len(text) <= _LONGEST_PROMPT,
+        f"The prompt has {len(text):,} characters; {_LONGEST_PROMPT:,} are the limit.",
+        "Shorten it: a model reads the last part alone, as much as its context holds.",
+    )
+    return text
 
 
 def checked(text: str) -> str:

@@ -54,6 +54,8 @@ def vocabulary(tokenizer: Tokenizer, size: int) -> Vocabulary:
     obstacle = _other_merges(spec) if is_sentencepiece else _other_bytes(tokenizer, spec)
     if end is None:
         obstacle = "it has no end-of-text token, which llama.cpp requires"
+    elif tokenizer.largest_id >= size:
+        obstacle = f"it has the id {tokenizer.largest_id}, and the model has {size} tokens"
     if end is None or obstacle:
         raise TokenizerError(
             f"GGUF cannot represent this tokenizer: {obstacle}.",

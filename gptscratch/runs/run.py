@@ -144,6 +144,8 @@ def held(run: Path) -> Iterator[None]:
     with disk_errors(f"making the run's folder {run}"):
         run.mkdir(parents=True, exist_ok=True)
     file = run / LOCK
+    if file.is_symlink():
+        file.unlink()  # it could lead out of the folder
     lock = FileLock(file, timeout=0)
     try:
         lock.acquire()

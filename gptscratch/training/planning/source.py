@@ -56,6 +56,14 @@ def require_embeddings(prepared: Prepared, vocab_size: int) -> None:
         f"The text has {unknown:,} tokens that the model's vocabulary lacks, and it has no token for them.",
         "Remove such characters: gptscratch tokenize --text ... --with RUN shows them.",
     )
+    if tokenizer.largest_id >= vocab_size:
+        tokens = prepared.tokens
+        largest = max(int(part.max(initial=0)) for part in (tokens.train, tokens.val))
+        require(
+            largest < vocab_size,
+            f"The tokenizer gives the text the id {largest}, and the model has {vocab_size} tokens.",
+            "The tokenizer.json of the run is damaged, or of another model.",
+        )
     require(
         (manifest.end_of_text or 0) < vocab_size,
         "The text has several documents, and the model has no token for the end of a document.",
