@@ -12,6 +12,7 @@ import pytest
 
 from gptscratch.cli.app import main
 from gptscratch.report.comparison import compare, comparison_of
+from gptscratch.runs.run import read_run
 from gptscratch.runs.summary import RunDescription, describe_run
 from gptscratch.training.trainer import TrainResult
 
@@ -19,7 +20,8 @@ Fit = Callable[..., TrainResult]
 
 
 def test_only_the_settings_that_differ_are_listed(tale: Path, fit: Fit) -> None:
-    other = fit(name="other", n_layer=2, learning_rate=0.01).run
+    given = {"n_layer": 2, "learning_rate": 0.01, "weight_decay": read_run(tale).config.train.weight_decay}
+    other = fit(name="other", **given).run
     found = compare([tale, other])
     assert found.runs == ("tale", "other")
     assert found.settings == {"model.n_layer": (1, 2), "train.learning_rate": (0.03, 0.01)}
