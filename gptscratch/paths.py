@@ -130,7 +130,7 @@ def find_checkpoint(name_or_path: str | Path | None = None, which: str = "best")
     """
     if name_or_path is not None:
         path = Path(name_or_path).expanduser()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: a link that leads to itself
             if _STEP.fullmatch(path.resolve().name) and path.is_dir():
                 return path.resolve().parent.parent, path
     run = find_run(name_or_path)
