@@ -357,5 +357,5 @@ def test_the_test_command_of_the_readme_is_what_ci_runs() -> None:
     ]
     lines = [line.strip() for line in CI.splitlines()]
     assert "pip install -e '.[dev]'" in readme
-    assert "pytest" in readme
-    assert lines.index("pip install -e '.[dev]'") < lines.index("pytest")
+    assert "pytest -n 2" in readme
+    assert lines.index("pip install -e '.[dev]'") < lines.index("pytest -n 2")
