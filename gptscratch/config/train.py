@@ -128,7 +128,7 @@ class TrainConfig:
     muon_dtype: str = setting(
         "auto", None, "Number format of the products of Muon's updates.", choices=DTYPES
     )
-    muon_block_rows: int = planned(
+    muon_block_rows: int = setting(
         0, None, "Rows of a matrix that Muon orthogonalizes together; 0: whole matrices.", at_least=0
     )
     parallel: str = setting(

@@ -75,6 +75,13 @@ def train_and_score(context: TrainContext, *, was_evaluated: bool = True) -> Tra
     state = context.state  # another one after a rollback
     evaluation = None if interrupted else _evaluate_best(context)
     fine_tuned = context.fine_tuned if evaluation is None else fine_tuning.end(context, evaluation)
+    if (
+        evaluation is not None and context.world.is_first
+    ):  # the last that is written: a finished run has it all
+        best, peak = facts_of(evaluation), peak_memory(pick_device(context.config.device))
+        checkpoint.finish(
+            run, step=state.step, best_step=state.best_step, best=best, peak_memory=peak or None
+        )
     return TrainResult(
         run, state.step, state.tokens, context.run_seconds(), state.best_step, evaluation, interrupted,
         fine_tuned,
@@ -82,7 +89,7 @@ def train_and_score(context: TrainContext, *, was_evaluated: bool = True) -> Tra
 
 
 def _evaluate_best(context: TrainContext) -> Evaluated:
-    """The best checkpoint on more of the validation split, which replaces its entry in best.json."""
+    """The best checkpoint on more of the validation split."""
     run, state = context.run, context.state
     if state.best_step != state.step:
         if context.world.is_first or context.replica.is_sharded:
@@ -93,11 +100,6 @@ def _evaluate_best(context: TrainContext) -> Evaluated:
         evaluation = context.evaluate(state.best_step, context.tokens_at_end())
     if evaluation.val_tokens > context.config.eval_tokens:
         context.report(evaluation)  # on more than those along the way
-    best, peak = facts_of(evaluation), peak_memory(pick_device(context.config.device))
-    if context.world.is_first:
-        checkpoint.finish(
-            run, step=state.step, best_step=state.best_step, best=best, peak_memory=peak or None
-        )
     return evaluation
 
 

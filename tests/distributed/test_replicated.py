@@ -30,7 +30,7 @@ COMMON: dict[str, Any] = {
 }  # fmt: skip
 CASES: dict[str, dict[str, Any]] = {
     "muon": {"tokenizer": "char", "documents": "masked", "tie_embeddings": True, "n_kv_head": 2,
-             "grad_clip": 0.1},
+             "grad_clip": 0.1, "learning_rate": 0.01, "weight_decay": 0.1},
     "adamw": {"tokenizer": "byte", "documents": "padded", "optimizer": "adamw", "learning_rate": 3e-3},
     "lora": {"lora_rank": 2, "init_from": "muon-1", "steps": 10},
 }  # fmt: skip

@@ -94,7 +94,7 @@ def batch_tokens(tokens: float, d_model: int) -> float:
 
     Li et al. 2025, "Predictable Scale: Part I, Step Law", fitted this to runs of 2 to 100 thousand million
     tokens; 1.5 million give 1,950, near to what was measured. With fewer than 8 for each channel, products
-    are small and the update counts: one of Muon costs as much as training on about 230 tokens.
+    are small and the update counts: one of Muon costs as much as training on about 4 for each channel.
     """
     return float(max(0.58 * tokens**0.571, 8 * d_model))
 
@@ -133,18 +133,14 @@ def compiling_pays(facts: Facts, documents: str, seconds: float) -> bool:
 
 
 def rates(optimizer: str, d_model: int, steps: int, factor: float = 1.0) -> dict[str, float]:
-    """Peak learning rates, times ``factor``, and Muon's momentum and blocks."""
+    """Peak learning rates, times ``factor``, and Muon's momentum."""
     if optimizer == "adamw":
         return {"learning_rate": factor * min(3e-3, 3e-3 * (128 / d_model) ** 0.5)}
     return {
         "learning_rate": factor * 0.03,
         "adamw_learning_rate": factor * min(0.02, 0.02 * 128 / d_model),
         "momentum": 0.9 if steps < 500 else 0.95,
-        "muon_block_rows": 64 if d_model <= MOST_BLOCK_WIDTH else 0,
     }
-
-
-MOST_BLOCK_WIDTH = 512  # up to which Muon works on blocks of rows: docs/decisions/own-optimizers.md
 
 
 def warmup_steps(steps: int, *, fine_tunes: bool) -> int:
