@@ -15,7 +15,8 @@ from gptscratch.config import ModelConfig, RunConfig, TrainConfig
 from gptscratch.generation.generator import Generator
 from gptscratch.model.gpt import GPT
 from gptscratch.runs.checkpoint import save_checkpoint
-from gptscratch.runs.run import RunRecord, create_run
+from gptscratch.runs.folder import create_run
+from gptscratch.runs.run import RunRecord
 from gptscratch.sizing import count_parameters
 from gptscratch.tokenizer import Tokenizer, build_tokenizer
 from gptscratch.training.trainer import TrainResult, train

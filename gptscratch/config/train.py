@@ -119,7 +119,7 @@ class TrainConfig:
         None, RUN, "Stop early after N evaluations without improvement.", at_least=1, default_is="never"
     )
     on_divergence: str = setting(
-        "rollback", RUN, "If the loss is no longer a finite number: rollback (to the best checkpoint, with a "
+        "rollback", RUN, "If the loss becomes infinite or NaN: rollback (to the best checkpoint, with a "
         "quarter of the learning rate) or stop.", choices=ON_DIVERGENCE,
     )  # fmt: skip
     seed: int = setting(1337, RUN, "Random seed.", at_least=0, below=2**63)

@@ -29,7 +29,8 @@ from gptscratch.interop.foreign import SUPPORTED, ForeignModel
 from gptscratch.interop.hf_import import read_hf
 from gptscratch.interop.hub import download
 from gptscratch.interop.nanogpt import read_nanogpt
-from gptscratch.runs.run import FORMAT, RunRecord, held, read_run, require_free
+from gptscratch.runs.folder import held, require_free
+from gptscratch.runs.run import FORMAT, RunRecord, read_run
 from gptscratch.runs.tensors import save_streamed
 from gptscratch.sizing import count_parameters
 from gptscratch.tokenizer import Tokenizer

@@ -1,5 +1,5 @@
 """Everything about a run's folder on disk.
 
-run: its name, lock, config.json        checkpoint: parameters, optimizer, state; best.json, last.json
+folder: name, lock     run: config.json    checkpoint: parameters, optimizer, state; best.json, last.json
 run_tokens: the tokens it learned from  metrics: metrics.jsonl        summary: what ``info`` shows
 """

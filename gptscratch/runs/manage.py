@@ -11,7 +11,8 @@ from gptscratch import paths
 from gptscratch.data.token_files import Manifest, read_manifest
 from gptscratch.errors import ConfigError, UserError, disk_errors, require
 from gptscratch.files import remove_folder, remove_leftovers, write_json
-from gptscratch.runs.run import held, read_facts, read_versioned
+from gptscratch.runs.folder import held
+from gptscratch.runs.run import read_facts, read_versioned
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -215,9 +215,7 @@ def _prefix_ids(post_processor: dict[str, Any] | None) -> list[int]:
         for entry in part.get("single", ()):
             if "SpecialToken" not in entry:
                 break
-            token = (
-                part["special_tokens"].get(entry["SpecialToken"]["id"]) or {}
-            )  # the file may not explain it
+            token = part["special_tokens"].get(entry["SpecialToken"]["id"], {})  # a damaged file may lack it
             ids += token.get("ids", ())
     return ids
 

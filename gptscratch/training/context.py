@@ -43,7 +43,7 @@ SampleText = Callable[[GPT, Path], str]  # from the model and its run's folder
 
 
 class DivergedError(RunError):
-    """The loss, a gradient or a parameter is no longer a finite number."""
+    """The loss, a gradient or a parameter is infinite or NaN."""
 
 
 class TrainContext:

@@ -14,7 +14,8 @@ from gptscratch.device import pick_device, pick_dtype, slow_dtype_warning
 from gptscratch.distributed import joined
 from gptscratch.errors import CheckpointError
 from gptscratch.runs import checkpoint
-from gptscratch.runs.run import RunRecord, held, read_facts, read_run, resume_config
+from gptscratch.runs.folder import held
+from gptscratch.runs.run import RunRecord, read_facts, read_run, resume_config
 from gptscratch.runs.run_tokens import record_of, require_trained, tokens_of_run
 from gptscratch.training import clock, fine_tuning
 from gptscratch.training.budget import cooldown as cooled_down

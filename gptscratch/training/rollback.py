@@ -23,7 +23,7 @@ def run_to_the_end(context: TrainContext) -> bool:
     """``run_loop``, which continues with a smaller learning rate where training diverges.
 
     Raises:
-        DivergedError: the user wants to stop then, there is no checkpoint, or it happened too often.
+        DivergedError: the user wants to stop then, no checkpoint exists, or it happened too often.
     """
     for left in reversed(range(MOST + 1)):
         try:
@@ -37,7 +37,7 @@ def run_to_the_end(context: TrainContext) -> bool:
 
 
 def _roll_back(context: TrainContext, reason: str) -> None:
-    """Continue from the best checkpoint, or from the last one where there is no best one.
+    """Continue from the best checkpoint, or from the last one before any evaluation.
 
     The smaller rates are in the run's config, as if a resume had changed them: a run that is killed now is
     resumed with them.

@@ -13,7 +13,7 @@ from gptscratch.data.prepare import Prepared
 from gptscratch.device import pick_device
 from gptscratch.distributed import World, joined
 from gptscratch.errors import require
-from gptscratch.runs.run import create_run, is_run, new_run
+from gptscratch.runs.folder import create_run, is_run, new_run
 from gptscratch.runs.run_tokens import record_of
 from gptscratch.training import clock, fine_tuning
 from gptscratch.training.context import SampleText

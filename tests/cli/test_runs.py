@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from gptscratch.runs.checkpoint import load_model
-from gptscratch.runs.run import held, read_run
+from gptscratch.runs.folder import held
+from gptscratch.runs.run import read_run
 
 Command = Callable[..., Any]
 

@@ -36,7 +36,7 @@ def test_the_report_of_an_imported_model_has_no_training(imported: str, tmp_path
     assert not result.exit_code
     assert "has no curves" in " ".join(result.stderr.split())
     page = (tmp_path / "page.html").read_text()
-    assert "and not trained here: there are no curves" in page
+    assert "and not trained here: the page has no curves" in page
     assert 'aria-labelledby="curves" hidden' in page
     assert not any(part in page for part in ("finished after", "Plan and result", "that trains such a run"))
 

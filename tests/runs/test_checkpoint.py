@@ -23,7 +23,8 @@ from gptscratch.files import write_json
 from gptscratch.generation.generator import load
 from gptscratch.model.gpt import GPT
 from gptscratch.runs.checkpoint import load_state, save_checkpoint
-from gptscratch.runs.run import FORMAT, LOCK, create_run, is_run, read_run
+from gptscratch.runs.folder import LOCK, create_run, is_run
+from gptscratch.runs.run import FORMAT, read_run
 from gptscratch.runs.tensors import load_tensors, save_tensors
 from gptscratch.training.events import Event, Notice
 from gptscratch.training.state import TrainState

@@ -15,7 +15,8 @@ import pytest
 
 from gptscratch import paths
 from gptscratch.errors import CheckpointError, ConfigError, RunError, UserError
-from gptscratch.runs.run import LOCK, RunBusyError, held, is_unused, read_run
+from gptscratch.runs.folder import LOCK, RunBusyError, held, is_unused
+from gptscratch.runs.run import read_run
 from gptscratch.runs.run_tokens import tokens_of_run
 from gptscratch.training.events import Event, Notice, Saved
 from gptscratch.training.trainer import TrainResult, resume, train
@@ -52,7 +53,7 @@ def test_a_run_being_trained_that_has_no_checkpoint_yet_is_reported_as_busy(tale
 HOLD = """
 import sys
 from pathlib import Path
-from gptscratch.runs.run import held
+from gptscratch.runs.folder import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.readline()
