@@ -28,7 +28,7 @@ from gptscratch.data.token_writer import require_two_tokens, write_tokens
 from gptscratch.errors import CorpusError, UserError, disk_errors
 from gptscratch.files import new_folder
 from gptscratch.tokenizer import KINDS, Tokenizer, build_tokenizer, choose_tokenizer
-from gptscratch.tokenizer.train import bpe_vocab_size, sample_limit
+from gptscratch.tokenizer.train import CHOICE, bpe_vocab_size, sample_limit
 
 _LARGE = 4_000_000  # characters, from which on training a BPE takes seconds
 
@@ -149,7 +149,7 @@ def cache_key(corpus: Corpus, loaded: Tokenizer | None, fingerprint: str) -> str
         del settings[name]
     settings |= {"tokenizer": loaded.hash if loaded else corpus.config.tokenizer, "weights": corpus.weights}
     names = corpus.names if corpus.weights else ()  # they are in the manifest
-    parts = [FORMAT, fingerprint, names, settings, dataclasses.asdict(corpus.sizes)]
+    parts = [FORMAT, CHOICE, fingerprint, names, settings, dataclasses.asdict(corpus.sizes)]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=12).hexdigest()
 
 

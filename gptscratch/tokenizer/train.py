@@ -53,6 +53,9 @@ _NO_SPACE = (
 )
 
 
+CHOICE = 2  # version of the two rules below: token files that were made under an older one are made again
+
+
 def choose_tokenizer(n_characters: int, n_distinct: int = 0) -> tuple[str, int | None]:
     """(kind, vocab_size) that suit a corpus: characters while it is small, else BPE.
 

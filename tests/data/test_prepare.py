@@ -344,6 +344,15 @@ def test_token_files_of_another_format_are_made_again(number: int, tmp_path: Pat
     assert not prepared(tmp_path, tokenizer="char").reused
 
 
+def test_a_new_rule_for_tokenizers_makes_token_files_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared(tmp_path)
+    assert prepared(tmp_path).reused
+    monkeypatch.setattr("gptscratch.data.prepare.CHOICE", -1)
+    assert not prepared(tmp_path).reused
+
+
 def test_progress_names_its_stages(tmp_path: Path) -> None:
     seen: dict[str, tuple[int, int]] = {}
     file = tmp_path / "corpus.txt"
