@@ -207,20 +207,23 @@ def evaluations(
     """
     # This depends on the steps alone: two runs of one plan are equal.
     count = min(max(EVALUATIONS, steps / 1000), max(2, steps / 25))
+    interval = _round_number(steps / count)
     share = 1.5 * EVALUATION_SHARE * tokens
+    each = max(share * interval / steps, 4 * model.context_length)
     final = max(share, LEAST_FINAL_TOKENS if by_time else ALL_FINAL_TOKENS)
     return {
         "log_interval": _round_number(min(100, steps / 200)),
-        "eval_interval": _round_number(steps / count),
-        "eval_tokens": min(int(max(share / count, 4 * model.context_length)), facts.val_tokens),
+        "eval_interval": interval,
+        "eval_tokens": min(int(each), facts.val_tokens),
         "final_eval_tokens": min(int(final), facts.val_tokens),
     }
 
 
 def _round_number(value: float) -> int:
-    """The next of 1, 2, 5, 10, 20, 50 ... that is not below."""
-    power = 10 ** math.floor(math.log10(max(1.0, value)))
-    return int(next(n * power for n in (1, 2, 5, 10) if n * power >= value))
+    """The nearest of 1, 2, 5, 10, 20, 50 ... by its ratio."""
+    value = max(1.0, value)
+    power = 10 ** math.floor(math.log10(value))
+    return int(min((n * power for n in (1, 2, 5, 10)), key=lambda n: abs(math.log(n / value))))
 
 
 MEMORY_SHARE = 0.75  # of what is free: what is held for a moment is not counted

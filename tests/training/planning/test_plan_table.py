@@ -34,6 +34,14 @@ def test_a_run_has_a_thousand_steps_where_the_budget_allows(plans: dict[tuple[st
         assert found.steps >= (1000 if found.tokens > 4e6 and best_batch else 250)
 
 
+def test_a_run_is_evaluated_six_to_sixteen_times_and_a_long_one_about_once_in_a_thousand_steps(
+    plans: dict[tuple[str, float], Plan],
+) -> None:
+    for found in plans.values():
+        count = found.steps / found.config.train.eval_interval
+        assert 6 <= count <= max(16, found.steps / 600)
+
+
 def test_a_plan_fits_into_the_memory(machine: str, plans: dict[tuple[str, float], Plan]) -> None:
     free = TABLE["MACHINES"][machine][3] << 30
     assert all(found.memory_bytes < free for found in plans.values())
