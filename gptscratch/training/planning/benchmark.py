@@ -67,9 +67,11 @@ def speed_of(
         replica.zero_grad()
         compute_grads(replica, ids, ids, config.train.micro_batch_size)[0].item()  # waits for the device
 
+    grads = [torch.full_like(parameter, 1e-3) for parameter in replica.parameters]
+
     def update() -> None:
-        for parameter in replica.parameters:
-            parameter.grad = torch.full_like(parameter, 1e-3)
+        for parameter, grad in zip(replica.parameters, grads, strict=True):
+            parameter.grad = grad
         apply_grads(replica, optimizer, torch.ones((), device=device), grad_clip=1.0, lr_scale=0.0).item()
 
     per_batch = config.train.batch_size / rows

@@ -22,7 +22,7 @@ from gptscratch.training.planning.notices import notices_about
 from gptscratch.units import size
 
 DEFAULT_MINUTES = 5.0
-PAUSE_SECONDS = 0.2  # for a checkpoint and a sample text, with each evaluation
+CHECKPOINT_SECONDS, SAMPLE_SECONDS = 0.05, 0.15  # with each evaluation
 TRAINING_SHARE = 0.95  # of the time; the rest is for evaluations, checkpoints and samples
 LEAST_VAL_TOKENS = 16  # where the training text has a hundred times as many
 PROCESS_BYTES = 370_000_000  # of Python with torch and an evaluation
@@ -225,7 +225,8 @@ class _Planner:
         scored = max(1.0, along) * self.train.eval_tokens + self.train.final_eval_tokens
         speed = heuristics.tokens_per_second(self.model, self.facts)
         work = (tokens + self.facts.evaluation_cost * scored) / speed
-        return self._start_up() + work + along * PAUSE_SECONDS
+        pause = CHECKPOINT_SECONDS + (SAMPLE_SECONDS if self.train.sample_interval != 0 else 0.0)
+        return self._start_up() + work + along * pause
 
     def _start_up(self) -> float:
         compiles = heuristics.COMPILE_SECONDS[self.facts.device] if self.train.compile else 0.0
