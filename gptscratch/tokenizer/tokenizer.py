@@ -215,7 +215,7 @@ def _prefix_ids(post_processor: dict[str, Any] | None) -> list[int]:
         for entry in part.get("single", ()):
             if "SpecialToken" not in entry:
                 break
-            token = part["special_tokens"].get(entry["SpecialToken"]["id"], {})  # a damaged file may lack it
+            token = part["special_tokens"].get(entry["SpecialToken"]["id"]) or {}  # damaged files lack it
             ids += token.get("ids", ())
     return ids
 
