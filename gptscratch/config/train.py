@@ -61,6 +61,10 @@ class TrainConfig:
         0.02, None, "With muon: peak learning rate of all parameters but the blocks' matrices.", at_least=0
     )
     weight_decay: float = planned(0.1, OPTIMIZATION, "Decoupled weight decay on matrices.", at_least=0)
+    r_drop: float = planned(
+        0.0, OPTIMIZATION, "R-Drop: weight of the divergence between the predictions under two dropout "
+        "masks; 0 is off. With it, a step takes twice as long.", at_least=0,
+    )  # fmt: skip
     beta1: float = setting(0.9, None, "First beta of AdamW.", **_BETA)
     beta2: float = setting(0.95, None, "Second beta of AdamW.", **_BETA)
     momentum: float = setting(0.95, None, "Momentum of Muon.", **_BETA)
@@ -136,6 +140,11 @@ class TrainConfig:
         "of it (fsdp).", metavar="KIND", choices=PARALLEL,
     )  # fmt: skip
     compile: bool | None = planned(None, ADVANCED, "Compile the model with torch.compile.")
+
+    @property
+    def passes(self) -> int:
+        """How often a step computes each of its sequences."""
+        return 2 if self.r_drop else 1
 
     def __post_init__(self) -> None:
         check_settings(self)

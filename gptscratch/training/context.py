@@ -76,7 +76,7 @@ class TrainContext:
             from gptscratch.training.sharded import ShardedReplica  # torch.distributed takes a second
 
             self.replica: LowPrecisionReplica = ShardedReplica(
-                record.config.model, device, dtype, mask_at=mask_at, world=world
+                record.config.model, device, dtype, mask_at=mask_at, r_drop=config.r_drop, world=world
             )
             self.model = self.replica.model  # the parameters, in float32
         else:
@@ -84,7 +84,9 @@ class TrainContext:
             self.model = GPT(record.config.model).to(device)
             add_adapters_of(self.model, config)
             accelerate_training(self.model)
-            self.replica = LowPrecisionReplica(self.model, dtype, mask_at=mask_at, world=world)
+            self.replica = LowPrecisionReplica(
+                self.model, dtype, mask_at=mask_at, r_drop=config.r_drop, world=world
+            )
         self._sample_text = None if self.replica.is_sharded else sample_text
         if config.parallel == "fsdp":
             effect = "samples are not shown" if world.size > 1 else "no effect without torchrun"

@@ -45,6 +45,20 @@ def head_cross_entropy(
     return linear_cross_entropy(hidden, head.weight, targets, head.bias, factor=factor)
 
 
+def divergence(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+    """The summed symmetric KL divergence between two predictions of the same targets, in nats.
+
+    Source: Wu et al. 2021, "R-Drop: Regularized Dropout for Neural Networks".
+
+    Args:
+        hidden: (2, N, D), from two dropout masks.
+        targets: (N,) token ids, or ``IGNORE``.
+    """
+    first, second = head(hidden[:, targets != IGNORE]).float().log_softmax(-1)  # (N, V) each
+    total: Tensor = ((first.exp() - second.exp()) * (first - second)).sum() / 2
+    return total
+
+
 def head_scores(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
     """(2,): the summed loss of (N, D) against (N,), and how many targets were the most likely token."""
     if isinstance(head, AdaptiveHead):  # without the parts that no target is in

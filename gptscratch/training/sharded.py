@@ -80,10 +80,12 @@ class ShardedReplica(LowPrecisionReplica):
         dtype: torch.dtype,
         *,
         mask_at: int | None = None,
+        r_drop: float = 0.0,
         world: World,
     ) -> None:
         """The random numbers of the parameters are those that ``GPT(config)`` has."""
-        super().__init__(sharded(config, device, dtype, world), torch.float32, mask_at=mask_at, world=world)
+        model = sharded(config, device, dtype, world)
+        super().__init__(model, torch.float32, mask_at=mask_at, r_drop=r_drop, world=world)
         self.evaluated = self.model
         self.loss_scale = LossScale(device) if dtype == torch.float16 else None
 

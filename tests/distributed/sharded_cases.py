@@ -61,10 +61,10 @@ def batch(step: int) -> Batch:
 
 def made(world: World, model: dict[str, Any], mask_at: int | None) -> LowPrecisionReplica:
     torch.manual_seed(7)
-    config = ModelConfig(**SMALL | model)
+    config, r_drop = ModelConfig(**SMALL | model), 1.0 if mask_at else 0.0
     if world.size > 1:
-        return ShardedReplica(config, CPU, torch.float32, mask_at=mask_at, world=world)
-    return LowPrecisionReplica(GPT(config), torch.float32, mask_at=mask_at)
+        return ShardedReplica(config, CPU, torch.float32, mask_at=mask_at, r_drop=r_drop, world=world)
+    return LowPrecisionReplica(GPT(config), torch.float32, mask_at=mask_at, r_drop=r_drop)
 
 
 def trained(world: World, case: str, steps: int) -> tuple[list[float], dict[str, Tensor], dict[str, Tensor]]:

@@ -27,6 +27,7 @@ Fit = Callable[..., TrainResult]
 Stopping = Callable[..., AbstractContextManager[None]]
 HARD = {
     "dropout": 0.2,
+    "r_drop": 0.5,
     "keep_checkpoints": 3,
     "eval_tokens": 64,
 }  # randomness in each step, two micro-batches, a part scored

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,6 +64,35 @@ def stepped(
         lr_scale=1.0,
     )
     return result, watching.gradients
+
+
+@pytest.mark.parametrize("settings", [{}, {"adaptive_cutoffs": (5,)}, {"tie_embeddings": True}])
+def test_r_drop_adds_the_divergence_of_two_dropout_masks_to_the_gradient(settings: dict[str, Any]) -> None:
+    model = tiny(dropout=0.3, **settings)
+    inputs, targets = torch.from_numpy(INPUTS), torch.from_numpy(TARGETS.copy())
+    targets[0, :9] = IGNORE
+    torch.manual_seed(5)
+    loss = LowPrecisionReplica(model, torch.float32, r_drop=0.7).loss(inputs, targets)
+    found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    torch.manual_seed(5)
+    logits = model(inputs.repeat(2, 1)).flatten(0, 1)  # both masks from one draw
+    wanted = F.cross_entropy(logits, targets.repeat(2, 1).flatten(), ignore_index=IGNORE, reduction="sum") / 2
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    p, q = logits.view(2, targets.numel(), -1)[:, targets.flatten() != IGNORE].log_softmax(-1)
+    kl = F.kl_div(p, q, log_target=True, reduction="sum") + F.kl_div(q, p, log_target=True, reduction="sum")
+    gradients = torch.autograd.grad(wanted + 0.7 * kl / 2, list(model.parameters()), allow_unused=True)
+    for a, b in zip(found, gradients, strict=True):
+        if a is not None or b is not None:
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_r_drop_changes_nothing_without_dropout() -> None:
+    model, inputs, targets = tiny(), torch.from_numpy(INPUTS), torch.from_numpy(TARGETS)
+    results = []
+    for r_drop in (0.0, 1.0):
+        loss = LowPrecisionReplica(model, torch.float32, r_drop=r_drop).loss(inputs, targets)
+        results.append((loss, *torch.autograd.grad(loss, list(model.parameters()))))
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2, 3, 8, 100])

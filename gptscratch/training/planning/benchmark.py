@@ -59,7 +59,8 @@ def speed_of(
     """
     with torch.random.fork_rng(devices=[]):
         model = accelerate_training(add_adapters_of(GPT(config.model).to(device), config.train))
-    replica, optimizer = LowPrecisionReplica(model, dtype), make_optimizer(model, config.train)
+    replica = LowPrecisionReplica(model, dtype, r_drop=config.train.r_drop)
+    optimizer = make_optimizer(model, config.train)
     ids = np.random.default_rng(0).integers(0, config.model.vocab_size, (rows, config.model.context_length))
     token_bytes = np.ones(config.model.vocab_size)
 

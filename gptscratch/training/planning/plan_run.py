@@ -105,7 +105,8 @@ def _planned(
     while len(measured) < MOST_PLANS and plan.config.model not in measured:
         model, batch_size = plan.config.model, plan.config.train.batch_size
         measured.add(model)
-        expected = batch_size * model.context_length / heuristics.tokens_per_second(model, facts)
+        passes = plan.config.train.passes
+        expected = passes * batch_size * model.context_length / heuristics.tokens_per_second(model, facts)
         rows = math.ceil(batch_size / facts.world_size)  # of a process
         own = replace(plan.config, train=replace(plan.config.train, batch_size=rows))
         step, evaluation = measured_speed(own, expected, plan.seconds, device, dtype) or (expected, 0)

@@ -95,6 +95,7 @@ class _Planner:
     def plan(self, data: DataConfig) -> Plan:
         model, facts = self.model, self.facts
         self.row_tokens = facts.tokens_per_row(model.context_length)
+        self._choose_r_drop()
         self._choose_batch()
         step_tokens = self.train.batch_size * self.row_tokens
         if self.train.minutes:
@@ -203,6 +204,7 @@ class _Planner:
 
     def _peak(self, model: ModelConfig, rows: int = 1) -> int:
         """Bytes of memory, with this number of sequences in a micro-batch."""
+        rows *= self.train.passes
         return sizing.memory_to_train(model, micro_batch_size=rows, **self.machine).total
 
     def _run_tokens(self, model: ModelConfig) -> float:
@@ -223,7 +225,7 @@ class _Planner:
         """The whole command: its start, its steps and its evaluations."""
         along = tokens / (self.train.eval_interval * self.train.batch_size * self.row_tokens)
         scored = max(1.0, along) * self.train.eval_tokens + self.train.final_eval_tokens
-        speed = heuristics.tokens_per_second(self.model, self.facts)
+        speed = heuristics.tokens_per_second(self.model, self.facts) / self.train.passes
         work = (tokens + self.facts.evaluation_cost * scored) / speed
         pause = CHECKPOINT_SECONDS + (SAMPLE_SECONDS if self.train.sample_interval != 0 else 0.0)
         return self._start_up() + work + along * pause
@@ -231,6 +233,13 @@ class _Planner:
     def _start_up(self) -> float:
         compiles = heuristics.COMPILE_SECONDS[self.facts.device] if self.train.compile else 0.0
         return self.facts.start_up_seconds + compiles
+
+    def _choose_r_drop(self) -> None:
+        """Where the text ends before the time does: a step takes twice as long with it."""
+        useful, epochs = self.useful_tokens, self._run_tokens(self.model) / self.facts.train_tokens
+        has_time = not self.train.minutes or self._tokens_in_time(self.model) > 2 * useful
+        if self.model.dropout and has_time and not self.facts.fine_tunes:
+            self._choose(r_drop=heuristics.r_drop(epochs, self.facts.train_tokens))
 
     def _choose_batch(self) -> None:
         """Sequences of a step, and in a micro-batch as many of those of one process as its memory holds."""
@@ -243,7 +252,8 @@ class _Planner:
             text = f"The micro-batch has {rows} sequences instead of {micro}: a step has no more."
             self.notices.append(text)
             self.train = replace(self.train, micro_batch_size=rows)
-        parts = math.ceil(rows / heuristics.rows_at_once(self.model, self.facts, self.machine))
+        at_once = heuristics.rows_at_once(self.model, self.facts, self.machine) // self.train.passes
+        parts = math.ceil(rows / max(1, at_once))
         self._choose(micro_batch_size=math.ceil(rows / parts))
 
     def _planned_batch(self) -> float:

@@ -86,6 +86,18 @@ def test_memory_counts_the_dropout_that_is_planned() -> None:
     assert planned.memory_bytes > plan(SMALL, minutes=10, dropout=0.0).memory_bytes
 
 
+def test_a_small_text_is_trained_with_r_drop_where_time_is_left() -> None:
+    shape = {"n_layer": 3, "d_model": 128, "context_length": 128}
+    found, without = plan(SMALL, minutes=10, **shape), plan(SMALL, minutes=10, r_drop=0.0, **shape)
+    assert found.config.train.r_drop == 1
+    assert 1.5 * without.seconds < found.seconds < 2 * without.seconds
+    assert found.memory_bytes > without.memory_bytes
+    assert plan(SMALL, epochs=20).config.train.r_drop == 1
+    slow = dataclasses.replace(SMALL, speed=1.2 * without.seconds / 600)
+    for other in (plan(minutes=10), plan(SMALL, minutes=10, dropout=0.0), plan(slow, minutes=10, **shape)):
+        assert other.config.train.r_drop == 0
+
+
 def test_a_machine_that_is_measured_as_slower_is_given_less_to_do() -> None:
     slower = plan(dataclasses.replace(LAPTOP, speed=0.1), minutes=10)
     assert blocks(slower) < blocks(plan(minutes=10))
