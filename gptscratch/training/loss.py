@@ -48,7 +48,8 @@ def head_cross_entropy(
 def divergence(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
     """The summed symmetric KL divergence between two predictions of the same targets, in nats.
 
-    Source: Wu et al. 2021, "R-Drop: Regularized Dropout for Neural Networks".
+    Source: Wu et al. 2021, "R-Drop: Regularized Dropout for Neural Networks". All (2, N, V) logits are in
+    memory at once: it is for small texts, whose vocabularies are small.
 
     Args:
         hidden: (2, N, D), from two dropout masks.
