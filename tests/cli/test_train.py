@@ -54,6 +54,12 @@ def test_the_plan_says_how_a_step_is_made_and_where(gptscratch: Command, corpus:
     assert "on cpu in float32" in shown
 
 
+def test_the_plan_says_that_each_sequence_is_computed_twice(gptscratch: Command, corpus: Path) -> None:
+    options = (*SMALL, "--steps", 2, "--dry-run", "--dropout", 0.1)
+    assert "R-Drop" in gptscratch("train", corpus, *options, "--r-drop", 1).out
+    assert "R-Drop" not in gptscratch("train", corpus, *options, "--r-drop", 0).out
+
+
 def test_hours_are_sixty_minutes(gptscratch: Command, corpus: Path) -> None:
     plan = json.loads(gptscratch("train", corpus, *SMALL, "--hours", 0.5, "--dry-run", "--json").out)
     assert plan["config"]["train"]["minutes"] == 30.0
