@@ -53,7 +53,7 @@ def plan_lines(plan: Plan, manifest: Manifest) -> Lines:
         ("training", f"{steps} of {count(plan.tokens_per_step)} tokens ({rows}): "
                      f"{count(plan.tokens)} tokens, {plan.epochs:.3g} epochs"),
         ("optimizer", f"{train.optimizer}, learning rate {train.learning_rate:.3g}, "
-                      f"schedule {train.lr_schedule}" + ", R-Drop" * bool(train.r_drop)),
+                      f"schedule {train.lr_schedule}{', R-Drop' if train.r_drop else ''}"),
     ]  # fmt: skip
     if train.lora_rank is not None:
         number = count(adapter_parameters(model, train.lora_rank, train.lora_targets))

@@ -75,9 +75,8 @@ def train_and_score(context: TrainContext, *, was_evaluated: bool = True) -> Tra
     state = context.state  # another one after a rollback
     evaluation = None if interrupted else _evaluate_best(context)
     fine_tuned = context.fine_tuned if evaluation is None else fine_tuning.end(context, evaluation)
-    if (
-        evaluation is not None and context.world.is_first
-    ):  # the last that is written: a finished run has it all
+    if evaluation is not None and context.world.is_first:
+        # This is written last: a run that is marked as finished has everything.
         best, peak = facts_of(evaluation), peak_memory(pick_device(context.config.device))
         checkpoint.finish(
             run, step=state.step, best_step=state.best_step, best=best, peak_memory=peak or None

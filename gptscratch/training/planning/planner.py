@@ -219,14 +219,17 @@ class _Planner:
 
     def _tokens_in_time(self, model: ModelConfig) -> float:
         seconds = max(1.0, 60 * (self.train.minutes or 0) - self._start_up()) * TRAINING_SHARE
-        return seconds * heuristics.tokens_per_second(model, self.facts)
+        return seconds * self._speed(model)
+
+    def _speed(self, model: ModelConfig) -> float:
+        """Tokens of the text per second."""
+        return heuristics.tokens_per_second(model, self.facts) / self.train.passes
 
     def _seconds_for(self, tokens: float) -> float:
         """The whole command: its start, its steps and its evaluations."""
         along = tokens / (self.train.eval_interval * self.train.batch_size * self.row_tokens)
         scored = max(1.0, along) * self.train.eval_tokens + self.train.final_eval_tokens
-        speed = heuristics.tokens_per_second(self.model, self.facts) / self.train.passes
-        work = (tokens + self.facts.evaluation_cost * scored) / speed
+        work = (tokens + self.facts.evaluation_cost * scored) / self._speed(self.model)
         pause = CHECKPOINT_SECONDS + (SAMPLE_SECONDS if self.train.sample_interval != 0 else 0.0)
         return self._start_up() + work + along * pause
 

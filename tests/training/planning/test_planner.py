@@ -98,6 +98,12 @@ def test_a_small_text_is_trained_with_r_drop_where_time_is_left() -> None:
         assert other.config.train.r_drop == 0
 
 
+def test_the_same_time_is_enough_for_half_the_tokens_with_r_drop() -> None:
+    once = plan(minutes=10, dropout=0.1, **SHAPE)
+    twice = plan(minutes=10, dropout=0.1, r_drop=1.0, **SHAPE)
+    assert twice.tokens == pytest.approx(once.tokens / 2, rel=0.01)
+
+
 def test_a_machine_that_is_measured_as_slower_is_given_less_to_do() -> None:
     slower = plan(dataclasses.replace(LAPTOP, speed=0.1), minutes=10)
     assert blocks(slower) < blocks(plan(minutes=10))
