@@ -49,7 +49,7 @@ def notices_about(config: RunConfig, given: Mapping[str, Any], steps: int, facts
         ("train.warmup_steps", train.lr_schedule == "onecycle", f"{schedule}, which has its own"),
         ("train.decay_fraction", train.lr_schedule != "wsd", schedule),
         ("train.final_fraction", train.lr_schedule in ("constant", "onecycle"), schedule),
-        ("train.r_drop", not (model.dropout or train.lora_dropout), "--dropout 0"),
+        ("train.r_drop", train.r_drop > 0 and not (model.dropout or train.lora_dropout), "--dropout 0"),
         ("train.adamw_learning_rate", train.optimizer == "adamw", "--optimizer adamw"),
         ("train.momentum", train.optimizer == "adamw", "--optimizer adamw"),
     )

@@ -67,7 +67,13 @@ def make_plan(given: Mapping[str, Any], data: DataConfig, facts: Facts) -> Plan:
     Raises:
         ConfigError: the given settings contradict one another, or the model does not fit into the memory.
     """
-    return _Planner(given, facts).plan(data)
+    plan = _Planner({**given, "train.r_drop": 0.0}, facts).plan(data)
+    dropout = plan.config.model.dropout
+    suits = dropout > 0 and not facts.fine_tunes
+    r_drop = heuristics.r_drop(plan.epochs, facts.train_tokens) if suits else 0.0
+    if r_drop := given.get("train.r_drop", r_drop):  # another plan, since a token costs twice as much
+        plan = _Planner({**given, "model.dropout": dropout, "train.r_drop": r_drop}, facts).plan(data)
+    return replace(plan, given=tuple(given))
 
 
 class _Planner:
@@ -95,7 +101,6 @@ class _Planner:
     def plan(self, data: DataConfig) -> Plan:
         model, facts = self.model, self.facts
         self.row_tokens = facts.tokens_per_row(model.context_length)
-        self._choose_r_drop()
         self._choose_batch()
         step_tokens = self.train.batch_size * self.row_tokens
         if self.train.minutes:
@@ -236,13 +241,6 @@ class _Planner:
     def _start_up(self) -> float:
         compiles = heuristics.COMPILE_SECONDS[self.facts.device] if self.train.compile else 0.0
         return self.facts.start_up_seconds + compiles
-
-    def _choose_r_drop(self) -> None:
-        """Where the text ends before the time does: a step takes twice as long with it."""
-        useful, epochs = self.useful_tokens, self._run_tokens(self.model) / self.facts.train_tokens
-        has_time = not self.train.minutes or self._tokens_in_time(self.model) > 2 * useful
-        if self.model.dropout and has_time and not self.facts.fine_tunes:
-            self._choose(r_drop=heuristics.r_drop(epochs, self.facts.train_tokens))
 
     def _choose_batch(self) -> None:
         """Sequences of a step, and in a micro-batch as many of those of one process as its memory holds."""

@@ -86,22 +86,26 @@ def test_memory_counts_the_dropout_that_is_planned() -> None:
     assert planned.memory_bytes > plan(SMALL, minutes=10, dropout=0.0).memory_bytes
 
 
-def test_a_small_text_is_trained_with_r_drop_where_time_is_left() -> None:
-    shape = {"n_layer": 3, "d_model": 128, "context_length": 128}
-    found, without = plan(SMALL, minutes=10, **shape), plan(SMALL, minutes=10, r_drop=0.0, **shape)
-    assert found.config.train.r_drop == 1
-    assert 1.5 * without.seconds < found.seconds < 2 * without.seconds
-    assert found.memory_bytes > without.memory_bytes
-    assert plan(SMALL, epochs=20).config.train.r_drop == 1
-    slow = dataclasses.replace(SMALL, speed=1.2 * without.seconds / 600)
-    for other in (plan(minutes=10), plan(SMALL, minutes=10, dropout=0.0), plan(slow, minutes=10, **shape)):
+def test_a_text_that_would_be_seen_often_is_trained_with_r_drop() -> None:
+    trained = dataclasses.replace(SMALL, fine_tunes=True)
+    assert plan(SMALL, minutes=10).config.train.r_drop == plan(SMALL, epochs=10).config.train.r_drop == 1
+    assert plan(minutes=120).config.train.r_drop == 1
+    for other in (plan(minutes=3), plan(SMALL, epochs=9), plan(SMALL, minutes=10, dropout=0.0)):
         assert other.config.train.r_drop == 0
+    assert plan(trained, epochs=20).config.train.r_drop == 0
+
+
+@pytest.mark.parametrize("minutes", [1, 10, 120])
+def test_r_drop_that_is_planned_is_the_plan_where_it_is_given(minutes: float) -> None:
+    planned, given = plan(SMALL, minutes=minutes), plan(SMALL, minutes=minutes, r_drop=1.0)
+    assert planned.config == given.config
+    assert planned.given == ("train.minutes",)
 
 
 def test_the_same_time_is_enough_for_half_the_tokens_with_r_drop() -> None:
-    once = plan(minutes=10, dropout=0.1, **SHAPE)
-    twice = plan(minutes=10, dropout=0.1, r_drop=1.0, **SHAPE)
+    once, twice = (plan(minutes=10, dropout=0.1, r_drop=r_drop, **SHAPE) for r_drop in (0.0, 1.0))
     assert twice.tokens == pytest.approx(once.tokens / 2, rel=0.01)
+    assert twice.memory_bytes > once.memory_bytes
 
 
 def test_a_machine_that_is_measured_as_slower_is_given_less_to_do() -> None:
