@@ -88,7 +88,8 @@ class _Planner:
         self.train = TrainConfig(**train)
         if self.train.minutes:
             self._choose_compile(60 * self.train.minutes)
-        self.useful_tokens = heuristics.useful_epochs(facts.train_tokens) * facts.train_tokens
+        useful_epochs = heuristics.useful_epochs(facts.train_tokens, r_drop=self.train.r_drop > 0)
+        self.useful_tokens = useful_epochs * facts.train_tokens
         self.machine: dict[str, Any] = {"dtype": facts.dtype, "device": facts.device}
         self.machine["optimizer"] = self.train.optimizer
         if self.train.parallel == "fsdp":

@@ -63,7 +63,7 @@ def test_a_measurement_that_changes_the_shape_is_made_again(
 
     monkeypatch.setattr(plan_run, "measured_speed", seconds)
     monkeypatch.setattr(plan_run, "matmul_rate", lambda *_: 3e12)  # a first plan that is much too large
-    monkeypatch.setattr(heuristics, "useful_epochs", lambda _tokens: 1e9)
+    monkeypatch.setattr(heuristics, "useful_epochs", lambda *_, **__: 1e9)
     monkeypatch.setattr(heuristics, "most_parameters", lambda _tokens: 1e12)
     settings = {"corpus": str(large), "minutes": 5.0, "tokenizer": "char", "device": "cpu"}
     plan, _ = plan_run.plan_run(settings)
