@@ -63,7 +63,7 @@ class TrainConfig:
     weight_decay: float = planned(0.1, OPTIMIZATION, "Decoupled weight decay on matrices.", at_least=0)
     r_drop: float = planned(
         0.0, OPTIMIZATION, "R-Drop: weight of the divergence between the predictions under two dropout "
-        "masks; 0 is off. With it, a step takes twice as long.", at_least=0,
+        "masks; 0 is off. With it, a step takes up to twice as long.", at_least=0,
     )  # fmt: skip
     beta1: float = setting(0.9, None, "First beta of AdamW.", **_BETA)
     beta2: float = setting(0.95, None, "Second beta of AdamW.", **_BETA)
