@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from gptscratch.accelerate.linear import linear
 from gptscratch.model.head import AdaptiveHead
@@ -45,17 +46,30 @@ def head_cross_entropy(
     return linear_cross_entropy(hidden, head.weight, targets, head.bias, factor=factor)
 
 
-def divergence(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+def divergence(head: nn.Module, hidden: Tensor, targets: Tensor, *, rows: int | None = None) -> Tensor:
     """The summed symmetric KL divergence between two predictions of the same targets, in nats.
 
-    Source: Wu et al. 2021, "R-Drop: Regularized Dropout for Neural Networks". All (2, N, V) logits are in
-    memory at once: it is for small texts, whose vocabularies are small.
+    Source: Wu et al. 2021, "R-Drop: Regularized Dropout for Neural Networks". Where the logits are more than
+    one slice, those of each are computed again in the backward pass.
 
     Args:
         hidden: (2, N, D), from two dropout masks.
         targets: (N,) token ids, or ``IGNORE``.
+        rows: positions of a slice; None: as many as suit the device.
     """
-    first, second = head(hidden[:, targets != IGNORE]).float().log_softmax(-1)  # (N, V) each
+    hidden = hidden[:, targets != IGNORE]
+    if rows is None:
+        n_vocab: Any = head.n_classes if isinstance(head, AdaptiveHead) else head.out_features
+        rows = max(_ROWS, slice_rows(n_vocab, hidden.device))
+    slices = torch.split(hidden, rows, dim=1)
+    if len(slices) == 1:
+        return _divergence(head, hidden)
+    parts = [checkpoint(_divergence, head, part, use_reentrant=False) for part in slices]
+    return torch.stack(parts).sum()
+
+
+def _divergence(head: nn.Module, hidden: Tensor) -> Tensor:
+    first, second = head(hidden).float().log_softmax(-1)  # (N, V) each
     total: Tensor = ((first.exp() - second.exp()) * (first - second)).sum() / 2
     return total
 

@@ -10,7 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptscratch.model.head import AdaptiveHead
-from gptscratch.training.loss import IGNORE, head_cross_entropy, linear_cross_entropy, slice_rows
+from gptscratch.training.loss import (
+    IGNORE,
+    divergence,
+    head_cross_entropy,
+    linear_cross_entropy,
+    slice_rows,
+)
 
 
 def inputs(*, rows: int = 37, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,6 +156,24 @@ def test_a_factor_multiplies_value_and_gradients_exactly() -> None:
     assert scaled == 8 * plain
     actual, theirs = (torch.autograd.grad(loss, (hidden, weight)) for loss in (scaled, 8.0 * plain))
     torch.testing.assert_close(actual, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("head", [nn.Linear(32, 30), AdaptiveHead(32, 30, [5, 12])])
+def test_the_divergence_in_slices_has_the_value_and_gradients_of_torchs_own(head: nn.Module) -> None:
+    torch.manual_seed(0)
+    hidden, targets = torch.randn(2, 37, 32, requires_grad=True), torch.randint(0, 30, (37,))
+    targets[::5] = IGNORE
+    tensors = [hidden, *head.parameters()]
+    p, q = head(hidden[:, targets != IGNORE]).log_softmax(-1)
+    wanted = (
+        F.kl_div(p, q, reduction="sum", log_target=True) + F.kl_div(q, p, reduction="sum", log_target=True)
+    ) / 2
+    for rows in (None, 1, 7):
+        found = divergence(head, hidden, targets, rows=rows)
+        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(
+            torch.autograd.grad(found, tensors), torch.autograd.grad(wanted, tensors, retain_graph=True)
+        )
 
 
 @pytest.mark.parametrize("n_vocab", [67, 16_384, 50_257, 152_000])
