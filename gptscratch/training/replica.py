@@ -17,7 +17,7 @@ from gptscratch.distributed import ALONE, World
 from gptscratch.model.gpt import GPT
 from gptscratch.model.layout import document_layout, document_numbers
 from gptscratch.runs.tensors import own_rows
-from gptscratch.training.loss import divergence, head_cross_entropy
+from gptscratch.training.loss import head_cross_entropy
 from gptscratch.training.optimizer import LossScale, Muon
 
 
@@ -33,7 +33,7 @@ class LowPrecisionReplica:
         parameters: the model's own that are trained, in float32.
         copies: pairs of a parameter and its copy.
         loss_scale: in float16; it belongs to the optimizer's state.
-        r_drop: the weight of ``loss.divergence``; 0: each sequence is computed once.
+        r_drop: see ``loss.head_cross_entropy``; 0: each sequence is computed once.
         world: the processes among which the sequences of a step are shared.
         is_sharded: the parameters are divided among them.
     """
@@ -64,20 +64,14 @@ class LowPrecisionReplica:
         self._hidden: Callable[..., Tensor] = self.model.hidden
 
     def loss(self, inputs: Tensor, targets: Tensor, factor: Tensor | float = 1.0) -> Tensor:
-        """The summed loss of (B, T) inputs against (B, T) targets, in nats, times ``factor``.
-
-        The divergence of R-Drop is in its gradient and not in its value, which is that of any other run.
-        """
+        """The summed loss of (B, T) inputs against (B, T) targets, in nats, times ``factor``."""
         if self.r_drop:
             inputs = inputs.repeat(2, 1)  # (2 B, T): each half has a dropout mask of its own
         layout = None if self.mask_at is None else document_layout(document_numbers(inputs, self.mask_at))
         hidden = self._hidden(inputs, layout=layout).flatten(0, 1)  # (B T, D)
-        head, targets = self.model.lm_head, targets.flatten()
-        if not self.r_drop:
-            return head_cross_entropy(head, hidden, targets, factor=factor)
-        loss = head_cross_entropy(head, hidden, targets.repeat(2), factor=factor) / 2
-        penalty = divergence(head, hidden.view(2, len(targets), -1), targets) * self.r_drop * factor
-        return loss + (penalty - penalty.detach())
+        return head_cross_entropy(
+            self.model.lm_head, hidden, targets.flatten(), factor=factor, r_drop=self.r_drop
+        )
 
     def compile(self, rows: int, tokens: int, on_failure: Callable[[str], None]) -> None:
         """Compile the model, for micro-batches of this shape at once, before any step is timed.

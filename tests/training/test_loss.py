@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptscratch.model.head import AdaptiveHead
+from gptscratch.training import loss as loss_module
 from gptscratch.training.loss import (
     IGNORE,
-    divergence,
     head_cross_entropy,
     linear_cross_entropy,
     slice_rows,
@@ -158,22 +158,37 @@ def test_a_factor_multiplies_value_and_gradients_exactly() -> None:
     torch.testing.assert_close(actual, theirs, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("rows", [None, 1, 8, 37])
 @pytest.mark.parametrize("head", [nn.Linear(32, 30), AdaptiveHead(32, 30, [5, 12])])
-def test_the_divergence_in_slices_has_the_value_and_gradients_of_torchs_own(head: nn.Module) -> None:
+def test_r_drop_has_the_gradients_of_torchs_divergence_in_any_slices(
+    head: nn.Module, rows: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if rows is not None:
+        monkeypatch.setattr(loss_module, "_ROWS", rows)
+        monkeypatch.setattr(loss_module, "slice_rows", lambda *_: rows)
     torch.manual_seed(0)
-    hidden, targets = torch.randn(2, 37, 32, requires_grad=True), torch.randint(0, 30, (37,))
+    hidden, targets = torch.randn(2 * 37, 32, requires_grad=True), torch.randint(0, 30, (37,))
     targets[::5] = IGNORE
-    tensors = [hidden, *head.parameters()]
-    p, q = head(hidden[:, targets != IGNORE]).log_softmax(-1)
-    wanted = (
-        F.kl_div(p, q, reduction="sum", log_target=True) + F.kl_div(q, p, reduction="sum", log_target=True)
-    ) / 2
-    for rows in (None, 1, 7):
-        found = divergence(head, hidden, targets, rows=rows)
-        torch.testing.assert_close(found, wanted)
-        torch.testing.assert_close(
-            torch.autograd.grad(found, tensors), torch.autograd.grad(wanted, tensors, retain_graph=True)
-        )
+    found = head_cross_entropy(head, hidden, targets, factor=3.0, r_drop=0.7)
+    log_p = head(hidden).log_softmax(-1)
+    loss = F.nll_loss(log_p, targets.repeat(2), ignore_index=IGNORE, reduction="sum") / 2
+    p, q = log_p.view(2, 37, 30)[:, targets != IGNORE]
+    kl = F.kl_div(p, q, reduction="sum", log_target=True) + F.kl_div(q, p, reduction="sum", log_target=True)
+    torch.testing.assert_close(found, 3 * loss)
+    leaves = (hidden, *head.parameters())
+    wanted = torch.autograd.grad(3 * (loss + 0.7 * kl / 2), leaves)
+    torch.testing.assert_close(torch.autograd.grad(found, leaves), wanted)
+
+
+def test_r_drop_in_half_precision_stays_near_the_full_one() -> None:
+    hidden, weight, targets = inputs(rows=500, dtype=torch.bfloat16)
+    grads = []
+    for kind in (torch.bfloat16, torch.float32):
+        leaves = [leaf.detach().to(kind).requires_grad_() for leaf in (hidden, weight)]
+        loss = linear_cross_entropy(*leaves, targets[:250], r_drop=2.0, rows=64)
+        grads.append(torch.autograd.grad(loss, leaves))
+    for own, their in zip(*grads, strict=True):
+        assert (own.float() - their).norm() < 0.01 * their.norm()
 
 
 @pytest.mark.parametrize("n_vocab", [67, 16_384, 50_257, 152_000])
