@@ -27,10 +27,14 @@ def schedule_of(config: TrainConfig) -> Schedule:
 
 
 def _wsd(progress: float, config: TrainConfig) -> float:
-    """Warm-up, stable, decay (Hu et al. 2024, "MiniCPM"), the decay linear."""
+    """Warm-up, stable, decay (Hu et al. 2024, "MiniCPM").
+
+    The decay is "1-sqrt" (Hägele et al. 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed
+    Training Durations").
+    """
     length = config.decay_fraction
     decayed = max(0.0, (progress - (1.0 - length)) / length) if length else 0.0
-    return 1.0 - (1.0 - config.final_fraction) * decayed
+    return 1.0 - (1.0 - config.final_fraction) * math.sqrt(decayed)
 
 
 def _cosine(progress: float, config: TrainConfig) -> float:

@@ -41,12 +41,20 @@ def test_warm_up_rises_evenly_and_never_begins_at_zero(name: str) -> None:
     assert [scale(step, 0.0) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
 
 
-def test_wsd_is_flat_and_then_falls_in_a_line() -> None:
+def test_wsd_is_that_of_transformers() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = (
+        pytest.importorskip("transformers")
+        .get_wsd_schedule(optimizer, 0, 8, num_stable_steps=12, min_lr_ratio=0.2, decay_type="1-sqrt")
+        .lr_lambdas[0]
+    )
     scale = schedule("wsd", decay=0.4, final=0.2)
-    assert {scale(9, p / 100) for p in range(61)} == {1.0}
-    assert scale(9, 0.8) == pytest.approx(0.6)
+    assert [scale(9, step / 20) for step in range(21)] == pytest.approx([theirs(step) for step in range(21)])
+
+
+def test_wsd_decays_over_any_share_of_the_run() -> None:
     assert schedule("wsd", decay=0.0)(9, 1.0) == 1.0
-    assert schedule("wsd", decay=1.0)(9, 0.25) == pytest.approx(0.75)
+    assert schedule("wsd", decay=1.0)(9, 0.25) == pytest.approx(0.5)
 
 
 def test_cosine_and_linear_are_torchs() -> None:
