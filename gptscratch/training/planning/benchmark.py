@@ -20,7 +20,7 @@ from gptscratch.training.optimizer import make_optimizer
 from gptscratch.training.replica import LowPrecisionReplica
 from gptscratch.training.step import apply_grads, compute_grads
 
-MEASURING = 0.02  # of the run's time goes into measuring a plan ...
+MEASURING = 0.01  # of the run's time goes into measuring a plan ...
 LEAST, MOST = 0.3, 3.0  # ... or this many seconds
 
 Speed = tuple[float, float]  # seconds of a step, and of the evaluation of as many tokens
@@ -29,7 +29,7 @@ Speed = tuple[float, float]  # seconds of a step, and of the evaluation of as ma
 def measured_speed(
     config: RunConfig, expected: float, total: float, device: torch.device, dtype: torch.dtype
 ) -> Speed | None:
-    """The speed of a plan, on as many sequences as about two percent of its time allows.
+    """The speed of a plan, on as many sequences as about one percent of its time allows.
 
     Args:
         expected: seconds of a step.
