@@ -117,7 +117,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wants_gradient = any(ctx.needs_input_grad)
         loss = torch.zeros((), device=hidden.device)
         times = 2 if r_drop else 1  # predictions of each target
-        hidden = hidden.reshape(times, len(targets), -1)
+        hidden = hidden.reshape(times, len(targets), hidden.size(-1))
         hidden_grad = torch.empty_like(hidden) if wants_gradient else None
         weight_grad: Tensor | None = None
         bias_grad = torch.zeros(len(weight), device=hidden.device) if ctx.needs_input_grad[3] else None

@@ -132,6 +132,13 @@ def test_a_part_of_the_vocabulary_that_does_not_occur_costs_nothing() -> None:
     torch.testing.assert_close(head_cross_entropy(head, hidden, targets), wanted)
 
 
+def test_no_targets_have_no_loss_and_no_gradient() -> None:
+    hidden, weight, targets = inputs()
+    found = linear_cross_entropy(hidden[:0], weight, targets[:0], rows=8)
+    assert found == 0
+    assert not torch.autograd.grad(found, weight)[0].any()
+
+
 def test_a_factor_keeps_the_gradient_of_many_tokens_within_float16() -> None:
     torch.manual_seed(0)
     hidden = torch.randn(65_536, 8, dtype=torch.float16) + 2
