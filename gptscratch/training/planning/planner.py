@@ -68,11 +68,11 @@ def make_plan(given: Mapping[str, Any], data: DataConfig, facts: Facts) -> Plan:
         ConfigError: the given settings contradict one another, or the model does not fit into the memory.
     """
     plan = _Planner({**given, "train.r_drop": 0.0}, facts).plan(data)
-    suits = plan.config.model.dropout > 0 and not facts.fine_tunes
+    dropout = plan.config.model.dropout
+    suits = dropout > 0 and not facts.fine_tunes
     r_drop = heuristics.r_drop(plan.epochs, facts.train_tokens) if suits else 0.0
     if r_drop := given.get("train.r_drop", r_drop):  # another plan, since a token costs twice as much
-        dropout = heuristics.dropout(plan.epochs, facts.train_tokens, r_drop=True)
-        plan = _Planner({"model.dropout": dropout, **given, "train.r_drop": r_drop}, facts).plan(data)
+        plan = _Planner({**given, "model.dropout": dropout, "train.r_drop": r_drop}, facts).plan(data)
     return replace(plan, given=tuple(given))
 
 

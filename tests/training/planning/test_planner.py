@@ -95,13 +95,6 @@ def test_a_text_that_would_be_seen_often_is_trained_with_r_drop() -> None:
     assert plan(trained, epochs=20).config.train.r_drop == 0
 
 
-def test_r_drop_takes_half_of_the_dropout_unless_it_is_given() -> None:
-    assert plan(minutes=120).config.model.dropout == plan(minutes=120, r_drop=0.0).config.model.dropout / 2
-    assert plan(minutes=120, dropout=0.1).config.model.dropout == 0.1
-    assert plan(minutes=120, dropout=0.1).config.train.r_drop == 1
-    assert plan(SMALL, minutes=10).config.model.dropout == 0.2
-
-
 @pytest.mark.parametrize("minutes", [1, 10, 120])
 def test_r_drop_that_is_planned_is_the_plan_where_it_is_given(minutes: float) -> None:
     planned, given = plan(SMALL, minutes=minutes), plan(SMALL, minutes=minutes, r_drop=1.0)
