@@ -57,7 +57,7 @@ def cooldown(
     tokens_per_row: float,
     settings: Mapping[str, Any],
 ) -> RunConfig:
-    """A run's config with which it ends soon after ``state``: the learning rate falls linearly to 0.
+    """A run's config with which it ends soon after ``state``: the learning rate decays to 0 as in ``wsd``.
 
     Args:
         settings: how long, counted from ``state``, as one of ``UNITS``; none: a tenth of the steps so far.
