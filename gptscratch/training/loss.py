@@ -169,7 +169,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _divergence_slope(log_p: Tensor) -> Tensor:
-    """d D / d logits, where D is the symmetric KL divergence between the halves of (2 N, V), half of both."""
+    """d D / d logits of (2 N, V); D is half of both KL divergences between the halves."""
     p, difference = log_p.exp().chunk(2), log_p[: len(log_p) // 2] - log_p[len(log_p) // 2 :]  # (N, V)
     slopes = []
     for own, other, sign in ((p[0], p[1], 0.5), (p[1], p[0], -0.5)):
