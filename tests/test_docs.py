@@ -63,7 +63,7 @@ BY_HAND = (
     "python3 -m venv ",
     ". .venv/bin/activate",
     "pre-commit ",
-    "pip install 'gptscratch[",
+    "pip install '.[",
     "llama-simple ",
     "ollama ",
     "cd ",

@@ -96,6 +96,13 @@ def notice(text: str) -> None:
     err.print(f"[yellow]note:[/] {escape(wrapped(err, sentence(text), indent=6))}")
 
 
+def no_effect(where: str, options: Mapping[str, object]) -> None:
+    """Name the given options that have no effect there."""
+    idle = [option for option, given in options.items() if given]
+    if idle:
+        notice(f"{', '.join(idle)}: no effect {where}.")
+
+
 def facts(console: Console, lines: Iterable[tuple[str, str]]) -> None:
     """A label and a text on each line."""
     for label, text in lines:

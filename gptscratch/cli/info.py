@@ -9,7 +9,7 @@ import typer
 
 from gptscratch.cli import curve, render, render_stats
 from gptscratch.cli import options as o
-from gptscratch.cli.console import notice
+from gptscratch.cli.console import no_effect, notice
 from gptscratch.config.presets import PRESETS
 from gptscratch.errors import require
 
@@ -23,7 +23,7 @@ EXAMPLES = """Examples:
 def info(
     what: Annotated[
         str | None,
-        typer.Argument(metavar="[CKPT|PRESET|FOLDER]", help="A run, a preset or a folder of token files."),
+        typer.Argument(metavar="[RUN|PRESET|FOLDER]", help="A run, a preset or a folder of token files."),
     ] = None,
     preset: str | None = o.PRESET,
     sort: str = o.SORT,
@@ -36,6 +36,7 @@ def info(
         render.runs(summary.list_runs(sort=sort), json=json)
         return
     require(what is None or preset is None, f"{what} and --preset are both given.", "Give one of them.")
+    no_effect("for one run", {"--sort": sort != "when"})
     described = summary.describe_preset(preset) if preset else summary.describe(what or "")
     if isinstance(described, summary.RunDescription):
         render.run(described, json=json)

@@ -50,14 +50,19 @@ def load(
         notice(warning)
     if quantize and (warning := slower_notice(generator.model, quantize, reads_text=exact)):
         notice(warning)
-    if count_parameters(generator.model.config).non_embedding < _SMALL:
+    if is_small(generator.model.config):
         torch.set_num_threads(1)
     return generator.accelerated(quantize=quantize, rows=_READ if exact else rows)
 
 
 def sampling_device(config: ModelConfig) -> str:
     """Where a token is fastest: a small one takes a CPU less time than a GPU needs to launch its kernels."""
-    return "cpu" if count_parameters(config).non_embedding < _SMALL else "auto"
+    return "cpu" if is_small(config) else "auto"
+
+
+def is_small(config: ModelConfig) -> bool:
+    """Whether a token takes less time than waiting for a second thread, or than starting kernels of a GPU."""
+    return count_parameters(config).non_embedding < _SMALL
 
 
 def sampling_dtype(device: torch.device) -> str:
@@ -90,13 +95,19 @@ def read_prompt(prompt: str | None, file: str | None) -> str:
         return checked(prompt)
     if sys.stdin is None or (sys.stdin.isatty() and not (prompt or file)):
         return ""
-    text = read_file(file) if file is not None and file != "-" else read_file("-").removesuffix("\n")
+    text = read_text(file or "-")
     require(
         len(text) <= _LONGEST_PROMPT,
         f"The prompt has {len(text):,} characters; {_LONGEST_PROMPT:,} are the limit.",
         "Shorten it: a model reads the last part alone, as much as its context holds.",
     )
     return text
+
+
+def read_text(file: str) -> str:
+    """As ``read_file``; stdin without its last line end."""
+    text = read_file(file)
+    return text.removesuffix("\n") if file == "-" else text
 
 
 def checked(text: str) -> str:
@@ -128,7 +139,7 @@ def read_file(name: str) -> str:
         ConfigError: it cannot be read, or it is not UTF-8.
     """
     try:
-        data = sys.stdin.buffer.read() if name == "-" else Path(name).expanduser().read_bytes()
+        data = _stdin() if name == "-" else Path(name).expanduser().read_bytes()
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
         raise ConfigError(f"{name} does not exist.") from None
@@ -136,3 +147,7 @@ def read_file(name: str) -> str:
         file = "stdin" if name == "-" else name
         reason = (error.strerror or error) if isinstance(error, OSError) else error
         raise ConfigError(f"{file} cannot be read: {reason}.", "It must be UTF-8.") from None
+
+
+def _stdin() -> bytes:
+    return sys.stdin.buffer.read() if sys.stdin else b""

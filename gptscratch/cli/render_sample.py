@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from rich.color import Color, ColorSystem
@@ -106,13 +106,6 @@ def _shaded(text: str, bits: float, colors: ColorSystem) -> str:
     style = Style(color="black", bgcolor=Color.from_rgb(255, other, other))
     # Line by line: a color that is on at the end of a line would fill the rest of the screen's line.
     return "\n".join(style.render(line, color_system=colors) for line in text.split("\n"))
-
-
-def no_effect(where: str, options: Mapping[str, object]) -> None:
-    """Name the given options that have no effect there."""
-    idle = [option for option, given in options.items() if given]
-    if idle:
-        notice(f"{', '.join(idle)}: no effect {where}.")
 
 
 def note(text: str) -> None:

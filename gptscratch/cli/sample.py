@@ -71,25 +71,25 @@ def sample(
     generator = loading.load(run, quantize=quantize, device=device, dtype=dtype, rows=config.num_samples)
     if config.no_copy_ngram or novelty:
         generator = loading.with_training_tokens(generator)
-    from gptscratch.cli import chat, render_sample
+    from gptscratch.cli import chat, console, render_sample
     from gptscratch.generation.batch_file import complete_file
 
     idle = {"--color": color, "--no-stream": no_stream}
     many = {"--json": json, "--num-samples": config.num_samples > 1}
     if prompts and out:
-        render_sample.no_effect("with --prompts", {"--prompt": given, **idle, **many})
+        console.no_effect("with --prompts", {"--prompt": given, **idle, **many})
         lines = loading.read_lines(prompts)
         done = complete_file(generator, lines, config, Path(out), n_best=logprobs, novelty=novelty)
         render_sample.progress(done, len(lines))
     elif interactive:
         no_effect = {"--logprobs": logprobs is not None, "--no-stream": no_stream, **many}
-        render_sample.no_effect("with --interactive", no_effect)
+        console.no_effect("with --interactive", no_effect)
         chat.run(generator, config, opening=text, color=color, novelty=novelty)
     elif json:
-        render_sample.no_effect("with --json", idle)
+        console.no_effect("with --json", idle)
         _as_json(generator, text, config, n_best=logprobs, novelty=novelty)
     else:
-        render_sample.no_effect("without --json", {"--logprobs": logprobs is not None})
+        console.no_effect("without --json", {"--logprobs": logprobs is not None})
         _as_text(generator, text, config, at_once=no_stream, color=color, novelty=novelty)
 
 

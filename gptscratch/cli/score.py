@@ -38,19 +38,19 @@ def score(
     from gptscratch.generation.scoring import score as score_
     from gptscratch.generation.scoring import surprises
 
-    text = loading.read_prompt(None, file)
+    text = loading.read_text(file)
     require(bool(text), f"{'stdin' if file == '-' else file} is empty: there is nothing to score.")
     generator = loading.load(run, quantize=quantize, device=device, dtype=dtype, exact=True)
     scored = score_(generator, text, stride=stride)
     if scored.unknown:
-        console.notice(f"{scored.unknown:,} tokens that were not in the training text are left out.")
+        console.notice(f"{scored.unknown:,} tokens that the model does not know are left out.")
     if not scored.lossless:
         console.notice(
             "This run's tokenizer loses part of the text, such as spaces or case: "
             "its bits per byte are too low to be compared with those of other tokenizers."
         )
     if json:
-        render_sample.no_effect("with --json", {"--color": color})
+        console.no_effect("with --json", {"--color": color})
     elif color:
         render_sample.stream("", surprises(generator, scored), colors=render_sample.colors())
     values = {k: v for k, v in vars(scored).items() if k not in ("bits", "token_ids")}

@@ -100,8 +100,11 @@ def _load(
     runs: list[str] | list[None], *, quantize: str | None, device: str, dtype: str, rows: int
 ) -> dict[str, Generator]:
     """A generator for each run, by the name that requests use."""
+    import torch
+
     from gptscratch.cli import loading
 
+    threads = torch.get_num_threads()
     found: dict[str, Generator] = {}
     for run in runs:
         generator = loading.load(_checkpoint(run), quantize=quantize, device=device, dtype=dtype, rows=rows)
@@ -112,6 +115,8 @@ def _load(
             name = f"{name}@{step}" if one else name
         require(name not in found, f"The model {name} is given twice.")
         found[name] = generator
+    if not all(loading.is_small(generator.model.config) for generator in found.values()):
+        torch.set_num_threads(threads)  # a small model takes a single one, which slows a large one
     return found
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gptscratch.cli import options as o
-from gptscratch.config import DataConfig, RunConfig
+from gptscratch.config import DataConfig, RunConfig, all_settings
 from gptscratch.config.setting import OUTPUT, TOKENIZER, setting
 from gptscratch.errors import require
 
@@ -53,7 +53,9 @@ def tokenize(
         require(text is None, "--shard and --text are both given.", "Take one of them.")
         require(out is not None, "--shard needs a folder for all shards.", "Name it with --out DIR.")
     if text is not None and not corpus:
-        tokenizer, name = _tokenizer(settings.get("data.tokenizer"))
+        tokenizer, name = _tokenizer(settings.pop("data.tokenizer", None))
+        idle = {all_settings()[key].label: True for key in settings}
+        console.no_effect("without a corpus", {**idle, "--out": out})
         render_stats.text_tokens(text, tokenizer, name, json=json)
         return
     from gptscratch.cli.progress import WorkView

@@ -96,7 +96,11 @@ def export(
         architecture=architecture,
         dtype=chosen,
         parameters=count_parameters(source.config).total,
-        files={file.name: file.stat().st_size for file in sorted(target.iterdir())},
+        files={
+            str(file.relative_to(target)): file.stat().st_size
+            for file in sorted(target.rglob("*"))
+            if file.is_file()
+        },
     )
 
 

@@ -56,6 +56,11 @@ def architecture(source: Source) -> str:
         f"GGUF's gpt2 model cannot represent activation = {config.activation}.",
         "llama.cpp computes gelu-tanh there. Export with --format hf.",
     )
+    require(
+        not config.rope_scaling or family == "llama",
+        f"GGUF's {family} model cannot represent rope_scaling.",
+        "llama.cpp reads it for its llama model alone, without qk_norm. Export with --format hf.",
+    )
     vocabulary(source.tokenizer, config.vocab_size)
     try:
         import gguf  # noqa: F401

@@ -54,8 +54,8 @@ def vocabulary(tokenizer: Tokenizer, size: int) -> Vocabulary:
     obstacle = _other_merges(spec) if is_sentencepiece else _other_bytes(tokenizer, spec)
     if end is None:
         obstacle = "it has no end-of-text token, which llama.cpp requires"
-    elif tokenizer.largest_id >= size:
-        obstacle = f"it has the id {tokenizer.largest_id}, and the model has {size} tokens"
+    elif (largest := max(end, tokenizer.largest_id)) >= size:
+        obstacle = f"it has the id {largest}, and the model has {size} tokens"
     if end is None or obstacle:
         raise TokenizerError(
             f"GGUF cannot represent this tokenizer: {obstacle}.",
@@ -87,8 +87,9 @@ def _entries(spec: dict[str, Any], written: Mapping[str, str], size: int) -> tup
         token_id = spec["model"]["vocab"][token]
         tokens[token_id], types[token_id] = text, NORMAL
     for added in spec["added_tokens"]:
-        tokens[added["id"]] = added["content"]
-        types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
+        if added["id"] < size:  # the model may lack some that no text has, such as padding
+            tokens[added["id"]] = added["content"]
+            types[added["id"]] = CONTROL if added["special"] else USER_DEFINED
     return tokens, types
 
 

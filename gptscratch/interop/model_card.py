@@ -78,7 +78,7 @@ def _model(source: Source) -> list[tuple[str, str]]:
         ("layers", f"{config.n_layer}"),
         ("attention heads", f"{config.n_head}, {plural(config.n_kv_head, 'key-value head')}"),
         ("width", f"d_model {config.d_model}, d_ff {config.d_ff}, head_dim {config.head_dim}"),
-        ("layers of a block", f"{config.norm}, {config.activation}, {config.position} positions"),
+        ("block", f"{config.norm}, {config.activation}, {config.position} positions"),
         ("embeddings", "tied" if config.tie_embeddings else "untied"),
         ("context length", plural(config.context_length, "token")),
         ("tokenizer", f"{tokenizer.kind}, {config.vocab_size:,} tokens"),

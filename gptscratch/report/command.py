@@ -9,6 +9,7 @@ from typing import Any
 
 from gptscratch.config import SECTIONS, RunConfig
 from gptscratch.config.setting import CHOSEN, Setting, settings_of
+from gptscratch.training.planning.source import FREE, TOKENIZER
 
 
 def command_of(config: Mapping[str, Any], init_from: str | None = None) -> str:
@@ -25,10 +26,16 @@ def command_of(config: Mapping[str, Any], init_from: str | None = None) -> str:
     for section, cls in SECTIONS.items():
         values = known.model.chosen() if section == "model" else vars(getattr(known, section))
         for name, setting in settings_of(cls).items():
-            decided = section == "model" and (init_from or name == "vocab_size")  # by the text or the run
-            if not decided and (section, name) != ("data", "corpus") and name in values:
+            if name in values and not _is_decided(f"{section}.{name}", init_from):
                 words += _option(section, setting, values[name])
     return shlex.join(words)
+
+
+def _is_decided(name: str, init_from: str | None) -> bool:
+    """Whether another word of the command, the text or the first run decides about a setting."""
+    if name in ("data.corpus", "model.vocab_size"):
+        return True
+    return bool(init_from) and (name in TOKENIZER or (name.startswith("model.") and name not in FREE))
 
 
 def _option(section: str, setting: Setting, value: Any) -> Iterator[str]:

@@ -81,29 +81,28 @@ def _best(values: Sequence[Any], pick: Callable[[Sequence[Any]], Any]) -> frozen
 def _not_comparable(runs: Sequence[RunDescription]) -> dict[str, str]:
     """The results that cannot be compared between these runs, each with the reason."""
 
-    def distinct(*values: Callable[[RunDescription], Any]) -> int:
-        return len({tuple(str(value(run)) for value in values) for run in runs})
+    def differ(*values: Callable[[RunDescription], Any]) -> bool:
+        return len({tuple(str(value(run)) for value in values) for run in runs}) > 1
 
     reasons = {}
-    if (
-        distinct(
-            lambda run: run.config.get("data", {}).get("tokenizer"),
-            lambda run: run.config.get("model", {}).get("vocab_size"),
-        )
-        > 1
-    ):
+    if differ(lambda run: run.tokenizer_hash):
         text = "The runs have different tokenizers: compare bits per byte, not the loss per token."
         reasons = {"val_loss": text, "val_accuracy": text, "tokens_per_second": text}
-    if (
-        distinct(
-            lambda run: run.config.get("corpus_hash"),
-            lambda run: [run.config.get("data", {}).get(name) for name in _SPLIT],
-        )
-        > 1
+    if differ(_loses_text):
+        text = "Some of the tokenizers lose spaces or case: the losses of the runs are not comparable."
+        reasons |= dict.fromkeys(("val_bits_per_byte", *reasons), text)
+    if differ(
+        lambda run: run.config.get("corpus_hash"),
+        lambda run: [run.config.get("data", {}).get(name) for name in _SPLIT],
     ):
         text = "The runs have different validation texts: their losses are not comparable."
         reasons |= {"val_loss": text, "val_bits_per_byte": text, "val_accuracy": text}
     return reasons
+
+
+def _loses_text(run: RunDescription) -> bool:
+    data = run.config.get("data", {})
+    return bool(data.get("lowercase")) or data.get("tokenizer") == "word"
 
 
 def _speed(run: RunDescription) -> float | None:

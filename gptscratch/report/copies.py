@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from gptscratch import paths
 from gptscratch.errors import UserError
 from gptscratch.generation.generator import Generator
 from gptscratch.generation.memorization import CopiedSpan, longest_copy, with_training_tokens
@@ -37,7 +39,8 @@ def measure_copies(run: Path) -> Copies | str:
             return "The token files of this run are gone."
         train_tokens = (record.split or {}).get("train_tokens", 0)
         if train_tokens > _MOST_TOKENS and not (Path(record.tokens) / "train.suffixes").is_file():
-            return f"The training text is long: gptscratch sample {run.name} --novelty searches it."
+            name = shlex.quote(paths.typed(run))
+            return f"The training text is long: gptscratch sample {name} --novelty searches it."
         generator = with_training_tokens(Generator.load(run))
     except UserError as error:
         return error.message

@@ -22,9 +22,7 @@ class Listener(Protocol):
 
 
 @contextlib.contextmanager
-def listening(
-    first: OnEvent, *, log_to: Sequence[str] = (), page: bool = False, port: int = 0
-) -> Iterator[OnEvent]:
+def listening(first: OnEvent, *, log_to: Sequence[str] = (), page: bool = False) -> Iterator[OnEvent]:
     """One ``on_event`` for many listeners. One that fails is reported and left out: the training continues.
 
     Args:
@@ -40,7 +38,7 @@ def listening(
         require(name in LOGGERS, known, did_you_mean(name, LOGGERS))
     others: list[Listener] = [Advice(first), *(LOGGERS[name]() for name in dict.fromkeys(log_to))]
     if page:
-        others.append(Page(first, port))
+        others.append(Page(first))
 
     def safely(each: Listener, do: Callable[[], None]) -> None:
         try:
@@ -135,19 +133,19 @@ class WeightsAndBiases:
 class Page:
     """Serves the report of a run from its start to its end."""
 
-    def __init__(self, first: OnEvent, port: int) -> None:
+    def __init__(self, first: OnEvent) -> None:
         """Raises MissingExtraError where the package is not installed."""
         from gptscratch.report.page import plotly_script
 
         plotly_script()
-        self._first, self._port = first, port
+        self._first = first
         self._live: Any = None
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Started) and self._live is None:
             from gptscratch.report.live import LivePage
 
-            self._live = LivePage([event.run], port=self._port)
+            self._live = LivePage([event.run])
             self._live.__enter__()
             self._first(Notice(f"The report is at {self._live.url} while the run trains."))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gptscratch import paths
 from gptscratch.data.token_files import Manifest, read_manifest
 from gptscratch.errors import UserError
 from gptscratch.report.command import command_of
@@ -18,7 +20,7 @@ from gptscratch.report.metrics_file import Columns, MetricsFile
 from gptscratch.runs.checkpoint import is_finished
 from gptscratch.runs.metrics import read_metrics
 from gptscratch.runs.run import read_facts
-from gptscratch.runs.summary import RunDescription, describe_run
+from gptscratch.runs.summary import FINE_TUNING, RunDescription, describe_run
 
 MOST_POINTS = 1500  # of a curve: more cannot be seen
 
@@ -36,6 +38,7 @@ class RunReport:
     samples: Sequence[Mapping[str, Any]]  # step and text, in order
     manifest: Manifest | None  # of its token files; None: they are gone
     command: str  # that trains such a run again
+    init_from: str | None  # the run whose weights this one started from
     finished: bool
     step: int  # the newest that is known
     planned: Sequence[tuple[str, float, float | None]]  # name, plan, result
@@ -43,6 +46,11 @@ class RunReport:
     @property
     def name(self) -> str:
         return self.described.summary.name
+
+    @property
+    def typed(self) -> str:
+        """How the run is named on the command line."""
+        return shlex.quote(paths.typed(Path(self.described.summary.folder)))
 
     @property
     def imported_from(self) -> str | None:
@@ -72,7 +80,8 @@ def read_report(run: Path, metrics: MetricsFile | None = None) -> RunReport:
         validation[name] = _interpolated(validation["step"], training["step"], training[name])
     final = _taken_out(validation)
     texts = [r for r in read_metrics(run / "samples.jsonl") if isinstance(r.get("text"), str)]
-    summary, source = described.summary, read_facts(run / "fine_tuning.json").get("init_from")
+    summary, source = described.summary, read_facts(run / FINE_TUNING).get("init_from")
+    init_from = str(source) if source else None
     newest = [*training["step"][-1:], *validation["step"][-1:]]
     return RunReport(
         described=described,
@@ -81,7 +90,8 @@ def read_report(run: Path, metrics: MetricsFile | None = None) -> RunReport:
         final=final,
         samples=texts,
         manifest=_manifest(described.config),
-        command=command_of(described.config, str(source) if source else None),
+        command=command_of(described.config, init_from),
+        init_from=init_from,
         finished=is_finished(run, summary.step),
         step=max([summary.step, *(int(step or 0) for step in newest)]),
         planned=_planned(described, training, read_facts(run / "last.json")),

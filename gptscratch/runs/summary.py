@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ class RunDescription:
     fine_tuned: dict[str, dict[str, float]]  # losses before and after, where it started from another run
     plan: dict[str, Any]  # what was expected, from plan.json; empty where that is missing
     config: dict[str, Any]
+    tokenizer_hash: str  # of its tokenizer.json; empty where that is missing
     model: ModelDescription
 
 
@@ -135,6 +137,7 @@ def describe_run(run: Path) -> RunDescription:
         fine_tuned=_losses(read_facts(run / FINE_TUNING)),
         plan=plan if all(_number(plan, name) is not None for name in PLANNED) else {},
         config=read_versioned(run / "config.json") | config.to_dict(),
+        tokenizer_hash=_hash(run / "tokenizer.json"),
         model=describe_model(config.model, micro_batch_size=config.train.micro_batch_size),
     )
 
@@ -177,6 +180,12 @@ def summarize(run: Path) -> RunSummary:
         changed=max((file.st_mtime for file in files), default=0.0),
         problem=next(iter(problems), None),
     )
+
+
+def _hash(file: Path) -> str:
+    with contextlib.suppress(OSError):
+        return hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
+    return ""
 
 
 def _readable(read: Callable[[Path], dict[str, Any]], file: Path, problems: list[str]) -> dict[str, Any]:

@@ -108,7 +108,8 @@ class Handlers:
                 number=number,
                 max_tokens=asked.max_tokens,
                 n_best=asked.logprobs,
-                scores_prompt=asked.echo and (asked.logprobs is not None or asked.return_tokens),
+                scores_prompt=asked.echo
+                and (asked.logprobs is not None or asked.return_tokens or asked.max_tokens == 0),
                 stream=asked.stream,
             )
             for prompt in asked.prompts

@@ -102,7 +102,7 @@ def parse_field(name: str, value: Any) -> Any:
     if isinstance(value, str) and each.kind is not str:
         raise ApiError(f"{name} is the text {value[:40]!r}: it must be a number or a boolean.", param=name)
     try:
-        parsed = each.parse(value, name)
+        parsed = each.parse([value] if name == "stop" and isinstance(value, str) else value, name)
     except ConfigError as error:
         raise ApiError(str(error), param=name) from None
     if name == "stop" and len(parsed) > _MOST_STOPS:

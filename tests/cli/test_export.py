@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from gptscratch.training.trainer import train
+
 from .conftest import Ended
 
 Command = Callable[..., Ended]
@@ -41,6 +43,13 @@ def test_gguf_is_exported_with_a_modelfile(gptscratch: Command) -> None:
     assert printed["dtype"] == "q8_0"
     assert printed["files"] == {file.name: file.stat().st_size for file in Path("a/b").iterdir()}
     assert set(printed["files"]) == {"model.gguf", "Modelfile"}
+
+
+def test_files_in_folders_of_an_export_are_listed(gptscratch: Command, tale: Path, corpus: Path) -> None:
+    train(corpus, name="tuned", init_from=tale, steps=4, device="cpu", dtype="float32", lora_rank=2)
+    printed = json.loads(gptscratch("export", "tuned", "--format", "peft", "--out", "peft", "--json").out)
+    weights = Path("peft/base/model.safetensors")
+    assert printed["files"]["base/model.safetensors"] == weights.stat().st_size
 
 
 @pytest.mark.parametrize(

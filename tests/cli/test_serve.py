@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from gptscratch.cli import loading, serve
+from gptscratch.training.trainer import TrainResult
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -79,6 +83,24 @@ def test_what_cannot_be_served_is_refused(gptscratch: Command, arguments: list[s
     ended = gptscratch("serve", *arguments, *port, *key)
     assert ended.code == 2
     assert message in ended.err
+
+
+def test_a_small_model_takes_no_threads_from_a_large_one(
+    monkeypatch: pytest.MonkeyPatch, fit: Callable[..., TrainResult]
+) -> None:
+    fit(name="other", n_layer=2)
+    threads = torch.get_num_threads()
+    options: dict[str, Any] = {"quantize": None, "device": "cpu", "dtype": "float32", "rows": 1}
+    try:
+        torch.set_num_threads(2)
+        serve._load(["tale", "other"], **options)
+        assert torch.get_num_threads() == 1
+        torch.set_num_threads(2)
+        monkeypatch.setattr(loading, "is_small", lambda config: config.n_layer == 1)
+        serve._load(["tale", "other"], **options)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_missing_package_is_named_with_its_extra(

@@ -84,6 +84,12 @@ def test_what_has_no_effect_on_the_tokenizer_is_reported(
     assert "note" not in gptscratch("tokenize", corpus, "--tokenizer", "char").err
 
 
+def test_options_for_a_corpus_are_reported_where_there_is_none(gptscratch: Command) -> None:
+    ended = gptscratch("tokenize", "--text", "Hello", "--tokenizer", "byte", "--lowercase", "--out", "x")
+    assert ended.code == 0
+    assert "--lowercase, --out: no effect without a corpus." in ended.err
+
+
 def test_a_corpus_that_is_too_short_leaves_nothing(gptscratch: Command, tmp_path: Path, home: Path) -> None:
     (tmp_path / "two.txt").write_text("ab")
     ended = gptscratch("train", tmp_path / "two.txt", "--steps", 3)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from gptscratch.cli import loading
 from gptscratch.cli.app import app
 from gptscratch.errors import ConfigError, RunError
 from gptscratch.generation.generator import Generator, load
@@ -89,6 +90,17 @@ def test_the_command_prints_lines_json_or_colors(
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert "\x1b[" in CliRunner().invoke(app, (*run, "--color")).stdout
     assert CliRunner().invoke(app, ("score", "-", "--with", tale.name), input=TEXT).exit_code == 0
+
+
+def test_a_text_may_be_longer_than_a_prompt(
+    tale: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_LONGEST_PROMPT", 10)
+    (tmp_path / "text.txt").write_text(TEXT)
+    file = str(tmp_path / "text.txt")
+    assert CliRunner().invoke(app, ("score", file, "--with", tale.name)).exit_code == 0
+    refused = CliRunner().invoke(app, ("sample", tale.name, "--prompt-file", file)).exception
+    assert "10 are the limit" in str(refused)
 
 
 @pytest.mark.parametrize("quantize", [None, "float16"])

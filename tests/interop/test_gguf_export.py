@@ -220,14 +220,28 @@ def test_a_tokenizer_without_an_end_of_text_is_refused() -> None:
         vocabulary(tokenizer, 256)
 
 
-def test_words_and_other_activations_are_refused(random_run: Runs) -> None:
+def test_what_llama_cpp_cannot_represent_is_refused(random_run: Runs) -> None:
     random_run(made("word"))
     with pytest.raises(TokenizerError, match="no tokenizer of the kind word"):
         export(format="gguf")
     random_run(made("byte"), **GPT2 | {"activation": "gelu"})
     with pytest.raises(ConfigError, match="cannot represent activation = gelu"):
         export(format="gguf")
+    random_run(made("byte"), rope_scaling=(8.0, 1.0, 4.0, 64.0))
+    with pytest.raises(ConfigError, match="qwen3 model cannot represent rope_scaling"):
+        export(format="gguf")
     assert [*Path().glob("random*")] == []
+
+
+def test_special_tokens_without_an_embedding_are_left_out() -> None:
+    library = build_tokenizer("byte", [TEXT], alphabet="")
+    size = library.get_vocab_size(with_added_tokens=True)
+    library.add_special_tokens(["<pad>"])
+    found = vocabulary(Tokenizer(library), size)
+    assert len(found.tokens) == len(found.types) == size
+    assert "<pad>" not in found.tokens
+    with pytest.raises(TokenizerError, match=f"the id {size - 1}, and the model has {size - 1} tokens"):
+        vocabulary(Tokenizer(library), size - 1)
 
 
 def test_a_missing_package_is_named(byte_run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

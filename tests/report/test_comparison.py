@@ -14,7 +14,7 @@ from gptscratch.cli.app import main
 from gptscratch.report.comparison import compare, comparison_of
 from gptscratch.runs.run import read_run
 from gptscratch.runs.summary import RunDescription, describe_run
-from gptscratch.training.trainer import TrainResult
+from gptscratch.training.trainer import TrainResult, train
 
 Fit = Callable[..., TrainResult]
 
@@ -49,6 +49,20 @@ def test_another_tokenizer_is_noted(tale: Path, fit: Fit) -> None:
     assert "bits per byte" in note
     assert "val_loss" not in found.best
     assert len(found.best["val_bits_per_byte"]) == 1
+
+
+def test_two_tokenizers_of_one_kind_and_size_are_distinguished(fit: Fit) -> None:
+    bpe = {"tokenizer": "bpe", "data.vocab_size": 270}
+    plain, lower = fit(name="plain", **bpe), fit(name="lower", lowercase=True, **bpe)
+    (note,) = compare([plain.run, lower.run]).notes
+    assert "lose spaces or case" in note
+    assert "val_bits_per_byte" not in compare([plain.run, lower.run]).best
+    assert compare([plain.run, fit(name="again", **bpe).run]).notes == ()
+
+
+def test_a_fine_tuned_run_has_the_tokenizer_of_the_first(tale: Path, corpus: Path) -> None:
+    tuned = train(corpus, name="tuned", init_from=tale, steps=4, device="cpu", dtype="float32").run
+    assert compare([tale, tuned]).notes == ()
 
 
 def test_another_validation_text_is_noted(tale: Path, fit: Fit) -> None:

@@ -42,7 +42,8 @@ def curved(
         "train": described.config["train"] | settings,
         "split": {"train_tokens": 1_000_000},
     }
-    plan = described.plan | {"tokens": 1_000_000, "seconds": 100.0}
+    given = [f"train.{name}" for name in settings]
+    plan = described.plan | {"tokens": 1_000_000, "seconds": 100.0, "given": given}
     columns = {"step": STEPS, "tokens": 1000 * STEPS, "seconds": STEPS / 10, "learning_rate": 0.03 + 0 * FLAT,
                "grad_norm": np.ones(100), "train_loss": train, "tokens_per_second": speed}  # fmt: skip
     validation = {"step": STEPS[9::10], "val_loss": val}
@@ -97,6 +98,9 @@ def test_a_tiny_rate_with_a_loss_that_falls_is_too_low(run: RunReport) -> None:
     assert curves.learning_rate_too_low(curved(run, train=falling, learning_rate=0.001)) is not None
     assert curves.learning_rate_too_low(curved(run, train=falling, learning_rate=0.03)) is None
     assert curves.learning_rate_too_low(curved(run, learning_rate=0.001)) is None  # it has converged
+    planned = curved(run, train=falling, learning_rate=0.001)
+    planned.described.plan["given"] = []
+    assert curves.learning_rate_too_low(planned) is None  # as for weights that are trained already
 
 
 def test_the_gain_of_twice_the_training_is_between_two_curves(run: RunReport) -> None:
@@ -180,6 +184,31 @@ def test_a_vocabulary_whose_entries_are_rare_is_too_large(run: RunReport) -> Non
     assert finding is not None
     assert "--vocab-size 4096" in finding.advice
     assert sizes.vocabulary_too_large(with_model(run, 800_000, vocab_size=4096)) is None
+
+
+def test_no_vocabulary_is_proposed_that_a_bpe_tokenizer_cannot_have(run: RunReport) -> None:
+    short = run.described.config | {"split": {"train_tokens": 27_000}}
+    described = replace(with_model(run, 800_000, vocab_size=2941).described, config=short)
+    finding = sizes.vocabulary_too_large(replace(run, described=described))
+    assert finding is not None
+    assert finding.advice == "Use --tokenizer char, and compare bits per byte."
+
+
+def test_the_sizes_of_a_fine_tuned_run_are_not_judged(run: RunReport) -> None:
+    large = with_model(run, 12_000_000, vocab_size=32_000)
+    assert [finding.name for finding in diagnose(large)] == [
+        "Model too large for the corpus",
+        "Vocabulary too large for the corpus",
+    ]
+    assert diagnose(replace(large, init_from="gpt2")) == []
+
+
+def test_a_command_names_a_run_outside_the_cache_by_its_folder(run: RunReport) -> None:
+    falling = curved(run, train=8.0 - 0.5 * np.log(STEPS))
+    summary = replace(falling.described.summary, folder="my runs/tale")
+    finding = curves.too_short(replace(falling, described=replace(falling.described, summary=summary)))
+    assert finding is not None
+    assert "--resume 'my runs/tale' --steps 2000" in finding.advice
 
 
 def test_duplicated_and_copied_text_are_different_findings() -> None:

@@ -114,6 +114,25 @@ def test_the_command_names_the_run_that_the_weights_came_from(tale: Path, corpus
     assert f"--init-from {tale}" in read_report(run).command
 
 
+def test_the_command_of_a_fine_tuned_run_is_accepted(
+    tale: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shlex
+    import sys
+
+    from gptscratch.cli.app import main
+
+    settings: dict[str, Any] = {"context_length": 8, "dropout": 0.1}
+    run = train(corpus, name="shorter", init_from=tale, steps=4, device="cpu", **settings).run
+    words = shlex.split(read_report(run).command)
+    monkeypatch.setattr(sys, "argv", [*words, "--dry-run", "--json"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert not left.value.code
+    model = json.loads(capsys.readouterr().out)["config"]["model"]
+    assert (model["context_length"], model["dropout"]) == (8, 0.1)
+
+
 def test_a_growing_file_is_read_from_where_the_last_reading_ended(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     metrics = MetricsFile(file)

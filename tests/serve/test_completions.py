@@ -91,6 +91,18 @@ def test_a_text_begins_with_its_prompt_and_has_log_probabilities_on_request(
         assert scored["logprobs"]["token_logprobs"][1:] == pytest.approx(
             logprobs["token_logprobs"][1:7], abs=1e-5
         )
+        body = {"prompt": "the fox", "max_tokens": 0, "echo": True}
+        assert http.post("/v1/completions", json=body).json()["choices"][0]["text"] == "the fox"
+
+
+def test_a_stop_string_that_looks_like_a_list_is_a_string(tale_model: Generator, serve: Serve) -> None:
+    body = {"prompt": "the fox", "max_tokens": 20, "temperature": 0}
+    with serve(tale_model) as http:
+        free, *stopped = (
+            http.post("/v1/completions", json=body | more).json()["choices"][0]["text"]
+            for more in ({}, {"stop": "[]"}, {"stop": "[1]"}, {"stop": " "})
+        )
+    assert stopped == [free, free, free.partition(" ")[0]]
 
 
 def test_a_stream_has_the_parts_of_the_whole_answer(tale_model: Generator, serve: Serve) -> None:

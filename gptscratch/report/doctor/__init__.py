@@ -25,10 +25,13 @@ _OTHER_RULES: tuple[Callable[[RunReport], Finding | None], ...] = (
     curves.too_short,
     curves.slower_than_planned,
     sizes.steps_too_small,
+    texts.repeated_samples,
+)
+# Not for a run that started from another one, whose sizes it keeps.
+_SIZE_RULES: tuple[Callable[[RunReport], Finding | None], ...] = (
     sizes.model_too_large,
     sizes.model_too_small,
     sizes.vocabulary_too_large,
-    texts.repeated_samples,
 )
 _TEXT_RULES: tuple[Callable[[Copies], Finding | None], ...] = (
     texts.duplicated_text,
@@ -43,7 +46,8 @@ def diagnose(run: RunReport, copies: Copies | str | None = None) -> list[Finding
     Args:
         copies: texts of the best checkpoint, for the rules about texts; else those are left out.
     """
-    found = [rule(run) for rule in (*CURVE_RULES, *_OTHER_RULES)]
+    size_rules = () if run.init_from else _SIZE_RULES
+    found = [rule(run) for rule in (*CURVE_RULES, *_OTHER_RULES, *size_rules)]
     if isinstance(copies, Copies):
         found += [rule(copies) for rule in _TEXT_RULES]
     return [finding for finding in found if finding is not None]

@@ -67,7 +67,8 @@ def learning_rate_too_low(run: RunReport) -> Finding | None:
     train = run.described.config.get("train", {})
     usual = USUAL_RATES.get(str(train.get("optimizer")), 0.0)
     rate, gain = train.get("learning_rate") or 0.0, _gain_of_twice(run)
-    if gain is None or not 0 < rate < usual / 8 or gain[1] < GAIN:
+    is_planned = "train.learning_rate" not in run.described.plan.get("given", ["train.learning_rate"])
+    if is_planned or gain is None or not 0 < rate < usual / 8 or gain[1] < GAIN:
         return None
     return Finding(
         name="Learning rate too low",
@@ -95,7 +96,7 @@ def too_short(run: RunReport) -> Finding | None:
         f"{losses.min():.2f}.",
         meaning="More training on the same text makes this model better.",
         advice=f"Train for longer, for example twice as long (about {duration(2 * seconds)}): "
-        f"gptscratch train --resume {run.name} --steps {2 * run.step}",
+        f"gptscratch train --resume {run.typed} --steps {2 * run.step}",
     )
 
 

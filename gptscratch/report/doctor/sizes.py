@@ -11,6 +11,7 @@ from gptscratch.units import count
 
 LARGE = 10  # parameters in blocks, for each training token
 SMALL = 1 / 50
+LEAST_ENTRIES = 512  # of a vocabulary that the rule looks at, and of one that it proposes
 LEAST_OCCURRENCES = 100  # of an entry of the vocabulary in the training text, on average
 SAME = 0.03  # of the loss: training and validation loss that differ by less are the same
 MANY_EPOCHS = 4.0
@@ -52,15 +53,16 @@ def model_too_small(run: RunReport) -> Finding | None:
 
 def vocabulary_too_large(run: RunReport) -> Finding | None:
     tokens, entries = _train_tokens(run), run.described.model.config.vocab_size
-    if not tokens or entries < 512 or tokens > LEAST_OCCURRENCES * entries:
+    if not tokens or entries < LEAST_ENTRIES or tokens > LEAST_OCCURRENCES * entries:
         return None
-    better = max(256, 1 << (int(tokens / (2 * LEAST_OCCURRENCES)).bit_length() - 1))
+    better = 1 << (int(tokens / (2 * LEAST_OCCURRENCES)).bit_length() - 1)
+    smaller = f"--vocab-size {better} or " if LEAST_ENTRIES <= better < entries else ""
     return Finding(
         name="Vocabulary too large for the corpus",
         evidence=f"{entries:,} entries share {count(tokens)} training tokens: each occurs "
         f"{tokens / entries:.0f} times on average, and most of them much less often.",
         meaning="The embeddings of rare entries are hardly trained.",
-        advice=f"Use --vocab-size {better} or --tokenizer char, and compare bits per byte.",
+        advice=f"Use {smaller}--tokenizer char, and compare bits per byte.",
     )
 
 

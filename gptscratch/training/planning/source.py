@@ -13,8 +13,8 @@ from gptscratch.data.prepare import Prepared
 from gptscratch.errors import require
 from gptscratch.runs.run import read_run
 
-_TOKENIZER = {"data.tokenizer": "--tokenizer", "data.vocab_size": "--vocab-size"}
-_FREE = ("model.dropout", "model.context_length")  # they change no parameter, or are checked
+TOKENIZER = {"data.tokenizer": "--tokenizer", "data.vocab_size": "--vocab-size"}
+FREE = ("model.dropout", "model.context_length")  # they change no parameter, or are checked
 
 
 def settings_from(init_from: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,10 +27,10 @@ def settings_from(init_from: str | Path, given: Mapping[str, Any]) -> dict[str, 
     config = read_run(run).config
     theirs = {f"model.{name}": value for name, value in asdict(config.model).items()}
     for key, value in given.items():
-        if key.startswith("model.") and key not in _FREE:
+        if key.startswith("model.") and key not in FREE:
             theirs_is = f"{all_settings()[key].label} is {value}, but in {run.name} it is {theirs[key]}."
             require(theirs[key] == value, theirs_is, "Leave it out: --init-from takes over the shape.")
-    for key, flag in _TOKENIZER.items():
+    for key, flag in TOKENIZER.items():
         keeps = f"{run.name} keeps its own tokenizer and vocabulary: each token has a row of its embedding."
         require(given.get(key) is None, keeps, f"Leave {flag} out.")
     _check_context(config.model, given.get("model.context_length"), run.name)
