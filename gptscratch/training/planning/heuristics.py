@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptscratch import sizing
-from gptscratch.config import ModelConfig
+from gptscratch.config import NARROWING, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,29 @@ def batch_rate_factor(batch: float, planned: float) -> float:
     return float(min(2.0, max(0.5, beyond**0.5)))
 
 
-def heads(d_model: int) -> int:
-    """The number of heads with which head_dim is close to 64 (32 in a narrow model) and even."""
+def model_with(given: Mapping[str, Any], n_layer: int, d_model: int, context_length: int) -> ModelConfig:
+    """A model with the given settings, and with these sizes where none are given.
+
+    Where neither d_model nor n_head is given, d_model is rounded up to a width that the given key-value heads
+    divide and that is enough for the parts of an adaptive softmax.
+    """
+    kv_heads = given.get("n_kv_head") or 1
+    if not given.keys() & {"d_model", "n_head"}:
+        least = max(d_model, NARROWING ** len(given.get("adaptive_cutoffs", ())))
+        d_model = -(-least // (2 * kv_heads)) * 2 * kv_heads
+    sizes = {"n_layer": n_layer, "d_model": d_model, "n_head": heads(d_model, kv_heads)}
+    return ModelConfig(**{**sizes, "context_length": context_length, **given})
+
+
+def heads(d_model: int, multiple_of: int = 1) -> int:
+    """The number of heads with which head_dim is close to 64 (32 in a narrow model) and even.
+
+    ``multiple_of``: the number of key-value heads; returned where no multiple of it is possible.
+    """
     wanted = 32 if d_model <= 128 else 64
-    return min(
-        (n for n in range(1, d_model + 1) if d_model % n == 0 and d_model // n % 2 == 0),
-        key=lambda n: (abs(math.log(d_model / n / wanted)), n),
-        default=1,
-    )
+    widths = (width for width in range(2, 2049, 2) if d_model % (width * multiple_of) == 0)
+    head_dim = min(widths, key=lambda width: (abs(math.log(width / wanted)), -width), default=None)
+    return d_model // head_dim if head_dim else multiple_of
 
 
 COMPILE_SECONDS = {"cpu": 20.0, "cuda": 60.0, "mps": 60.0}  # measured on a CPU only

@@ -162,9 +162,9 @@ class _Planner:
         if layers or width or heads:
             layers = layers or ModelConfig.n_layer
             width = width or 32 * (heads or max(2, layers))
-            model = _with_shape(given, layers, width, ModelConfig.context_length)
+            model = heuristics.model_with(given, layers, width, ModelConfig.context_length)
         else:
-            candidates = (_with_shape(given, *shape) for shape in heuristics.shapes())
+            candidates = (heuristics.model_with(given, *shape) for shape in heuristics.shapes())
             model = next(candidates)
             for larger in itertools.takewhile(self._suits, candidates):
                 model = larger
@@ -282,8 +282,3 @@ class _Planner:
         adamw_rate = self.train.adamw_learning_rate if self.train.optimizer == "muon" else 0.0
         rate = max(self.train.learning_rate, adamw_rate)
         self._choose(weight_decay=heuristics.weight_decay(rate, steps, epochs, self.facts.train_tokens))
-
-
-def _with_shape(given: Mapping[str, Any], n_layer: int, d_model: int, context_length: int) -> ModelConfig:
-    sizes = {"n_layer": n_layer, "d_model": d_model, "n_head": heuristics.heads(d_model)}
-    return ModelConfig(**{**sizes, "context_length": context_length, **given})

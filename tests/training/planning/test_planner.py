@@ -348,6 +348,23 @@ def test_a_number_of_heads_alone_gives_a_width_that_it_divides() -> None:
     assert (found.n_head, found.d_model) == (6, 192)
 
 
+@pytest.mark.parametrize("layers", [{}, {"n_layer": 6}])
+@pytest.mark.parametrize("n_kv_head", [2, 3, 5])
+def test_a_number_of_key_value_heads_alone_gives_a_number_of_heads_that_it_divides(
+    n_kv_head: int, layers: dict[str, Any]
+) -> None:
+    found = plan(minutes=1, n_kv_head=n_kv_head, **layers).config.model
+    assert found.n_head % n_kv_head == 0
+    assert found.head_dim % 2 == 0
+    assert found.d_model <= 256
+
+
+@pytest.mark.parametrize("layers", [{}, {"n_layer": 2}])
+def test_the_parts_of_an_adaptive_softmax_alone_give_a_width_that_is_enough(layers: dict[str, Any]) -> None:
+    found = plan(minutes=1, adaptive_cutoffs=(5, 10, 20, 40), **layers).config.model
+    assert found.d_model == 4**4
+
+
 @pytest.mark.parametrize("unit", ["minutes", "steps", "epochs", "tokens"])
 def test_a_training_length_of_0_is_refused(unit: str) -> None:
     with pytest.raises(ConfigError, match=f"{unit} is 0"):
