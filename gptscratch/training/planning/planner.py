@@ -71,9 +71,11 @@ def make_plan(given: Mapping[str, Any], data: DataConfig, facts: Facts) -> Plan:
     dropout = plan.config.model.dropout
     suits = dropout > 0 and not facts.fine_tunes
     r_drop = heuristics.r_drop(plan.epochs, facts.train_tokens) if suits else 0.0
-    if r_drop := given.get("train.r_drop", r_drop):  # another plan, since a token costs twice as much
+    r_drop = given.get("train.r_drop", r_drop)
+    if r_drop and (dropout or plan.config.train.lora_dropout):  # another plan: a token costs twice as much
         plan = _Planner({**given, "model.dropout": dropout, "train.r_drop": r_drop}, facts).plan(data)
-    return replace(plan, given=tuple(given))
+    notices = notices_about(plan.config, given, plan.steps, facts)
+    return replace(plan, given=tuple(given), notices=(*plan.notices, *notices))
 
 
 class _Planner:
@@ -139,7 +141,7 @@ class _Planner:
             seconds=seconds,
             memory_bytes=max(facts.peak_bytes, int(peak)),
             padding=1 - self.row_tokens / model.context_length,
-            notices=(*self.notices, *notices_about(config, self.given, steps, facts)),
+            notices=tuple(self.notices),
             device=facts.device,
             flops_per_second=facts.flops_per_second,
         )

@@ -95,6 +95,15 @@ def test_a_text_that_would_be_seen_often_is_trained_with_r_drop() -> None:
     assert plan(trained, epochs=20).config.train.r_drop == 0
 
 
+def test_r_drop_without_dropout_is_off_with_one_notice() -> None:
+    plain, off = plan(minutes=1), plan(minutes=1, r_drop=1.0)
+    assert off.config == plain.config
+    assert [notice.partition(":")[0] for notice in off.notices] == ["R-Drop is off"]
+    adapters = {"lora_rank": 2, "lora_dropout": 0.1, "n_layer": 2, "steps": 10}
+    tuned = plan(dataclasses.replace(LAPTOP, fine_tunes=True), r_drop=1.0, **adapters)
+    assert tuned.config.train.r_drop == 1
+
+
 @pytest.mark.parametrize("minutes", [1, 10, 120])
 def test_r_drop_that_is_planned_is_the_plan_where_it_is_given(minutes: float) -> None:
     planned, given = plan(SMALL, minutes=minutes), plan(SMALL, minutes=minutes, r_drop=1.0)
