@@ -26,6 +26,7 @@ class Facts:
     device: str  # cpu, cuda, mps
     dtype: str  # of the matrix products
     flops_per_second: float  # of large matrix products in that type, on one device
+    least_tokens: int | None = None  # to train on, of any of several corpora with weights
     world_size: int = 1  # processes that train together, each with a device of its own
     muon_dtype: str = "auto"  # of the products of Muon's updates
     val_bytes: int = 0

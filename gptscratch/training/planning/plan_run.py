@@ -122,12 +122,14 @@ def _planned(
 
 def _facts(prepared: Prepared, config: RunConfig, device: torch.device, dtype: torch.dtype) -> Facts:
     manifest, ranks = prepared.manifest, world()
+    sizes = [] if config.train.documents == "padded" else [share.tokens for share in manifest.corpora]
     muon_dtype = fast_dtype(device) if config.train.muon_dtype == "auto" else config.train.muon_dtype
     return Facts(
         train_tokens=manifest.train.tokens,
         train_bytes=manifest.train.bytes,
         val_tokens=manifest.val.tokens,
         val_bytes=manifest.val.bytes,
+        least_tokens=min(sizes, default=None),
         vocab_size=prepared.tokenizer.vocab_size,
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),

@@ -192,18 +192,20 @@ class _Planner:
         return is_trained and fits and blocks <= heuristics.most_parameters(self.facts.train_tokens)
 
     def _shortened(self, model: ModelConfig) -> ModelConfig:
-        """The model with a context that fits into the corpus."""
-        facts = self.facts
-        longest = min(facts.train_tokens, facts.val_tokens) - 1
+        """The model with a context that fits into the corpus, or into each of several with weights."""
+        facts, side, train_tokens = self.facts, "training", self.facts.train_tokens
+        if facts.least_tokens is not None:
+            side, train_tokens = "shortest training", facts.least_tokens
+        longest = min(train_tokens, facts.val_tokens) - 1
         if longest < 1 or facts.val_tokens < LEAST_VAL_TOKENS <= facts.train_tokens / 100:
             raise ConfigError(
-                f"The corpus is too short: {facts.train_tokens:,} tokens to train on, "
+                f"The corpus is too short: {train_tokens:,} tokens to train on, "
                 f"{facts.val_tokens:,} for validation.",
                 "Give more text, or another share of it for validation with --val-fraction.",
             )
         if model.context_length <= longest:
             return model
-        side = "training" if facts.train_tokens < facts.val_tokens else "validation"
+        side = side if train_tokens < facts.val_tokens else "validation"
         self.notices.append(
             f"The context length is {longest:,} instead of {model.context_length:,}: "
             f"the {side} text has only {longest + 1:,} tokens."
