@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gptscratch.config import RunConfig
+from gptscratch.config import RunConfig, all_settings
 from gptscratch.training.planning.heuristics import Facts
 
 _VERY_SMALL_BYTES = 50_000  # a model sees too little in them for sentences
@@ -60,9 +60,13 @@ def notices_about(config: RunConfig, given: Mapping[str, Any], steps: int, facts
         ("train.final_fraction", train.lr_schedule in ("constant", "onecycle"), schedule),
         ("train.adamw_learning_rate", train.optimizer == "adamw", "--optimizer adamw"),
         ("train.momentum", train.optimizer == "adamw", "--optimizer adamw"),
+        ("train.muon_dtype", train.optimizer == "adamw", "--optimizer adamw"),
+        ("train.muon_block_rows", train.optimizer == "adamw", "--optimizer adamw"),
     )
+    defaults = {key: each.default for key, each in all_settings().items()}
+    # --init-from and the config.json of a run give every setting: one with its default is left out.
     return [text for applies, text in cases if applies] + [
         f"{key.partition('.')[2]} has no effect with {reason}."
         for key, is_idle, reason in without_effect
-        if is_idle and key in given
+        if is_idle and given.get(key, defaults[key]) != defaults[key]
     ]

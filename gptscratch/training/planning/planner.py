@@ -84,10 +84,12 @@ class _Planner:
     def __init__(self, given: Mapping[str, Any], facts: Facts) -> None:
         self.given, self.facts = given, facts
         self.notices: list[str] = []
-        train = {**self._section("train"), "dtype": facts.dtype, "muon_dtype": facts.muon_dtype}
+        train = {**self._section("train"), "dtype": facts.dtype}
         if not train.keys() & set(UNITS):
             train["minutes"] = DEFAULT_MINUTES
         self.train = TrainConfig(**train)
+        if self.train.optimizer == "muon":
+            self.train = replace(self.train, muon_dtype=facts.muon_dtype)
         if self.train.minutes:
             self._choose_compile(60 * self.train.minutes)
         useful_epochs = heuristics.useful_epochs(facts.train_tokens, r_drop=self.train.r_drop > 0)
@@ -280,8 +282,10 @@ class _Planner:
         rates = heuristics.rates(self.train.optimizer, width, steps, factor)
         if self.facts.fine_tunes:
             rates = heuristics.fine_tuning_rates(rates, adapters=self.train.lora_rank is not None)
-        self._choose(**rates, warmup_steps=heuristics.warmup_steps(steps, fine_tunes=self.facts.fine_tunes))
-        # Decay pulls to 0, not to what was learned before; with Muon it is for both of the rates.
+        self._choose(**rates)
+        if self.train.lr_schedule != "onecycle":  # which has a warm-up of its own
+            self._choose(warmup_steps=heuristics.warmup_steps(steps, fine_tunes=self.facts.fine_tunes))
+        # Weight decay moves weights toward 0, not toward their pretrained values. With Muon it is for both.
         epochs = 0.0 if self.facts.fine_tunes else tokens / self.facts.train_tokens
         adamw_rate = self.train.adamw_learning_rate if self.train.optimizer == "muon" else 0.0
         rate = max(self.train.learning_rate, adamw_rate)
