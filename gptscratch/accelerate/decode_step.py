@@ -60,7 +60,7 @@ def decoding_step(model: GPT, *, rows: int = 1) -> DecodeStep | None:
 
 
 def _is_supported(model: GPT) -> bool:
-    """A CPU, and nothing that only the modules know."""
+    """Whether the model is on a CPU, in evaluation mode, without autocast and without adapters."""
     on_cpu = model.token_embedding.weight.device.type == "cpu"
     plain = on_cpu and not model.training and not torch.is_autocast_enabled("cpu")
     return plain and not has_adapters(model)

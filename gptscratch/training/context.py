@@ -243,7 +243,11 @@ class TrainContext:
         return newest
 
     def save(self) -> None:
-        """Raises DivergedError where the parameters are not finite: the last good checkpoint is kept."""
+        """Save a checkpoint of the newest step.
+
+        Raises:
+            DivergedError: a parameter is not finite; the last good checkpoint is kept.
+        """
         self.flush_losses()
         finite = torch.stack([own_rows(p).isfinite().all() for p in self.model.parameters()]).all()
         if self.world.agree((), not finite)[1]:

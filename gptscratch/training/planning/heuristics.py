@@ -87,15 +87,15 @@ def most_parameters(train_tokens: int) -> float:
     return max(800_000, 10 * train_tokens)
 
 
-STEP_TOKENS = 16  # of a step for each channel, where the number of steps is given: the cost is proportional
+STEP_TOKENS = 16  # of a step, times d_model, where the number of steps is given: the cost is proportional
 
 
 def batch_tokens(tokens: float, d_model: int) -> float:
-    """Tokens of a step, for a run of that many: 0.58 D^0.571, and at least 8 for each channel.
+    """Tokens of a step, for a run of that many: 0.58 tokens^0.571, and at least 8 d_model.
 
     Li et al. 2025, "Predictable Scale: Part I, Step Law", fitted this to runs of 2 to 100 thousand million
-    tokens; 1.5 million give 1,950, near to what was measured. With fewer than 8 for each channel, products
-    are small and the update counts: one of Muon costs as much as training on about 4 for each channel.
+    tokens; 1.5 million give 1,950, near to what was measured. With fewer than 8 d_model, products are small
+    and the update counts: one of Muon costs as much as training on about 4 d_model.
     """
     return float(max(0.58 * tokens**0.571, 8 * d_model))
 
@@ -182,8 +182,8 @@ def useful_epochs(train_tokens: int, *, r_drop: bool = False) -> float:
     """After how many epochs a run only memorizes its corpus: 20 up to 180,000 tokens.
 
     Measured at 20 kB, where 40 are better for some texts and worse for others, and up to a million tokens,
-    whose 40 are the end in general (Muennighoff et al. 2023, section 5). R-Drop makes half more below 100,000
-    tokens; at 180,000 these were too many.
+    whose 40 are the end in general (Muennighoff et al. 2023, section 5). With R-Drop, 1.5 times as many are
+    useful below 100,000 tokens; at 180,000 these were too many.
     """
     if r_drop and train_tokens < 100_000:
         return 30.0
@@ -197,9 +197,8 @@ def dropout(epochs: float, train_tokens: int) -> float:
 
 
 def r_drop(epochs: float, train_tokens: int) -> float:
-    """The weight of Wu et al. 2021, where half of the epochs with two dropout masks each are better.
-
-    Measured from 20 kB to 1.1 MB of characters.
+    """The weight of Wu et al. 2021, where half as many epochs, with two dropout masks for each sequence, give
+    a lower loss. Measured from 20 kB to 1.1 MB of characters.
     """
     return 1.0 if epochs >= 12 and train_tokens < 2_000_000 else 0.0
 
@@ -228,7 +227,7 @@ ALL_FINAL_TOKENS = 250_000  # the same where no time is given
 def evaluations(
     steps: int, tokens: int, model: ModelConfig, facts: Facts, *, by_time: bool
 ) -> dict[str, int]:
-    """How often is logged and evaluated, and on how many tokens.
+    """How often the run logs and evaluates, and on how many tokens.
 
     Evaluating a token costs about two thirds of training on it: a third of the work, but in float32.
     """

@@ -51,7 +51,7 @@ def plan_run(
     Args:
         settings: what the user gave, as in ``RunConfig.with_settings``.
         init_from: a checkpoint that the run starts from: see ``settings_from``.
-        started: ``time.perf_counter()`` when the user's time began to count; None: now.
+        started: ``clock.now()`` when the user's time began to count; None: now.
     """
     started = clock.now() if started is None else started
     given = qualified(settings)
