@@ -21,6 +21,7 @@ from gptscratch.errors import ConfigError, RunError, require
 
 _GROUP = ("max", "current", "stat")
 _OLDER = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # CPU, Windows, MPS and CUDA
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
@@ -180,8 +181,9 @@ def _free_group_memory(folder: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """On a CPU torch has no type of its own for it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """By its type, or by its message: only the allocator of CUDA has a type of its own for it."""
+    is_typed = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return is_typed or any(text in str(error) for text in _NO_MEMORY)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,9 @@ class ParameterCounts(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingMemory:
-    """Bytes of each kind. ``activations`` is an estimate, the rest is exact."""
+    """Bytes of each kind. ``activations`` and ``update`` are estimates, the rest is exact, except that
+    ``optimizer`` is an upper bound for LoRA adapters with Muon, which has one moment and not two.
+    """
 
     weights: int
     gradients: int
@@ -75,7 +77,7 @@ def forward_flops_per_token(config: ModelConfig) -> int:
 
     N counts the weights in matrix products, lm_head among them (tied or not); a multiplication and
     an addition are two. The second term is q kᵀ and the weighted sum of v. That causality halves it
-    is left out, as is usual when utilisation is reported (Chowdhery et al. 2022, PaLM, appendix B).
+    is left out, as is usual when utilization is reported (Chowdhery et al. 2022, PaLM, appendix B).
     """
     per_position = 4 * config.n_layer * config.n_head * config.head_dim
     return 2 * (_block_weights(config) + _head_weights(config)) + per_position * config.context_length

@@ -20,6 +20,7 @@ from gptscratch.device import (
     cpu_features,
     fast_dtype,
     has_fast_bfloat16,
+    is_out_of_memory,
     on_device,
     pick_device,
     pick_dtype,
@@ -139,6 +140,17 @@ def test_only_pinned_memory_is_copied_without_waiting(monkeypatch: pytest.Monkey
     for place in (CUDA, MPS, CPU):
         on_device(np.arange(3), place)
     assert calls == [("pinned", None), ("cuda", True), ("mps", False), ("cpu", False)]
+
+
+@pytest.mark.parametrize(("message", "wanted"), [
+    ("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to", True),
+    ("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: not enough memory: you tried to", True),
+    ("MPS backend out of memory (MPS allocated: 17.93 GB, other allocations: 1.08 MB)", True),
+    ("CUDA error: out of memory", True),
+    ("CUDA error: an illegal memory access was encountered", False),
+])  # fmt: skip
+def test_memory_that_runs_out_is_recognized_on_every_device(message: str, wanted: bool) -> None:
+    assert is_out_of_memory(RuntimeError(message)) is wanted
 
 
 def test_on_a_cpu_a_tensor_shares_the_arrays_memory() -> None:

@@ -136,7 +136,7 @@ def test_activation_bytes_are_near_what_autograd_saves(preset, dtype):
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loss = replica.loss(token_ids, token_ids)
     assert loss.isfinite()
-    copies = 2 * sum(twin.nbytes for _, twin in replica.copies)  # and their gradients
+    copies = 2 * sum(copied.nbytes for _, copied in replica.copies)  # and their gradients
     found = sum(saved.values()) + copies
     assert memory_to_train(config, micro_batch_size=4, dtype=dtype).activations == pytest.approx(
         found, rel=0.1

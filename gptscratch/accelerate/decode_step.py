@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gptscratch.accelerate.quantization import quantize as quantize_weights
 from gptscratch.accelerate.row_products import Residual, RowFunction, linear_residual, norm_linear
-from gptscratch.accelerate.weight_packing import JoinedAttention, JoinedGatedMLP, join, pack, twin_of
+from gptscratch.accelerate.weight_packing import JoinedAttention, JoinedGatedMLP, join, pack, shared_copy
 from gptscratch.model.attention import Attention
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT, Block
@@ -56,11 +56,11 @@ def accelerate_decoding(model: GPT, *, quantize: str | None = None, rows: int = 
 
 def decoding_step(model: GPT, *, rows: int = 1) -> DecodeStep | None:
     """As ``accelerate_decoding``, for a model that stays as it is. Later changes of weights are not seen."""
-    return accelerate_decoding(twin_of(model), rows=rows) if _is_supported(model) else None
+    return accelerate_decoding(shared_copy(model), rows=rows) if _is_supported(model) else None
 
 
 def _is_supported(model: GPT) -> bool:
-    """A CPU, and nothing that only the modules know."""
+    """Whether the model is on a CPU, in evaluation mode, without autocast and without adapters."""
     on_cpu = model.token_embedding.weight.device.type == "cpu"
     plain = on_cpu and not model.training and not torch.is_autocast_enabled("cpu")
     return plain and not has_adapters(model)

@@ -33,7 +33,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
 def keep_mask(shape: torch.Size, p: float) -> tuple[Tensor, float]:
     """The dropout mask, True with probability 1 - p, and the factor for the values that are kept.
 
-    Four elements share a draw of 64 bits, so p is rounded to a multiple of 2⁻¹⁶.
+    Four elements share one random number of 64 bits, so p is rounded to a multiple of 2⁻¹⁶.
     """
     count = shape.numel()
     words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)

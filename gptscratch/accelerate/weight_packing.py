@@ -24,8 +24,8 @@ from gptscratch.model.mlp import GatedMLP
 LARGE = 1 << 18  # numbers in a matrix above which oneDNN's setting up (10 us) is worth it
 
 
-def twin_of(model: GPT) -> GPT:
-    """A copy with parameters and buffers in common: its modules can be replaced, the model stays as it is."""
+def shared_copy(model: GPT) -> GPT:
+    """A copy that shares parameters and buffers: its modules can be replaced, the model stays as it is."""
     return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
 
 

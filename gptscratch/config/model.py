@@ -63,10 +63,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        factor = self.n_head * (2 if self.position in ("rope", "sinusoidal") else 1)
         require(
             self.head_dim is not None or self.d_model % self.n_head == 0,
             f"n_head = {self.n_head} (--heads) does not divide d_model = {self.d_model} (--d-model).",
-            f"Try --d-model {_nearest_multiple(self.d_model, self.n_head)}, or another number of heads.",
+            f"Try --d-model {_nearest_multiple(self.d_model, factor)}, or another number of heads.",
         )
         for name, size in self._derived().items():
             if getattr(self, name) is None:

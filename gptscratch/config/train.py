@@ -67,7 +67,7 @@ class TrainConfig:
     )  # fmt: skip
     beta1: float = setting(0.9, None, "First beta of AdamW.", **_BETA)
     beta2: float = setting(0.95, None, "Second beta of AdamW.", **_BETA)
-    momentum: float = setting(0.95, None, "Momentum of Muon.", **_BETA)
+    momentum: float = planned(0.95, None, "Momentum of Muon.", **_BETA)
     grad_clip: float = setting(
         1.0, ADVANCED, "Clip the norm of the gradient to X; 0 disables this.", at_least=0
     )

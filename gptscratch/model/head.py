@@ -23,7 +23,7 @@ class AdaptiveHead(nn.AdaptiveLogSoftmaxWithLoss):
     def forward(self, hidden: Tensor) -> Tensor:  # type: ignore[override]
         """The logarithms of probabilities, which are logits as well: (..., D) -> (..., V)."""
         flat: Tensor = self.log_prob(hidden.flatten(0, -2))
-        return flat.view(*hidden.shape[:-1], -1)
+        return flat.view(*hidden.shape[:-1], self.n_classes)
 
     def parts(self, hidden: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor, Tensor, Tensor | None]]:
         """The softmaxes whose cross-entropies add up to that of the targets: inputs, weight, targets, bias.

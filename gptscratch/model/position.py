@@ -90,7 +90,7 @@ class Rotary(Position, nn.Module):
         angles = self.angles(positions)[:, :, None]  # (B, T, 1, K/2)
         cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
         cos, sin = torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)  # (B, T, 1, K)
-        # (x₁ cos - x₂ sin, x₂ cos + x₁ sin): the two halves, swapped, meet the sines.
+        # (x₁ cos - x₂ sin, x₂ cos + x₁ sin): the swapped halves are multiplied by the sines.
         return lambda x: torch.addcmul(x * cos, x.roll(self.head_dim // 2, dims=-1), sin)
 
 

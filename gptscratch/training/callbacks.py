@@ -16,7 +16,7 @@ Callback = Callable[[TrainContext], None]  # called after each step
 
 
 def log(context: TrainContext) -> None:
-    """A line of metrics.jsonl at the interval, and the progress about once a second."""
+    """Write a line of metrics.jsonl at the interval, and report the progress about once a second."""
     state, config = context.state, context.config
     due = state.step % config.log_interval == 0 or context.finished
     if not due and context.state.seconds - context.reported_at < _PROGRESS_SECONDS:
@@ -43,7 +43,7 @@ def log(context: TrainContext) -> None:
 
 
 def evaluate(context: TrainContext) -> None:
-    """At the interval; notes the best, and ends the run when patience is used up."""
+    """Evaluate at the interval, note the best evaluation, and end the run when patience is used up."""
     state, config = context.state, context.config
     if state.step % config.eval_interval and not context.finished:
         return
@@ -69,7 +69,7 @@ def evaluate(context: TrainContext) -> None:
 
 
 def save(context: TrainContext) -> None:
-    """At the interval, after ten minutes, and where the model is better than it was: that one must exist."""
+    """Save at the interval, after ten minutes, and where the model is better than before: it must be kept."""
     late = context.state.seconds - context.saved_at >= _SAVE_SECONDS
     due = context.state.step % context.config.save_interval == 0
     if due or late or context.best or context.finished:

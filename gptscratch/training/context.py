@@ -50,7 +50,6 @@ class TrainContext:
     """Everything that the training loop reads or changes; callbacks are functions of it."""
 
     fine_tuned: FineTuned | None = None  # where the run started from another
-    world: World = ALONE
 
     def __init__(
         self,
@@ -103,7 +102,7 @@ class TrainContext:
         self.evaluate = self.evaluator(prepared)
         self.schedule = schedule_of(config)
         self.budget = make_budget(config, prepared.manifest.train.tokens, self.batches.tokens_per_row)
-        final = int(min(config.final_eval_tokens or math.inf, prepared.manifest.val.tokens))
+        final = min(config.final_eval_tokens, prepared.manifest.val.tokens)
         self.final_tokens = final if config.keep_file is None else final + LEAST_FINAL_TOKENS
         self.start(state)
 
@@ -200,16 +199,16 @@ class TrainContext:
             state.closing_seconds = max(state.closing_seconds, budget.seconds - state.seconds)
         return stops
 
-    def tokens_at_end(self) -> int | None:
-        """Validation tokens to score at the end, or as many as there is time for; None: all."""
-        along, final = self.config.eval_tokens, self.config.final_eval_tokens or None
+    def tokens_at_end(self) -> int:
+        """Validation tokens to score at the end, or as many as there is time for."""
+        along, final = self.config.eval_tokens, self.config.final_eval_tokens
         if self.fine_tuned is not None:  # as many as before
             return final
         measured = self.last_seconds.get("evaluate")
         if measured and math.isfinite(self.budget.seconds):
             fits = int((self.budget.seconds - self.run_seconds()) / measured * along)
             fits = int(self.world.agree((fits,), False)[0][0])
-            return max(along, min(final or fits, fits))
+            return max(along, min(final, fits))
         return final
 
     def is_out_of_patience(self) -> bool:
@@ -244,7 +243,11 @@ class TrainContext:
         return newest
 
     def save(self) -> None:
-        """Raises DivergedError where the parameters are not finite: the last good checkpoint is kept."""
+        """Save a checkpoint of the newest step.
+
+        Raises:
+            DivergedError: a parameter is not finite; the last good checkpoint is kept.
+        """
         self.flush_losses()
         finite = torch.stack([own_rows(p).isfinite().all() for p in self.model.parameters()]).all()
         if self.world.agree((), not finite)[1]:

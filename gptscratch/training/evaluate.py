@@ -42,11 +42,20 @@ class Evaluator:
         *,
         pad_with: int | None = None,
     ) -> None:
-        """``pad_with`` as in ``Batches``."""
+        """``pad_with`` as in ``Batches``.
+
+        Raises:
+            CorpusError: no corpus has two validation tokens.
+        """
         self.replica, self.pad_with = replica, pad_with
         self.token_bytes = bytes_of_tokens(prepared.tokens, prepared.tokenizer)
         self.unk_id = prepared.tokenizer.unk_id
         self.parts = weighted_parts(prepared.tokens, "val")
+        if not self.parts:
+            raise CorpusError(
+                "the validation text is too short to evaluate: two tokens of one corpus are needed.",
+                "Give more text, or another share of it for validation with --val-fraction.",
+            )
         self._documents: dict[int, DocumentRows] = {}  # of each part: found once
 
     def __call__(self, step: int, limit: int | None = None) -> Evaluated:

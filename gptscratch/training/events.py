@@ -69,7 +69,7 @@ class Logged(Progress):
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The validation split, or the fixed part of it that ``val_tokens`` counts."""
+    """The result of an evaluation on the validation split, or on as many of its tokens as ``val_tokens``."""
 
     step: int
     val_loss: float  # nats per token

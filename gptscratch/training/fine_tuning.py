@@ -125,7 +125,7 @@ def _keep_loss(context: TrainContext, step: int) -> Evaluated | None:
     prepared = _prepared(config, Path(context.record.tokens), context)
     if len(prepared.tokens.val) < 2:
         raise CorpusError(f"{config.train.keep_file} is too short: nothing of it can be held out.")
-    return context.evaluator(prepared)(step, max(LEAST_FINAL_TOKENS, context.tokens_at_end() or 0))
+    return context.evaluator(prepared)(step, max(LEAST_FINAL_TOKENS, context.tokens_at_end()))
 
 
 def _prepared(config: RunConfig, tokens: Path, context: TrainContext) -> Prepared:

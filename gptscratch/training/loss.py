@@ -11,9 +11,10 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from gptscratch.accelerate.linear import linear
+from gptscratch.data.document_batches import PAD_TARGET
 from gptscratch.model.head import AdaptiveHead
 
-IGNORE = -100  # a target that counts for nothing: padding
+IGNORE = PAD_TARGET  # a target that counts for nothing: padding, or a token that the vocabulary lacks
 
 # Bytes of logits held at once. On a CPU they stay near the cache; a GPU needs large products, and each
 # slice reads and writes the (V, D) gradient of the weights.

@@ -50,8 +50,8 @@ class Optimizer:
     def step(self, lr_scale: float, finite: Tensor) -> None:
         """One update, at ``lr_scale`` times the peak learning rate.
 
-        ``finite``: () bool, on the parameters' device; where it is False nothing changes, and the host does
-        not wait for its value.
+        ``finite``: () bool, on the parameters' device; where it is False no parameter and no moment changes,
+        and the host does not wait for its value.
         """
         for part in self.parts:
             part.update(lr_scale * self.rate_factor, finite)

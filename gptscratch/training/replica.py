@@ -58,7 +58,7 @@ class LowPrecisionReplica:
         self.evaluated = self.model if self.device.type == "cuda" else model
         own = {id(parameter) for parameter in model.parameters()}
         named = self.model.named_parameters()
-        self.copies = [(model.get_parameter(name), twin) for name, twin in named if id(twin) not in own]
+        self.copies = [(model.get_parameter(name), copied) for name, copied in named if id(copied) not in own]
         self.loss_scale = LossScale(self.device) if dtype == torch.float16 else None
         self.mask_at, self.r_drop = mask_at, r_drop
         self._hidden: Callable[..., Tensor] = self.model.hidden
@@ -112,26 +112,26 @@ class LowPrecisionReplica:
         return state
 
     def zero_grad(self) -> None:
-        for parameter in (*self.parameters, *(twin for _, twin in self.copies)):
+        for parameter in (*self.parameters, *(copied for _, copied in self.copies)):
             parameter.grad = None
 
     @torch.no_grad()
     def copy_weights(self) -> None:
         """Cast the model's current parameters into the copy."""
         if self.copies:
-            parameters, twins = zip(*self.copies, strict=True)
-            torch._foreach_copy_(twins, parameters)
+            parameters, copies = zip(*self.copies, strict=True)
+            torch._foreach_copy_(copies, parameters)
             self.copies = [pair for pair in self.copies if pair[0].requires_grad]  # the others stay the same
 
     @torch.no_grad()
     def accumulate_grads(self) -> None:
         """Add the copy's gradients to the model's, in float32."""
-        for parameter, twin in self.copies:
-            if twin.grad is not None and parameter.grad is not None:
-                parameter.grad += twin.grad
-            elif twin.grad is not None:
-                parameter.grad = twin.grad.float()
-            twin.grad = None
+        for parameter, copied in self.copies:
+            if copied.grad is not None and parameter.grad is not None:
+                parameter.grad += copied.grad
+            elif copied.grad is not None:
+                parameter.grad = copied.grad.float()
+            copied.grad = None
 
     @torch.no_grad()
     def sum_over_ranks(self, loss: Tensor) -> None:
@@ -148,10 +148,10 @@ def _cast(model: GPT, dtype: torch.dtype) -> GPT:
 
     So the gradients of a token that occurs often are summed in float32.
     """
-    twin = copy.deepcopy(model).to(dtype)
+    cast = copy.deepcopy(model).to(dtype)
     for name, part in model.named_modules():
         if isinstance(part, nn.Embedding):
-            embedding = twin.get_submodule(name)
+            embedding = cast.get_submodule(name)
             embedding.weight = part.weight
             embedding.register_forward_hook(lambda _module, _inputs, rows: rows.to(dtype))
-    return twin
+    return cast

@@ -16,7 +16,7 @@ _NEWER = ("skipped_steps", "skipped_in_a_row")  # which checkpoints of version 0
 
 @dataclass
 class TrainState:
-    """Mutable, and the only such thing besides the model and the optimizer."""
+    """The counters of a run, which each step changes."""
 
     step: int = 0  # optimizer updates done
     tokens: int = 0  # training tokens seen

@@ -11,7 +11,7 @@ import torch
 from gptscratch.accelerate.decode_step import DecodeStep, accelerate_decoding, decoding_step
 from gptscratch.accelerate.quantization import QUANTIZERS, quantize
 from gptscratch.accelerate.training import accelerate_training
-from gptscratch.accelerate.weight_packing import LARGE, join, pack, twin_of
+from gptscratch.accelerate.weight_packing import LARGE, join, pack, shared_copy
 from gptscratch.config import ACTIVATIONS, POSITIONS, ModelConfig, SampleConfig
 from gptscratch.generation.generate import generate_batch
 from gptscratch.model.cache import KVCache
@@ -34,10 +34,10 @@ def lively(**changes: object) -> GPT:
 
 def step_of(model: GPT, *, large: int = LARGE) -> DecodeStep:
     """As ``decoding_step``, with matrices packed from another size on."""
-    twin = twin_of(model)
-    join(twin)
-    pack(twin, large=large)
-    return DecodeStep(twin)
+    copied = shared_copy(model)
+    join(copied)
+    pack(copied, large=large)
+    return DecodeStep(copied)
 
 
 @torch.inference_mode()
@@ -113,10 +113,10 @@ def test_joined_and_packed_a_model_computes_as_before(family: dict[str, object],
     model = lively(**family)
     token_ids = torch.arange(10)[None]
     before = model(token_ids)
-    twin = step_of(model, large=large).model
-    torch.testing.assert_close(twin(token_ids), before, rtol=1e-5, atol=1e-5)
+    joined = step_of(model, large=large).model
+    torch.testing.assert_close(joined(token_ids), before, rtol=1e-5, atol=1e-5)
     assert model(token_ids).equal(before)
-    assert twin.token_embedding.weight is model.token_embedding.weight
+    assert joined.token_embedding.weight is model.token_embedding.weight
 
 
 def test_a_model_in_training_is_left_to_itself() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gptscratch.config import (
+    POSITIONS,
     SECTIONS,
     DataConfig,
     ModelConfig,
@@ -36,7 +38,7 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (ModelConfig, {"dropout": math.nan}, "dropout is nan"),
     (ModelConfig, {"norm_eps": -1.0}, "norm_eps is -1: it must be above 0"),
     (ModelConfig, {"rope_theta": 0.0}, "rope_theta is 0"),
-    (ModelConfig, {"d_model": 100, "n_head": 3}, "n_head = 3.* does not divide d_model = 100.*--d-model 99"),
+    (ModelConfig, {"d_model": 100, "n_head": 3}, "n_head = 3.* does not divide d_model = 100.*--d-model 102"),
     (ModelConfig, {"n_kv_head": 3}, "n_kv_head = 3 .* does not divide n_head = 4"),
     (ModelConfig, {"d_model": 12}, "head_dim = 3 must be even"),
     (ModelConfig, {"d_model": 15, "n_head": 1, "position": "sinusoidal"}, r"even d_model .* not 15"),
@@ -94,6 +96,16 @@ def test_a_value_out_of_range_is_refused_by_name(cls: type, values: dict[str, An
     with pytest.raises(ConfigError, match=message) as caught:
         cls(**values)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize(("d_model", "n_head"), [(100, 3), (64, 5), (16, 9)])
+def test_the_width_that_an_error_proposes_is_valid(d_model: int, n_head: int, position: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ModelConfig(d_model=d_model, n_head=n_head, position=position)
+    proposed = re.search(r"--d-model (\d+)", caught.value.hint)
+    assert proposed is not None
+    assert ModelConfig(d_model=int(proposed[1]), n_head=n_head, position=position).head_dim > 0
 
 
 @pytest.mark.parametrize("cls", [*SECTIONS.values(), SampleConfig, RunConfig])

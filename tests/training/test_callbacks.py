@@ -14,6 +14,7 @@ import torch
 
 from gptscratch import paths
 from gptscratch.config import TrainConfig
+from gptscratch.distributed import ALONE
 from gptscratch.errors import RunError
 from gptscratch.runs.metrics import read_metrics
 from gptscratch.training import callbacks, loop
@@ -47,6 +48,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
 def session_of(clock: FakeTime, *, seconds: float, final_tokens: int = 50_000, **state: Any) -> TrainContext:
     """A context of a run by time whose steps have 1,024 tokens and take as long as the test says."""
     context = TrainContext.__new__(TrainContext)  # of what it holds, these tests use no model and no data
+    context.world = ALONE
     context.config = TrainConfig(
         minutes=seconds / 60, eval_tokens=5_000, eval_interval=100, log_interval=100, micro_batch_size=1
     )

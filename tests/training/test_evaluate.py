@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,15 @@ def test_corpora_with_weights_are_validated_by_their_weights(pad: bool, tmp_path
     assert both.val_loss == pytest.approx(0.75 * first.val_loss + 0.25 * second.val_loss)
     assert both.val_tokens == first.val_tokens + second.val_tokens
     assert scorer(0, 160).val_tokens < both.val_tokens
+
+
+def test_corpora_with_weights_but_without_two_validation_tokens_are_a_clear_error(tmp_path: Path) -> None:
+    found = prepared(tmp_path, "ab" * 20, "cde" * 40, weight0="=3", weight1="=1", tokenizer="byte")
+    shares = tuple(replace(share, val_tokens=1) for share in found.manifest.corpora)
+    manifest = replace(found.manifest, corpora=shares)
+    tokens = replace(found.tokens, val=found.tokens.val[:2], manifest=manifest)
+    with pytest.raises(CorpusError, match="too short to evaluate"):
+        Evaluator(LowPrecisionReplica(tiny(), torch.float32), replace(found, tokens=tokens))
 
 
 def test_a_half_precision_copy_is_refreshed_before_it_is_scored(tmp_path: Path) -> None:

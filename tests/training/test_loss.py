@@ -198,6 +198,14 @@ def test_r_drop_in_half_precision_stays_near_the_full_one() -> None:
         assert (own.float() - their).norm() < 0.01 * their.norm()
 
 
+def test_r_drop_of_padding_alone_has_no_loss_and_no_gradient_in_an_adaptive_softmax() -> None:
+    hidden, head = torch.ones(2 * 3, 32, requires_grad=True), AdaptiveHead(32, 30, [5, 12])
+    loss = head_cross_entropy(head, hidden, torch.full((3,), IGNORE), r_drop=1.0)
+    (grad,) = torch.autograd.grad(loss, hidden)
+    assert loss == 0
+    assert not grad.any()
+
+
 @pytest.mark.parametrize("n_vocab", [67, 16_384, 50_257, 152_000])
 def test_a_slice_stays_near_the_cache_of_a_cpu_and_fills_a_gpu(n_vocab: int) -> None:
     cpu, cuda, mps = (slice_rows(n_vocab, torch.device(d)) for d in ("cpu", "cuda", "mps"))

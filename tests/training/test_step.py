@@ -140,8 +140,8 @@ def test_gradients_add_up_in_float32() -> None:
     model = tiny()
     replica = LowPrecisionReplica(model, torch.bfloat16)
     for number in (1, 2**-10):
-        for _, twin in replica.copies:
-            twin.grad = torch.full_like(twin, number)
+        for _, copied in replica.copies:
+            copied.grad = torch.full_like(copied, number)
         replica.accumulate_grads()
     assert replica.copies
     assert all((p.grad == 1 + 2**-10).all() for p, _ in replica.copies)  # in bfloat16 it would be 1
@@ -176,7 +176,7 @@ def test_no_gradient_outlives_its_step() -> None:
     model = tiny()
     replica = LowPrecisionReplica(model, torch.bfloat16)
     take_step(replica, optimizer_of(model), INPUTS, TARGETS, micro_batch_size=4, grad_clip=1.0, lr_scale=1.0)
-    assert all(p.grad is None for p in [*replica.parameters, *(twin for _, twin in replica.copies)])
+    assert all(p.grad is None for p in [*replica.parameters, *(copied for _, copied in replica.copies)])
 
 
 def test_the_working_copy_follows_the_model() -> None:
@@ -185,8 +185,8 @@ def test_the_working_copy_follows_the_model() -> None:
     before = copy.deepcopy(model)
     take_step(replica, optimizer_of(model), INPUTS, TARGETS, micro_batch_size=8, grad_clip=1.0, lr_scale=1.0)
     replica.copy_weights()
-    for now, twin in replica.copies:
-        assert torch.equal(twin, now.bfloat16())
+    for now, copied in replica.copies:
+        assert torch.equal(copied, now.bfloat16())
     for now, old in zip(model.parameters(), before.parameters(), strict=True):
         assert not torch.equal(now, old)
 
@@ -245,7 +245,7 @@ def test_float16_lowers_its_scale_until_the_gradients_fit() -> None:
 
 
 def test_a_loss_scale_grows_after_many_finite_gradients_and_is_loaded_as_it_was(tmp_path: Path) -> None:
-    scale, twin = LossScale(torch.device("cpu")), LossScale(torch.device("cpu"))
+    scale, loaded = LossScale(torch.device("cpu")), LossScale(torch.device("cpu"))
     before = scale.scale.item()
     finite, not_finite = torch.tensor(True), torch.tensor(False)
     scale.update(1.0, not_finite)
@@ -253,14 +253,14 @@ def test_a_loss_scale_grows_after_many_finite_gradients_and_is_loaded_as_it_was(
     for _ in range(1999):
         scale.update(1.0, finite)
     save_tensors(tmp_path / "optimizer.safetensors", scale.state)
-    load_optimizer(twin.state, tmp_path)
-    for each in (scale, twin):
+    load_optimizer(loaded.state, tmp_path)
+    for each in (scale, loaded):
         assert each.scale.item() == before / 2
         each.update(1.0, finite)
         assert each.scale.item() == before
     save_tensors(tmp_path / "optimizer.safetensors", {})  # of a run in another type
-    load_optimizer(twin.state, tmp_path)
-    assert twin.scale.item() == before
+    load_optimizer(loaded.state, tmp_path)
+    assert loaded.scale.item() == before
 
 
 def test_embedding_gradients_are_summed_in_float32() -> None:

@@ -15,10 +15,12 @@ import torch
 
 import gptscratch
 from gptscratch import paths
+from gptscratch.data.token_files import read_manifest
 from gptscratch.errors import CheckpointError, ConfigError, RunError, UserError
 from gptscratch.generation.generator import load, sample_text
 from gptscratch.runs import tensors as storage
 from gptscratch.runs.metrics import read_metrics
+from gptscratch.runs.run import read_run
 from gptscratch.runs.tensors import load_tensors
 from gptscratch.training.events import (
     Evaluated,
@@ -31,6 +33,7 @@ from gptscratch.training.events import (
     Started,
     Working,
 )
+from gptscratch.training.planning.plan_run import plan_run
 from gptscratch.training.trainer import TrainResult, resume, train
 
 Fit = Callable[..., TrainResult]
@@ -378,3 +381,17 @@ def test_a_run_keeps_its_number_formats_when_the_machine_says_otherwise_at_a_res
         wanted = "bfloat16" if fast else "float32"
         train = read(paths.run_dir(name) / "config.json")["train"]
         assert (train["dtype"], train["muon_dtype"]) == (wanted, wanted)
+
+
+def test_a_small_corpus_with_a_weight_is_trained_in_a_context_that_it_has_the_tokens_for(
+    corpus: Path, tmp_path: Path
+) -> None:
+    small = tmp_path / "small.txt"
+    small.write_text("the fox runs home.\n" * 6, encoding="utf-8")
+    corpora = (f"{corpus}=0.9", f"{small}=0.1")
+    settings: dict[str, Any] = {"n_layer": 1, "d_model": 32, "context_length": 200, "batch_size": 2}
+    record = read_run(train(corpora, device="cpu", steps=2, **settings).run)
+    small_tokens = read_manifest(Path(record.tokens)).corpora[1].tokens
+    assert record.config.model.context_length == small_tokens - 1 < 199
+    plan, _ = plan_run({**settings, "steps": 2, "corpus": corpora, "documents": "padded"})
+    assert plan.config.model.context_length == 200

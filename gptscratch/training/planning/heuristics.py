@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptscratch import sizing
-from gptscratch.config import ModelConfig
+from gptscratch.config import NARROWING, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Facts:
     device: str  # cpu, cuda, mps
     dtype: str  # of the matrix products
     flops_per_second: float  # of large matrix products in that type, on one device
+    least_tokens: int | None = None  # to train on, of any of several corpora with weights
     world_size: int = 1  # processes that train together, each with a device of its own
     muon_dtype: str = "auto"  # of the products of Muon's updates
     val_bytes: int = 0
@@ -86,15 +87,15 @@ def most_parameters(train_tokens: int) -> float:
     return max(800_000, 10 * train_tokens)
 
 
-STEP_TOKENS = 16  # of a step for each channel, where the number of steps is given: the cost is proportional
+STEP_TOKENS = 16  # of a step, times d_model, where the number of steps is given: the cost is proportional
 
 
 def batch_tokens(tokens: float, d_model: int) -> float:
-    """Tokens of a step, for a run of that many: 0.58 D^0.571, and at least 8 for each channel.
+    """Tokens of a step, for a run of that many: 0.58 tokens^0.571, and at least 8 d_model.
 
     Li et al. 2025, "Predictable Scale: Part I, Step Law", fitted this to runs of 2 to 100 thousand million
-    tokens; 1.5 million give 1,950, near to what was measured. With fewer than 8 for each channel, products
-    are small and the update counts: one of Muon costs as much as training on about 4 for each channel.
+    tokens; 1.5 million give 1,950, near to what was measured. With fewer than 8 d_model, products are small
+    and the update counts: one of Muon costs as much as training on about 4 d_model.
     """
     return float(max(0.58 * tokens**0.571, 8 * d_model))
 
@@ -110,14 +111,29 @@ def batch_rate_factor(batch: float, planned: float) -> float:
     return float(min(2.0, max(0.5, beyond**0.5)))
 
 
-def heads(d_model: int) -> int:
-    """The number of heads with which head_dim is close to 64 (32 in a narrow model) and even."""
+def model_with(given: Mapping[str, Any], n_layer: int, d_model: int, context_length: int) -> ModelConfig:
+    """A model with the given settings, and with these sizes where none are given.
+
+    Where neither d_model nor n_head is given, d_model is rounded up to a width that the given key-value heads
+    divide and that is enough for the parts of an adaptive softmax.
+    """
+    kv_heads = given.get("n_kv_head") or 1
+    if not given.keys() & {"d_model", "n_head"}:
+        least = max(d_model, NARROWING ** len(given.get("adaptive_cutoffs", ())))
+        d_model = -(-least // (2 * kv_heads)) * 2 * kv_heads
+    sizes = {"n_layer": n_layer, "d_model": d_model, "n_head": heads(d_model, kv_heads)}
+    return ModelConfig(**{**sizes, "context_length": context_length, **given})
+
+
+def heads(d_model: int, multiple_of: int = 1) -> int:
+    """The number of heads with which head_dim is close to 64 (32 in a narrow model) and even.
+
+    ``multiple_of``: the number of key-value heads; returned where no multiple of it is possible.
+    """
     wanted = 32 if d_model <= 128 else 64
-    return min(
-        (n for n in range(1, d_model + 1) if d_model % n == 0 and d_model // n % 2 == 0),
-        key=lambda n: (abs(math.log(d_model / n / wanted)), n),
-        default=1,
-    )
+    widths = (width for width in range(2, 2049, 2) if d_model % (width * multiple_of) == 0)
+    head_dim = min(widths, key=lambda width: (abs(math.log(width / wanted)), -width), default=None)
+    return d_model // head_dim if head_dim else multiple_of
 
 
 COMPILE_SECONDS = {"cpu": 20.0, "cuda": 60.0, "mps": 60.0}  # measured on a CPU only
@@ -166,8 +182,8 @@ def useful_epochs(train_tokens: int, *, r_drop: bool = False) -> float:
     """After how many epochs a run only memorizes its corpus: 20 up to 180,000 tokens.
 
     Measured at 20 kB, where 40 are better for some texts and worse for others, and up to a million tokens,
-    whose 40 are the end in general (Muennighoff et al. 2023, section 5). R-Drop makes half more below 100,000
-    tokens; at 180,000 these were too many.
+    whose 40 are the end in general (Muennighoff et al. 2023, section 5). With R-Drop, 1.5 times as many are
+    useful below 100,000 tokens; at 180,000 these were too many.
     """
     if r_drop and train_tokens < 100_000:
         return 30.0
@@ -181,9 +197,8 @@ def dropout(epochs: float, train_tokens: int) -> float:
 
 
 def r_drop(epochs: float, train_tokens: int) -> float:
-    """The weight of Wu et al. 2021, where half of the epochs with two dropout masks each are better.
-
-    Measured from 20 kB to 1.1 MB of characters.
+    """The weight of Wu et al. 2021, where half as many epochs, with two dropout masks for each sequence, give
+    a lower loss. Measured from 20 kB to 1.1 MB of characters.
     """
     return 1.0 if epochs >= 12 and train_tokens < 2_000_000 else 0.0
 
@@ -212,7 +227,7 @@ ALL_FINAL_TOKENS = 250_000  # the same where no time is given
 def evaluations(
     steps: int, tokens: int, model: ModelConfig, facts: Facts, *, by_time: bool
 ) -> dict[str, int]:
-    """How often is logged and evaluated, and on how many tokens.
+    """How often the run logs and evaluates, and on how many tokens.
 
     Evaluating a token costs about two thirds of training on it: a third of the work, but in float32.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gptscratch.config import RunConfig
+from gptscratch.config import RunConfig, all_settings
 from gptscratch.training.planning.heuristics import Facts
 
 _VERY_SMALL_BYTES = 50_000  # a model sees too little in them for sentences
@@ -16,7 +16,8 @@ def notices_about(config: RunConfig, given: Mapping[str, Any], steps: int, facts
     model, train = config.model, config.train
     total = facts.train_bytes + facts.val_bytes
     minutes, started = 60 * (train.minutes or 0), facts.start_up_seconds
-    chosen_share = (given.get("data.val_fraction") or -1) < 0 and not config.data.val_file
+    chosen_share = given.get("data.val_fraction") is None and not config.data.val_file
+    vocab_size = given.get("model.vocab_size", model.vocab_size)
     warms_up = "train.warmup_steps" in given and train.lr_schedule != "onecycle"
     cases = (
         (
@@ -41,6 +42,14 @@ def notices_about(config: RunConfig, given: Mapping[str, Any], steps: int, facts
             "the learning rate never reaches its peak.",
         ),
         (train.learning_rate == 0, "The learning rate is 0: the model does not change."),
+        (
+            given.get("train.r_drop", 0.0) > train.r_drop,
+            "R-Drop is off: without dropout, both predictions of a token are the same. Give --dropout, too.",
+        ),
+        (
+            vocab_size != model.vocab_size,
+            f"model.vocab_size is {model.vocab_size:,} instead of {vocab_size:,}: the tokenizer decides it.",
+        ),
     )
     schedule = f"--lr-schedule {train.lr_schedule}"
     without_effect = (
@@ -49,12 +58,15 @@ def notices_about(config: RunConfig, given: Mapping[str, Any], steps: int, facts
         ("train.warmup_steps", train.lr_schedule == "onecycle", f"{schedule}, which has its own"),
         ("train.decay_fraction", train.lr_schedule != "wsd", schedule),
         ("train.final_fraction", train.lr_schedule in ("constant", "onecycle"), schedule),
-        ("train.r_drop", train.r_drop > 0 and not (model.dropout or train.lora_dropout), "--dropout 0"),
         ("train.adamw_learning_rate", train.optimizer == "adamw", "--optimizer adamw"),
         ("train.momentum", train.optimizer == "adamw", "--optimizer adamw"),
+        ("train.muon_dtype", train.optimizer == "adamw", "--optimizer adamw"),
+        ("train.muon_block_rows", train.optimizer == "adamw", "--optimizer adamw"),
     )
+    defaults = {key: each.default for key, each in all_settings().items()}
+    # --init-from and the config.json of a run give every setting: one with its default is left out.
     return [text for applies, text in cases if applies] + [
         f"{key.partition('.')[2]} has no effect with {reason}."
         for key, is_idle, reason in without_effect
-        if is_idle and key in given
+        if is_idle and given.get(key, defaults[key]) != defaults[key]
     ]

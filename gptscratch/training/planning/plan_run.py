@@ -51,7 +51,7 @@ def plan_run(
     Args:
         settings: what the user gave, as in ``RunConfig.with_settings``.
         init_from: a checkpoint that the run starts from: see ``settings_from``.
-        started: ``time.perf_counter()`` when the user's time began to count; None: now.
+        started: ``clock.now()`` when the user's time began to count; None: now.
     """
     started = clock.now() if started is None else started
     given = qualified(settings)
@@ -122,12 +122,14 @@ def _planned(
 
 def _facts(prepared: Prepared, config: RunConfig, device: torch.device, dtype: torch.dtype) -> Facts:
     manifest, ranks = prepared.manifest, world()
+    sizes = [] if config.train.documents == "padded" else [share.tokens for share in manifest.corpora]
     muon_dtype = fast_dtype(device) if config.train.muon_dtype == "auto" else config.train.muon_dtype
     return Facts(
         train_tokens=manifest.train.tokens,
         train_bytes=manifest.train.bytes,
         val_tokens=manifest.val.tokens,
         val_bytes=manifest.val.bytes,
+        least_tokens=min(sizes, default=None),
         vocab_size=prepared.tokenizer.vocab_size,
         device=device.type,
         dtype=str(dtype).removeprefix("torch."),

@@ -71,9 +71,11 @@ def make_plan(given: Mapping[str, Any], data: DataConfig, facts: Facts) -> Plan:
     dropout = plan.config.model.dropout
     suits = dropout > 0 and not facts.fine_tunes
     r_drop = heuristics.r_drop(plan.epochs, facts.train_tokens) if suits else 0.0
-    if r_drop := given.get("train.r_drop", r_drop):  # another plan, since a token costs twice as much
+    r_drop = given.get("train.r_drop", r_drop)
+    if r_drop and (dropout or plan.config.train.lora_dropout):  # another plan: a token costs twice as much
         plan = _Planner({**given, "model.dropout": dropout, "train.r_drop": r_drop}, facts).plan(data)
-    return replace(plan, given=tuple(given))
+    notices = notices_about(plan.config, given, plan.steps, facts)
+    return replace(plan, given=tuple(given), notices=(*plan.notices, *notices))
 
 
 class _Planner:
@@ -82,10 +84,12 @@ class _Planner:
     def __init__(self, given: Mapping[str, Any], facts: Facts) -> None:
         self.given, self.facts = given, facts
         self.notices: list[str] = []
-        train = {**self._section("train"), "dtype": facts.dtype, "muon_dtype": facts.muon_dtype}
+        train = {**self._section("train"), "dtype": facts.dtype}
         if not train.keys() & set(UNITS):
             train["minutes"] = DEFAULT_MINUTES
         self.train = TrainConfig(**train)
+        if self.train.optimizer == "muon":
+            self.train = replace(self.train, muon_dtype=facts.muon_dtype)
         if self.train.minutes:
             self._choose_compile(60 * self.train.minutes)
         useful_epochs = heuristics.useful_epochs(facts.train_tokens, r_drop=self.train.r_drop > 0)
@@ -139,7 +143,7 @@ class _Planner:
             seconds=seconds,
             memory_bytes=max(facts.peak_bytes, int(peak)),
             padding=1 - self.row_tokens / model.context_length,
-            notices=(*self.notices, *notices_about(config, self.given, steps, facts)),
+            notices=tuple(self.notices),
             device=facts.device,
             flops_per_second=facts.flops_per_second,
         )
@@ -162,9 +166,9 @@ class _Planner:
         if layers or width or heads:
             layers = layers or ModelConfig.n_layer
             width = width or 32 * (heads or max(2, layers))
-            model = _with_shape(given, layers, width, ModelConfig.context_length)
+            model = heuristics.model_with(given, layers, width, ModelConfig.context_length)
         else:
-            candidates = (_with_shape(given, *shape) for shape in heuristics.shapes())
+            candidates = (heuristics.model_with(given, *shape) for shape in heuristics.shapes())
             model = next(candidates)
             for larger in itertools.takewhile(self._suits, candidates):
                 model = larger
@@ -190,18 +194,20 @@ class _Planner:
         return is_trained and fits and blocks <= heuristics.most_parameters(self.facts.train_tokens)
 
     def _shortened(self, model: ModelConfig) -> ModelConfig:
-        """The model with a context that fits into the corpus."""
-        facts = self.facts
-        longest = min(facts.train_tokens, facts.val_tokens) - 1
+        """The model with a context that fits into the corpus, or into each of several with weights."""
+        facts, side, train_tokens = self.facts, "training", self.facts.train_tokens
+        if facts.least_tokens is not None:
+            side, train_tokens = "shortest training", facts.least_tokens
+        longest = min(train_tokens, facts.val_tokens) - 1
         if longest < 1 or facts.val_tokens < LEAST_VAL_TOKENS <= facts.train_tokens / 100:
             raise ConfigError(
-                f"The corpus is too short: {facts.train_tokens:,} tokens to train on, "
+                f"The corpus is too short: {train_tokens:,} tokens to train on, "
                 f"{facts.val_tokens:,} for validation.",
                 "Give more text, or another share of it for validation with --val-fraction.",
             )
         if model.context_length <= longest:
             return model
-        side = "training" if facts.train_tokens < facts.val_tokens else "validation"
+        side = side if train_tokens < facts.val_tokens else "validation"
         self.notices.append(
             f"The context length is {longest:,} instead of {model.context_length:,}: "
             f"the {side} text has only {longest + 1:,} tokens."
@@ -276,14 +282,11 @@ class _Planner:
         rates = heuristics.rates(self.train.optimizer, width, steps, factor)
         if self.facts.fine_tunes:
             rates = heuristics.fine_tuning_rates(rates, adapters=self.train.lora_rank is not None)
-        self._choose(**rates, warmup_steps=heuristics.warmup_steps(steps, fine_tunes=self.facts.fine_tunes))
-        # Decay pulls to 0, not to what was learned before; with Muon it is for both of the rates.
+        self._choose(**rates)
+        if self.train.lr_schedule != "onecycle":  # which has a warm-up of its own
+            self._choose(warmup_steps=heuristics.warmup_steps(steps, fine_tunes=self.facts.fine_tunes))
+        # Weight decay moves weights toward 0, not toward their pretrained values. With Muon it is for both.
         epochs = 0.0 if self.facts.fine_tunes else tokens / self.facts.train_tokens
         adamw_rate = self.train.adamw_learning_rate if self.train.optimizer == "muon" else 0.0
         rate = max(self.train.learning_rate, adamw_rate)
         self._choose(weight_decay=heuristics.weight_decay(rate, steps, epochs, self.facts.train_tokens))
-
-
-def _with_shape(given: Mapping[str, Any], n_layer: int, d_model: int, context_length: int) -> ModelConfig:
-    sizes = {"n_layer": n_layer, "d_model": d_model, "n_head": heuristics.heads(d_model)}
-    return ModelConfig(**{**sizes, "context_length": context_length, **given})

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from gptscratch import sizing
-from gptscratch.config import DataConfig, qualified
+from gptscratch.config import DataConfig, ModelConfig, TrainConfig, flattened, qualified
+from gptscratch.config.setting import CHOSEN, settings_of
 from gptscratch.errors import ConfigError
 from gptscratch.training.planning import heuristics
 from gptscratch.training.planning.heuristics import Facts
@@ -93,6 +94,15 @@ def test_a_text_that_would_be_seen_often_is_trained_with_r_drop() -> None:
     for other in (plan(minutes=3), plan(SMALL, epochs=11), plan(SMALL, minutes=10, dropout=0.0)):
         assert other.config.train.r_drop == 0
     assert plan(trained, epochs=20).config.train.r_drop == 0
+
+
+def test_r_drop_without_dropout_is_off_with_one_notice() -> None:
+    plain, off = plan(minutes=1), plan(minutes=1, r_drop=1.0)
+    assert off.config == plain.config
+    assert [notice.partition(":")[0] for notice in off.notices] == ["R-Drop is off"]
+    adapters = {"lora_rank": 2, "lora_dropout": 0.1, "n_layer": 2, "steps": 10}
+    tuned = plan(dataclasses.replace(LAPTOP, fine_tunes=True), r_drop=1.0, **adapters)
+    assert tuned.config.train.r_drop == 1
 
 
 @pytest.mark.parametrize("minutes", [1, 10, 120])
@@ -332,11 +342,52 @@ def test_a_small_corpus_has_its_useful_steps_also_after_a_slow_start() -> None:
         ({"warmup_steps": 1000, "steps": 3}, "warm-up takes 1,000 steps, and the run has 3"),
         ({"micro_batch_size": 64, "batch_size": 4}, "micro-batch has 4 sequences instead of 64"),
         ({"learning_rate": 0.0}, "learning rate is 0"),
+        ({"model.vocab_size": 4096}, "model.vocab_size is 67 instead of 4,096"),
+        ({"optimizer": "adamw", "muon_dtype": "float32"}, "muon_dtype has no effect with --optimizer adamw"),
+        ({"optimizer": "adamw", "muon_block_rows": 8}, "muon_block_rows has no effect"),
     ],
 )
 def test_what_was_given_and_is_not_possible_gives_a_notice(given: dict[str, Any], said: str) -> None:
     length = {} if "steps" in given else {"minutes": 1}
     assert any(said in notice for notice in plan(**length, **given).notices)
+
+
+def test_a_vocabulary_as_large_as_the_tokenizers_gives_no_notice() -> None:
+    assert not plan(minutes=1, **{"model.vocab_size": LAPTOP.vocab_size}).notices
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("schedule", ["cosine", "onecycle"])
+def test_the_config_of_a_run_gives_no_notices_about_settings_that_were_not_given(
+    optimizer: str, schedule: str
+) -> None:
+    config = plan(steps=100, optimizer=optimizer, lr_schedule=schedule).config
+    again = make_plan(qualified(flattened(config.to_dict())), config.data, LAPTOP)
+    assert (again.config, again.notices) == (config, ())
+
+
+def test_the_shape_of_a_model_that_is_fine_tuned_gives_no_notices() -> None:
+    shape = dataclasses.asdict(ModelConfig(position="learned", vocab_size=50_257))
+    trained = dataclasses.replace(LAPTOP, fine_tunes=True)
+    settings = {f"model.{name}": value for name, value in shape.items()}
+    assert not plan(trained, steps=100, **settings).notices
+
+
+def test_each_setting_that_a_plan_changes_is_documented_as_chosen() -> None:
+    of_the_machine = {"dtype", "muon_dtype"}
+    for length in ({"steps": 100}, {"steps": 1000}, {"epochs": 20}):
+        train = plan(SMALL, **length).config.train
+        changed = {name for name, value in vars(TrainConfig()).items() if getattr(train, name) != value}
+        known = settings_of(TrainConfig)
+        planned = changed - of_the_machine - length.keys()
+        assert {name for name in planned if known[name].default_is != CHOSEN} == set()
+
+
+@pytest.mark.parametrize("minutes", [1, 60])
+def test_the_shortest_of_corpora_with_weights_decides_the_context(minutes: float) -> None:
+    found = plan(dataclasses.replace(LAPTOP, least_tokens=61), minutes=minutes)
+    assert found.config.model.context_length == 60
+    assert any("the shortest training text has only 61 tokens" in notice for notice in found.notices)
 
 
 def test_a_learning_rate_of_0_is_kept() -> None:
@@ -346,6 +397,23 @@ def test_a_learning_rate_of_0_is_kept() -> None:
 def test_a_number_of_heads_alone_gives_a_width_that_it_divides() -> None:
     found = plan(steps=100, n_head=6).config.model
     assert (found.n_head, found.d_model) == (6, 192)
+
+
+@pytest.mark.parametrize("layers", [{}, {"n_layer": 6}])
+@pytest.mark.parametrize("n_kv_head", [2, 3, 5])
+def test_a_number_of_key_value_heads_alone_gives_a_number_of_heads_that_it_divides(
+    n_kv_head: int, layers: dict[str, Any]
+) -> None:
+    found = plan(minutes=1, n_kv_head=n_kv_head, **layers).config.model
+    assert found.n_head % n_kv_head == 0
+    assert found.head_dim % 2 == 0
+    assert found.d_model <= 256
+
+
+@pytest.mark.parametrize("layers", [{}, {"n_layer": 2}])
+def test_the_parts_of_an_adaptive_softmax_alone_give_a_width_that_is_enough(layers: dict[str, Any]) -> None:
+    found = plan(minutes=1, adaptive_cutoffs=(5, 10, 20, 40), **layers).config.model
+    assert found.d_model == 4**4
 
 
 @pytest.mark.parametrize("unit", ["minutes", "steps", "epochs", "tokens"])
