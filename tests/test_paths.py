@@ -76,6 +76,16 @@ def test_the_name_of_a_file_becomes_the_usable_name_of_a_run(file: str, name: st
     assert paths.run_dir(name).name == name
 
 
+def test_a_tilde_is_the_home_folder_of_a_known_user_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert paths.expanded("~/a") == tmp_path / "a"
+    for find in (paths.find_run, paths.find_checkpoint):
+        with pytest.raises(CheckpointError, match="There is no run '~nothing'"):
+            find("~nothing")
+
+
 def test_runs_are_listed_newest_first() -> None:
     for name, changed in (("old", 1.0), ("new", 3.0), ("middle", 2.0)):
         make_run(paths.run_dir(name), 1, changed=changed)

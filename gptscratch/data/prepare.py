@@ -68,7 +68,7 @@ def prepare(
     if given:
         return _used_as_it_is(given[0].expanduser(), config, loaded, out, on_progress)
     if out is not None:
-        out = out.expanduser().resolve()
+        out = paths.expanded(out).resolve()
         require_free(out)
     with Corpus(config, on_progress, sizes) as corpus:
         key = cache_key(corpus, loaded, corpus.fingerprint())
@@ -105,7 +105,7 @@ def prepare_shard(
         UserError: as for ``prepare``, or the shards in ``out`` do not belong together.
     """
     loaded = Tokenizer.load(config.tokenizer) if config.tokenizer not in (None, *KINDS) else None
-    out = out.expanduser().resolve()
+    out = paths.expanded(out).resolve()
     with Corpus(config, on_progress, sizes) as corpus:
         key, folder = cache_key(corpus, loaded, corpus.fingerprint()), shard.folder(out)
         if holds_tokens(out):

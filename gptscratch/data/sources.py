@@ -93,7 +93,7 @@ def find_sources(names: Sequence[str], config: DataConfig, on_progress: Progress
     """
     found = [] if names else _default_corpus()
     for item in names:
-        path = Path(item).expanduser()
+        path = paths.expanded(item)
         if item == "-":
             found.append(Source("stdin", True, _copied(sys.stdin.buffer, "stdin", on_progress)))
         elif not _exists(path):

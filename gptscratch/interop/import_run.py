@@ -102,7 +102,7 @@ def import_run(
 
 def is_foreign(source: str) -> bool:
     """Whether a path or name is a model of another program, not a run or checkpoint of gptscratch."""
-    path = Path(source).expanduser()
+    path = paths.expanded(source)
     return source.startswith(HUB) or path.suffix == ".pt" or _is_hf(path)
 
 
@@ -162,7 +162,7 @@ def _located(source: str | Path) -> tuple[Path, str]:
     if name.startswith(HUB):
         folder = download(name.removeprefix(HUB))
         return folder, f"{name.partition('@')[0]}@{folder.name}"
-    path = Path(name).expanduser()
+    path = paths.expanded(name)
     hint = f"To download a model of the hub: gptscratch import {HUB}{name}" if name.count("/") == 1 else ""
     require(path.exists(), f"{name} does not exist.", hint)
     if path.is_file():

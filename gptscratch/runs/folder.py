@@ -38,7 +38,7 @@ def new_run(config: RunConfig, out: str | Path | None, *, replace: bool = False)
         RunBusyError: another process trains a run in this folder.
     """
     if out is not None or config.name:
-        run = Path(out).expanduser() if out is not None else paths.run_dir(config.name or "")
+        run = paths.expanded(out) if out is not None else paths.run_dir(config.name or "")
         require_free(run, replace=True)  # before a lock is made in a folder of something else
         with held(run):
             require_free(run, replace=replace)

@@ -153,6 +153,16 @@ def test_a_csv_field_may_have_any_size(tmp_path: Path) -> None:
     assert csv.field_size_limit() == limit
 
 
+def test_a_name_that_begins_with_a_tilde_may_be_that_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "~notes.txt", "text")
+    assert documents("~notes.txt") == ["text"]
+    with pytest.raises(CorpusError, match=r"~other\.txt does not exist"):
+        documents("~other.txt")
+
+
 def test_half_a_surrogate_pair_in_json_is_replaced(tmp_path: Path) -> None:
     file = written(tmp_path / "a.jsonl", r'{"text": "a\ud800b \ud83d\ude00"}')
     assert documents(file) == ["a\ufffdb 😀"]
