@@ -10,9 +10,11 @@ A run is a folder, and its name is the folder's name.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
@@ -58,11 +60,18 @@ def run_dir(name: str) -> Path:
     return runs_dir() / name
 
 
-def usable_name(text: str) -> str:
-    """The text as the name of a run; one that is usable comes back as it is."""
+def usable_name(text: str, end: str = "") -> str:
+    """The text as the name of a run, with an end in ASCII; one that is usable comes back as it is."""
     printable = "".join(c for c in text if c.isprintable() and c not in '/\\:*?"<>|')
-    short = printable.encode()[:_LONGEST_NAME].decode(errors="ignore")
-    return short.lstrip("-. ").rstrip(". ") or "run"
+    short = printable.encode()[: _LONGEST_NAME - len(end)].decode(errors="ignore")
+    return (short.lstrip("-. ").rstrip(". ") or "run") + end
+
+
+def names_from(text: str) -> Iterator[str]:
+    """Names of runs without end: "book", "book-2", "book-3"."""
+    yield usable_name(text)
+    for number in itertools.count(2):
+        yield usable_name(text, f"-{number}")
 
 
 def typed(run: Path) -> str:

@@ -6,7 +6,6 @@ only. A run is complete or absent.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,8 +121,7 @@ def imported_before(source: str) -> Path | None:
 
 def free_name(source: str) -> str:
     """The name for a run of this source; with a number, where there is a run of that name."""
-    stem = paths.usable_name(_name(source, Path(source).expanduser()))
-    names = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
+    names = paths.names_from(_name(source, paths.expanded(source)))
     return next(name for name in names if not paths.run_dir(name).exists())
 
 
