@@ -153,6 +153,15 @@ def test_a_csv_field_may_have_any_size(tmp_path: Path) -> None:
     assert csv.field_size_limit() == limit
 
 
+def test_blank_lines_before_the_header_of_a_table_are_passed_over(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.csv", "\n \nid;text\n1;one\n\n2;two\n")
+    assert documents(file) == ["one", "two"]
+    assert documents(file, text_column="id") == ["1", "2"]
+    file = written(tmp_path / "a.csv", '\n\ntext\n"' + "x\n" * 600)  # without the second quotation mark
+    with pytest.raises(CorpusError, match="line 504"):
+        documents(file, sizes=Sizes(longest=1000))
+
+
 def test_a_name_that_begins_with_a_tilde_may_be_that_of_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
