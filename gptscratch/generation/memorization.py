@@ -151,6 +151,8 @@ class SuffixArray:
     def _match(self, ids: Sequence[int]) -> tuple[int, int]:
         """How many of the first ids are in the tokens together, and where."""
         low, high = self._range(ids[:PREFIX_TOKENS])
+        if low < high and len(ids) <= PREFIX_TOKENS:
+            return len(ids), int(self.order[low])
         # Where all 64 agree, any occurrence may be the longest; else a neighbor in the order is.
         positions = self.order[low:high] if low < high else self.order[max(0, low - 1) : low + 1]
         wanted = np.asarray(ids)
