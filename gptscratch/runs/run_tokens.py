@@ -64,6 +64,6 @@ def tokens_of_run(run: Path, record: RunRecord) -> Prepared:
     else:
         return prepared
     raise CheckpointError(
-        f"{changed} of {run.name} changed since the run began: it cannot be resumed.",
+        f"{changed} of {run.name} changed since the run began: its training text cannot be used.",
         f"Start a new run from its weights: gptscratch train CORPUS --init-from {paths.typed(run)}",
     )
