@@ -24,7 +24,7 @@ from gptscratch.data.sources import Progress, Source, UnreadableError, find_sour
 from gptscratch.data.split import SplitPlan, chosen_fraction, plan_split
 from gptscratch.errors import CorpusError
 
-_RECENT = 2.0  # seconds: a file that is this new may change again without another time
+_RECENT = 2.0  # seconds: a file that is this new may change again without a new modification time
 _FIRST = 1 << 20  # documents from which the split is planned: 16 bytes each
 
 
