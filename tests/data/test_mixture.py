@@ -52,6 +52,12 @@ def test_documents_keep_to_their_corpus(tmp_path: Path) -> None:
     assert set(found.tokens.train[first:].tolist()) == {98, found.manifest.end_of_text}
 
 
+def test_a_mixed_corpus_that_is_shorter_than_a_context_is_identified(tmp_path: Path) -> None:
+    parts = weighted_parts(mixed(tmp_path).tokens, "train")
+    with pytest.raises(CorpusError, match=r"corpus 1 of 2 is shorter than a context: 901 tokens"):
+        Batches(parts, 1000, 4, seed=3)
+
+
 @pytest.mark.parametrize("batch_size", [1, 8, 12])
 def test_rows_are_chosen_by_weight(batch_size: int, tmp_path: Path) -> None:
     batches = Batches(weighted_parts(mixed(tmp_path).tokens, "train"), 16, batch_size, seed=3)
