@@ -25,7 +25,7 @@ from gptscratch.data.split import SplitPlan, chosen_fraction, plan_split
 from gptscratch.errors import CorpusError
 
 _RECENT = 2.0  # seconds: a file that is this new may change again without a new modification time
-_FIRST = 1 << 20  # documents from which the split is planned: 16 bytes each
+_FIRST = 1 << 20  # documents of a component from which the split is planned: 16 bytes each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +167,7 @@ def survey(corpus: Corpus) -> Survey:
     counts, sample = ReadCounts(), Sample(corpus.sizes.sample)
     text_hash, alphabet = hashlib.blake2b(digest_size=16), _Alphabet()
     lengths = [0] * len(corpus.components)
-    hashes, sizes = array("Q"), array("q")
+    known = [(array("Q"), array("q")) for _ in corpus.components]
     n_bytes = documents = 0
     for chunk in corpus.chunks(counts, "reading"):
         text_hash.update(chunk.data)
@@ -177,12 +177,13 @@ def survey(corpus: Corpus) -> Survey:
         size = int(chunk.sizes.sum())
         n_bytes += size
         documents += len(chunk.data) - size  # a byte ends each
+        hashes, sizes = known[chunk.component]
         if len(hashes) < _FIRST:
             hashes.frombytes(chunk.hashes.tobytes())
             sizes.frombytes(chunk.sizes.tobytes())
     _require_text(corpus, counts, lengths)
     fraction = config.val_fraction or chosen_fraction(n_bytes, documents)
-    known = np.frombuffer(hashes, np.uint64), np.frombuffer(sizes, np.int64)
+    first = [(np.frombuffer(hashes, np.uint64), np.frombuffer(sizes, np.int64)) for hashes, sizes in known]
     return Survey(
         files=len(corpus.sources) - counts.skipped,
         documents=documents,
@@ -190,7 +191,7 @@ def survey(corpus: Corpus) -> Survey:
         bytes=n_bytes,
         hash=text_hash.hexdigest(),
         alphabet=alphabet.sorted(),
-        split=plan_split(*known, documents, lengths, fraction, val_file=bool(config.val_file)),
+        split=plan_split(first, documents, lengths, fraction, val_file=bool(config.val_file)),
         counts=counts,
         sample=sample,
     )

@@ -22,6 +22,7 @@ from gptscratch.data.chunks import Chunk, ReadCounts, Sizes, texts_of
 from gptscratch.data.corpus import Corpus, Survey, survey
 from gptscratch.data.shards import Shard, holds_shards, is_shard, join_shards, missing_shards
 from gptscratch.data.sources import Progress
+from gptscratch.data.split import SPLIT
 from gptscratch.data.token_files import FORMAT, Manifest, Tokens, open_tokens, read_manifest
 from gptscratch.data.token_folder import holds_tokens, is_tokens, one_at_a_time, require_free
 from gptscratch.data.token_writer import require_two_tokens, write_tokens
@@ -149,7 +150,7 @@ def cache_key(corpus: Corpus, loaded: Tokenizer | None, fingerprint: str) -> str
         del settings[name]
     settings |= {"tokenizer": loaded.hash if loaded else corpus.config.tokenizer, "weights": corpus.weights}
     names = corpus.names if corpus.weights else ()  # they are in the manifest
-    parts = [FORMAT, CHOICE, fingerprint, names, settings, dataclasses.asdict(corpus.sizes)]
+    parts = [FORMAT, CHOICE, SPLIT, fingerprint, names, settings, dataclasses.asdict(corpus.sizes)]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=12).hexdigest()
 
 

@@ -501,6 +501,17 @@ def test_documents_have_the_same_side_whatever_the_chunks(tmp_path: Path) -> Non
     assert all(sides[0])
 
 
+@pytest.mark.parametrize("number", range(20))
+def test_the_share_held_out_is_about_the_one_asked_for(number: int, tmp_path: Path) -> None:
+    texts = [f"{i} " + "text " * (380 if i == number else 5) for i in range(20)]  # one is 80 % of the text
+    for documents_ in (texts, [texts[number - 1]] * 12 + [texts[number]] * 8):
+        file = written(tmp_path / "a.txt", "<|endoftext|>".join(documents_))
+        with opened(file, sizes=Sizes(chunk=200)) as corpus:
+            plan = survey(corpus).split
+            train, val = zip(*(plan.parts(chunk) for chunk in corpus.chunks(ReadCounts())), strict=True)
+        assert 0.05 <= len(b"".join(val)) / len(b"".join((*train, *val))) <= 0.2
+
+
 @pytest.mark.parametrize("border", [1, 3, 4, 5, 8])
 def test_a_document_that_the_split_divides_ends_on_both_sides(border: int, tmp_path: Path) -> None:
     file = written(tmp_path / "a.txt", "é1<|endoftext|>two<|endoftext|>3456")

@@ -344,12 +344,13 @@ def test_token_files_of_another_format_are_made_again(number: int, tmp_path: Pat
     assert not prepared(tmp_path, tokenizer="char").reused
 
 
-def test_a_new_rule_for_tokenizers_makes_token_files_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("rule", ["CHOICE", "SPLIT"])
+def test_a_new_rule_for_tokenizers_or_the_split_makes_token_files_again(
+    rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared(tmp_path)
     assert prepared(tmp_path).reused
-    monkeypatch.setattr("gptscratch.data.prepare.CHOICE", -1)
+    monkeypatch.setattr(f"gptscratch.data.prepare.{rule}", -1)
     assert not prepared(tmp_path).reused
 
 
