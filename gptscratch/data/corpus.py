@@ -12,9 +12,11 @@ import time
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
+from gptscratch import paths
 from gptscratch.config import DataConfig
 from gptscratch.data.chunks import END, Chunk, ReadCounts, Reading, Sizes, located, texts_of
 from gptscratch.data.cleaning import clean, steps_named
@@ -22,6 +24,7 @@ from gptscratch.data.encoding import NotTextError
 from gptscratch.data.readers import read_documents
 from gptscratch.data.sources import Progress, Source, UnreadableError, find_sources, split_weights
 from gptscratch.data.split import SplitPlan, chosen_fraction, plan_split
+from gptscratch.data.token_folder import is_tokens
 from gptscratch.errors import CorpusError
 
 _RECENT = 2.0  # seconds: a file that is this new may change again without a new modification time
@@ -52,7 +55,7 @@ class Corpus:
         """Finds the files. Only stdin and pipes are read: they are copied.
 
         Raises:
-            CorpusError: something named does not exist.
+            CorpusError: something named does not exist, or is a folder of token files.
         """
         self.config = config
         self.on_progress: Progress = on_progress or (lambda *_: None)
@@ -61,6 +64,12 @@ class Corpus:
         named: list[Sequence[str]] = [[name] for name in self.names] if self.weights else [self.names]
         if config.val_file:
             named.append([config.val_file])
+        for name in chain.from_iterable(named):
+            if is_tokens(paths.expanded(name)):
+                raise CorpusError(
+                    f"{name} holds token files, which cannot be joined with other corpora or read as text.",
+                    "Train on it alone, or name the text that the tokens were made from.",
+                )
         self.components = [find_sources(names, config, self.on_progress) for names in named]
         self.sources: list[Source] = [source for sources in self.components for source in sources]
         self.total_bytes = sum(source.size_and_time()[0] for source in self.sources)

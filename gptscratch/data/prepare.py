@@ -21,7 +21,7 @@ from gptscratch.config import DataConfig
 from gptscratch.data.chunks import Chunk, ReadCounts, Sizes, texts_of
 from gptscratch.data.corpus import Corpus, Survey, survey
 from gptscratch.data.shards import Shard, holds_shards, is_shard, join_shards, missing_shards
-from gptscratch.data.sources import Progress
+from gptscratch.data.sources import Progress, split_weights
 from gptscratch.data.split import SPLIT
 from gptscratch.data.token_files import FORMAT, Manifest, Tokens, open_tokens, read_manifest
 from gptscratch.data.token_folder import holds_tokens, is_tokens, one_at_a_time, require_free
@@ -65,9 +65,9 @@ def prepare(
         RunError: the token files cannot be written.
     """
     loaded = Tokenizer.load(config.tokenizer) if config.tokenizer not in (None, *KINDS) else None
-    given = [folder for folder in map(Path, config.corpus) if is_tokens(folder.expanduser())]
-    if given:
-        return _used_as_it_is(given[0].expanduser(), config, loaded, out, on_progress)
+    names, _ = split_weights(config.corpus)
+    if len(names) == 1 and is_tokens(given := paths.expanded(names[0])):
+        return _used_as_it_is(given, config, loaded, out, on_progress)
     if out is not None:
         out = paths.expanded(out).resolve()
         require_free(out)
@@ -243,9 +243,6 @@ def _used_as_it_is(
 ) -> Prepared:
     """Raises CorpusError for settings that were decided when the tokens were made."""
     hint = "Leave it out, or name the text that the tokens were made from."
-    if len(config.corpus) > 1:
-        message = f"{folder} holds token files, which cannot be joined with other corpora."
-        raise CorpusError(message, "Name it alone.")
     if out is not None and out.resolve() != folder.resolve():
         raise CorpusError(f"{folder} holds token files already: there is nothing to tokenize.", hint)
     if is_shard(folder):

@@ -246,6 +246,11 @@ def test_token_files_are_a_corpus_alone_and_whole(tmp_path: Path) -> None:
     folder = prepared(tmp_path, tokenizer="byte").folder
     with pytest.raises(CorpusError, match="cannot be joined"):
         prepare(DataConfig(corpus=(str(folder), str(tmp_path / "corpus.txt"))))
+    for corpus in ((f"{folder}=1", f"{folder}=2"), (f"{folder}=1", f"{tmp_path}/corpus.txt=1")):
+        with pytest.raises(CorpusError, match="cannot be joined"):
+            prepare(DataConfig(corpus=corpus))
+    with pytest.raises(CorpusError, match="holds token files"):
+        prepare(DataConfig(corpus=(str(tmp_path / "corpus.txt"),), val_file=str(folder)))
     with pytest.raises(CorpusError, match="already"):
         prepare(DataConfig(corpus=(str(folder),)), out=tmp_path / "other")
     prepared(tmp_path, tokenizer="char").tokenizer.save(folder / "tokenizer.json")
