@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+_REMOVED = ".removed"  # after the name of a folder that is being deleted
+
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
@@ -60,19 +62,27 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Delete a folder; it is renamed first, so that it never exists in part under its name."""
-    temporary = _temporary(folder.with_name(f"{folder.name}.removed"))  # next to a new folder of this name
+    temporary = _temporary(folder.with_name(f"{folder.name}{_REMOVED}"))  # next to a new folder of this name
     shutil.rmtree(temporary, ignore_errors=True)
     folder.rename(temporary)
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what killed processes left in ``folder``; no process may be writing there now."""
-    for leftover in folder.glob(".*.[0-9]*.tmp"):
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Delete what killed processes left in ``folder``, or of one name; no process may be writing it now."""
+    for leftover, of in leftovers(folder):
+        if name not in (None, of):
+            continue
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def leftovers(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The temporary files and folders in ``folder``, each with the name that it has when it is complete."""
+    for temporary in folder.glob(".*.[0-9]*.tmp"):
+        yield temporary, temporary.name[1:].rsplit(".", 2)[0].removesuffix(_REMOVED)
 
 
 def sync(path: Path) -> None:

@@ -62,5 +62,7 @@ def test_a_folder_is_removed_under_another_name(tmp_path: Path, monkeypatch: pyt
     assert len(names(tmp_path)) == 1
     (tmp_path / ".last.json.77.tmp").touch()
     (tmp_path / ".mine.tmp").touch()
+    remove_leftovers(tmp_path, "a")
+    assert names(tmp_path) == [".last.json.77.tmp", ".mine.tmp"]
     remove_leftovers(tmp_path)
     assert names(tmp_path) == [".mine.tmp"]

@@ -10,8 +10,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +25,7 @@ from gptscratch.data.token_files import FORMAT, Manifest, Tokens, open_tokens, r
 from gptscratch.data.token_folder import holds_tokens, is_tokens, one_at_a_time, require_free
 from gptscratch.data.token_writer import require_two_tokens, write_tokens
 from gptscratch.errors import CorpusError, UserError, disk_errors
-from gptscratch.files import new_folder
+from gptscratch.files import new_folder, remove_folder
 from gptscratch.tokenizer import KINDS, Tokenizer, build_tokenizer, choose_tokenizer
 from gptscratch.tokenizer.train import CHOICE, bpe_vocab_size, sample_limit
 
@@ -220,8 +218,7 @@ def _build(
             shard.write(temporary, cache_key(corpus, loaded, found.hash))
         corpus.on_progress("writing to the disk", found.bytes, found.bytes)
         if folder.is_dir():  # damaged, or of another key
-            old = folder.rename(folder.with_name(f".{folder.name}.old.{os.getpid()}.tmp"))
-            shutil.rmtree(old, ignore_errors=True)
+            remove_folder(folder)
     return tokenizer, manifest
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptscratch import paths
+from gptscratch.data import token_folder
 from gptscratch.data.token_files import Manifest, read_manifest
 from gptscratch.errors import ConfigError, UserError, disk_errors, require
 from gptscratch.files import remove_folder, remove_leftovers, write_json
@@ -53,7 +54,7 @@ def delete_run(run: Path) -> None:
     with held(run):
         pass
     with disk_errors(f"deleting {run}"):
-        remove_leftovers(run.parent)
+        remove_leftovers(run.parent, run.name)
         if run.is_symlink():
             run.unlink()
         else:
@@ -91,7 +92,7 @@ def list_token_folders() -> list[TokenFolder]:
 
 def delete_token_folders(folders: Iterable[TokenFolder]) -> None:
     """Raises RunError where the disk reports an error."""
-    remove_leftovers(paths.tokens_dir())
+    token_folder.remove_leftovers(paths.tokens_dir())
     for each in folders:
         with disk_errors(f"deleting {each.folder}"):
             remove_folder(Path(each.folder))

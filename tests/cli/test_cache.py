@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from gptscratch.config import DataConfig
 from gptscratch.data.prepare import prepare
@@ -75,6 +76,15 @@ def test_clear_names_the_runs_whose_corpus_came_from_stdin(
     (tale / "config.json").write_text(json.dumps(config))
     ended = gptscratch("cache", "clear", used.name, "--yes")
     assert "The corpus of tale came from stdin" in ended.err
+
+
+def test_clear_spares_what_another_process_writes(gptscratch: Command, unused: Path) -> None:
+    writing, left = unused.with_name(".busy.123.tmp"), unused.with_name(f".{unused.name}.123.tmp")
+    writing.mkdir()
+    left.mkdir()
+    with FileLock(unused.with_name(".busy.lock")):
+        assert gptscratch("cache", "clear", "--yes").code == 0
+    assert (unused.exists(), writing.is_dir(), left.exists()) == (False, True, False)
 
 
 def test_clear_without_a_terminal_asks_for_yes(gptscratch: Command, unused: Path) -> None:

@@ -330,13 +330,14 @@ def test_what_a_killed_process_left_is_deleted(tmp_path: Path) -> None:
     first = prepared(tmp_path, tokenizer="char")
     shutil.rmtree(first.folder)
     tokens = first.folder.parent
-    for name in (f".{first.folder.name}.123.tmp", ".free.123.tmp", ".busy.old.123.tmp", ".strange.123.tmp"):
+    kept = [".busy.123.tmp", ".busy.removed.123.tmp", ".strange.123.tmp"]
+    for name in (f".{first.folder.name}.123.tmp", ".free.123.tmp", ".free.removed.123.tmp", *kept):
         (tokens / name).mkdir()
         (tokens / name / "train.bin").touch()
     (tokens / ".free.lock").touch()
     with FileLock(tokens / ".busy.lock"):
         assert prepared(tmp_path, tokenizer="char").folder == first.folder
-    assert sorted(path.name for path in tokens.glob(".*.tmp")) == [".busy.old.123.tmp", ".strange.123.tmp"]
+    assert sorted(path.name for path in tokens.glob(".*.tmp")) == kept
 
 
 @pytest.mark.parametrize("number", [2, 4])
