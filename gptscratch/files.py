@@ -48,6 +48,26 @@ def new_folder(path: Path) -> Iterator[Path]:
     sync(path.parent)
 
 
+@contextlib.contextmanager
+def new_files(folder: Path, last: str) -> Iterator[Path]:
+    """A temporary folder inside of ``folder``, which exists and stays; its files are moved there at the end.
+
+    It may be a mounted volume, or the current folder of a shell. The file ``last`` completes the others.
+    """
+    temporary = _temporary(folder / "new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        (folder / last).unlink(missing_ok=True)
+        for file in sorted(temporary.iterdir(), key=lambda file: file.name == last):
+            sync(file)
+            file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync(folder)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file by this text in UTF-8."""
     with new_file(path) as temporary:

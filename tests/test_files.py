@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gptscratch.files import new_file, new_folder, remove_folder, remove_leftovers, write_json
+from gptscratch.files import new_file, new_files, new_folder, remove_folder, remove_leftovers, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -50,6 +50,23 @@ def test_a_folder_appears_with_all_of_its_files_or_not_at_all(tmp_path: Path) ->
         assert not (tmp_path / "in" / "a").exists()
     assert names(tmp_path / "in") == ["a"]
     assert (tmp_path / "in" / "a" / "sub" / "file").read_text() == "all"
+
+
+def test_files_are_moved_into_a_folder_together_or_not_at_all(tmp_path: Path) -> None:
+    def write_half() -> None:
+        with new_files(tmp_path, last="a") as temporary:
+            (temporary / "a").write_text("half")
+            raise KeyboardInterrupt
+
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert [(tmp_path / name).read_text() for name in names(tmp_path)] == ["old"] * 3
+    with new_files(tmp_path, last="a") as temporary:
+        (temporary / "a").write_text("new")
+        (temporary / "b").write_text("new")
+    assert [(tmp_path / name).read_text() for name in names(tmp_path)] == ["new", "new", "old"]
 
 
 def test_a_folder_is_removed_under_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """The job between a corpus and training: read it, make or load the tokenizer, write token files.
 
 Token files are found again by one key: a hash of the corpus's files and of all settings that decide about
-tokens. They are built in a temporary folder that is renamed; an interrupted call begins again.
+tokens. They are built in a temporary folder and renamed at the end; an interrupted call begins again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gptscratch.data.token_files import FORMAT, Manifest, Tokens, open_tokens, r
 from gptscratch.data.token_folder import holds_tokens, is_tokens, one_at_a_time, require_free
 from gptscratch.data.token_writer import require_two_tokens, write_tokens
 from gptscratch.errors import CorpusError, UserError, disk_errors
-from gptscratch.files import new_folder, remove_folder
+from gptscratch.files import new_files, new_folder, remove_folder
 from gptscratch.tokenizer import KINDS, Tokenizer, build_tokenizer, choose_tokenizer
 from gptscratch.tokenizer.train import CHOICE, bpe_vocab_size, sample_limit
 
@@ -76,7 +76,8 @@ def prepare(
             with contextlib.suppress(UserError):  # missing, or damaged: it is made again
                 if read_manifest(folder).key == key:
                     return open_prepared(folder, loaded)
-            tokenizer, _ = _build(corpus, loaded, folder, key)
+            stays = out is not None and out.is_dir()
+            tokenizer, _ = _build(corpus, loaded, folder, key, stays=stays)
     return dataclasses.replace(open_prepared(folder, tokenizer), reused=False)
 
 
@@ -202,14 +203,22 @@ def train_tokenizer(corpus: Corpus, found: Survey) -> Tokenizer:
 
 
 def _build(
-    corpus: Corpus, loaded: Tokenizer | None, folder: Path, key: str, shard: Shard | None = None
+    corpus: Corpus,
+    loaded: Tokenizer | None,
+    folder: Path,
+    key: str,
+    shard: Shard | None = None,
+    *,
+    stays: bool = False,
 ) -> tuple[Tokenizer, Manifest]:
+    """``stays``: the folder exists and is not replaced."""
     found = survey(corpus)
     tokenizer = loaded or train_tokenizer(corpus, found)
     chunks = _second_pass(corpus, found)
     if shard is not None:
         chunks = shard.chunks(chunks, found.bytes, corpus.on_progress)
-    with disk_errors(f"writing {folder}"), new_folder(folder) as temporary:
+    new = new_files(folder, last="manifest.json") if stays else new_folder(folder)
+    with disk_errors(f"writing {folder}"), new as temporary:
         tokenizer.save(temporary / "tokenizer.json")
         manifest = write_tokens(temporary, chunks, corpus, found, tokenizer, key)
         if shard is None:
@@ -217,7 +226,7 @@ def _build(
         else:
             shard.write(temporary, cache_key(corpus, loaded, found.hash))
         corpus.on_progress("writing to the disk", found.bytes, found.bytes)
-        if folder.is_dir():  # damaged, or of another key
+        if folder.is_dir() and not stays:  # damaged, or of another key
             remove_folder(folder)
     return tokenizer, manifest
 

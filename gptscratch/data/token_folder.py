@@ -61,7 +61,8 @@ def require_free(out: Path) -> None:
     if out.is_file():
         raise CorpusError(f"{out} is a file: a folder is needed.")
     files = out.iterdir() if out.is_dir() else ()
-    strange = [file.name for file in files if file.name not in FILES and not file.match(".*.lock")]
+    known = (*FILES, ".*.lock", ".*.tmp")
+    strange = [file.name for file in files if not any(map(file.match, known))]
     if strange:
         hint = "Name a new or empty folder with --out."
         raise CorpusError(f"{out} holds other files ({strange[0]}).", hint)

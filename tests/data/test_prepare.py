@@ -187,6 +187,22 @@ def test_out_takes_an_empty_folder_and_spares_a_full_one(tmp_path: Path) -> None
         prepare(config, out=tmp_path)
 
 
+def test_an_existing_folder_is_filled_and_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a mounted volume, which cannot be renamed, or the current folder of a shell."""
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    (tmp_path / "out" / ".new.123.tmp").mkdir()  # of a killed process
+    for text in ("one two three four five six", "seven eight nine ten eleven"):
+        (tmp_path / "corpus.txt").write_text(text, encoding="utf-8")
+        found = prepare(DataConfig(corpus=(f"{tmp_path}/corpus.txt",), tokenizer="byte"), out=Path())
+        assert bytes([*found.tokens.train, *found.tokens.val]).decode() == text
+        assert sorted(file.name for file in Path().iterdir()) == [
+            ".new.123.tmp", "manifest.json", "tokenizer.json", "train.bin", "val.bin"
+        ]  # fmt: skip
+
+
 def test_a_loaded_tokenizer_is_applied(tmp_path: Path) -> None:
     made = prepared(tmp_path, tokenizer="bpe", vocab_size=300)
     found = prepared(tmp_path, "No one sat.", tokenizer=str(made.folder))
