@@ -137,6 +137,11 @@ def split_weights(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, .
     return tuple(match[1] for match in matches), shares
 
 
+def reads_stdin(config: DataConfig) -> bool:
+    """Whether a part of the text comes from stdin, which cannot be read a second time."""
+    return "-" in (*split_weights(config.corpus)[0], config.val_file)
+
+
 def _decompressed(file: IO[bytes]) -> IO[bytes]:
     """The file itself, or the content of a gzip or zstd file; its first bytes decide."""
     file.seek(0)
