@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+_REMOVED = ".removed"  # after the name of a folder that is being deleted
+
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
@@ -46,6 +48,26 @@ def new_folder(path: Path) -> Iterator[Path]:
     sync(path.parent)
 
 
+@contextlib.contextmanager
+def new_files(folder: Path, last: str) -> Iterator[Path]:
+    """A temporary folder inside of ``folder``, which exists and stays; its files are moved there at the end.
+
+    It may be a mounted volume, or the current folder of a shell. The file ``last`` completes the others.
+    """
+    temporary = _temporary(folder / "new")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        (folder / last).unlink(missing_ok=True)
+        for file in sorted(temporary.iterdir(), key=lambda file: file.name == last):
+            sync(file)
+            file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync(folder)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file by this text in UTF-8."""
     with new_file(path) as temporary:
@@ -60,19 +82,27 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Delete a folder; it is renamed first, so that it never exists in part under its name."""
-    temporary = _temporary(folder.with_name(f"{folder.name}.removed"))  # next to a new folder of this name
+    temporary = _temporary(folder.with_name(f"{folder.name}{_REMOVED}"))  # next to a new folder of this name
     shutil.rmtree(temporary, ignore_errors=True)
     folder.rename(temporary)
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what killed processes left in ``folder``; no process may be writing there now."""
-    for leftover in folder.glob(".*.[0-9]*.tmp"):
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Delete what killed processes left in ``folder``, or of one name; no process may be writing it now."""
+    for leftover, of in leftovers(folder):
+        if name not in (None, of):
+            continue
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def leftovers(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The temporary files and folders in ``folder``, each with the name that it has when it is complete."""
+    for temporary in folder.glob(".*.[0-9]*.tmp"):
+        yield temporary, temporary.name[1:].rsplit(".", 2)[0].removesuffix(_REMOVED)
 
 
 def sync(path: Path) -> None:

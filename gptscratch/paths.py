@@ -10,9 +10,11 @@ A run is a folder, and its name is the folder's name.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
@@ -26,7 +28,12 @@ _LONGEST_NAME = 100  # bytes; file systems take 255
 def home() -> Path:
     """The root of everything that is kept: ``GPTSCRATCH_HOME``, or the user's cache directory."""
     given = os.environ.get("GPTSCRATCH_HOME")
-    return Path(given).expanduser() if given else Path(platformdirs.user_cache_dir("gptscratch", False))
+    return expanded(given) if given else Path(platformdirs.user_cache_dir("gptscratch", False))
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with ``~`` replaced; one that names an unknown user stays as it is, and may be a file."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - that of Path raises RuntimeError
 
 
 def runs_dir() -> Path:
@@ -53,11 +60,18 @@ def run_dir(name: str) -> Path:
     return runs_dir() / name
 
 
-def usable_name(text: str) -> str:
-    """The text as the name of a run; one that is usable comes back as it is."""
+def usable_name(text: str, end: str = "") -> str:
+    """The text as the name of a run, with an end in ASCII; one that is usable comes back as it is."""
     printable = "".join(c for c in text if c.isprintable() and c not in '/\\:*?"<>|')
-    short = printable.encode()[:_LONGEST_NAME].decode(errors="ignore")
-    return short.lstrip("-. ").rstrip(". ") or "run"
+    short = printable.encode()[: _LONGEST_NAME - len(end)].decode(errors="ignore")
+    return (short.lstrip("-. ").rstrip(". ") or "run") + end
+
+
+def names_from(text: str) -> Iterator[str]:
+    """Names of runs without end: "book", "book-2", "book-3"."""
+    yield usable_name(text)
+    for number in itertools.count(2):
+        yield usable_name(text, f"-{number}")
 
 
 def typed(run: Path) -> str:
@@ -107,7 +121,7 @@ def find_run(name_or_path: str | Path | None = None) -> Path:
             raise CheckpointError("There are no runs yet.", "Make one: gptscratch train corpus.txt")
         return runs[0]
     name = str(name_or_path)
-    folders = [Path(name).expanduser(), runs_dir() / name]
+    folders = [expanded(name), runs_dir() / name]
     if found := [folder for folder in folders if is_file(folder / "config.json")]:
         # A model that was imported may be in a folder of the same name, without checkpoints.
         return next((folder for folder in found if (folder / "checkpoints").is_dir()), found[0])
@@ -129,7 +143,7 @@ def find_checkpoint(name_or_path: str | Path | None = None, which: str = "best")
         CheckpointError: nothing is there, or the run has no checkpoint yet.
     """
     if name_or_path is not None:
-        path = Path(name_or_path).expanduser()
+        path = expanded(name_or_path)
         with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: a link that leads to itself
             if _STEP.fullmatch(path.resolve().name) and path.is_dir():
                 return path.resolve().parent.parent, path

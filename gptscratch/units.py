@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 
 def count(number: float) -> str:
     """``3145728`` -> ``3.15 M``."""
-    for factor, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e4, " k")):
-        if number >= factor:
-            scaled = number / (1e3 if unit == " k" else factor)
-            return f"{scaled:.3g}{unit}" if scaled < 1000 else f"{scaled:.0f}{unit}"
-    return f"{number:,.0f}"
+    return f"{number:,.0f}" if number < 1e4 else _scaled(number / 1000, "kMGT")
 
 
 def plural(number: int, noun: str) -> str:
@@ -21,11 +18,16 @@ def plural(number: int, noun: str) -> str:
 
 def size(number: float) -> str:
     """Bytes."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
+    return _scaled(number, ("B", "kB", "MB", "GB", "TB"))
+
+
+def _scaled(number: float, units: Sequence[str]) -> str:
+    """Three digits and a unit; each unit is a thousand of the one before, and ``number`` is in the first."""
+    for unit in units:
+        if number < 999.5:  # else it would be rounded to a fourth digit
             return f"{number:.3g} {unit}"
         number /= 1000
-    return f"{number:.3g} TB"
+    return f"{1000 * number:,.0f} {units[-1]}"
 
 
 def duration(seconds: float) -> str:

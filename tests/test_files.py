@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gptscratch.files import new_file, new_folder, remove_folder, remove_leftovers, write_json
+from gptscratch.files import new_file, new_files, new_folder, remove_folder, remove_leftovers, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -52,6 +52,23 @@ def test_a_folder_appears_with_all_of_its_files_or_not_at_all(tmp_path: Path) ->
     assert (tmp_path / "in" / "a" / "sub" / "file").read_text() == "all"
 
 
+def test_files_are_moved_into_a_folder_together_or_not_at_all(tmp_path: Path) -> None:
+    def write_half() -> None:
+        with new_files(tmp_path, last="a") as temporary:
+            (temporary / "a").write_text("half")
+            raise KeyboardInterrupt
+
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert [(tmp_path / name).read_text() for name in names(tmp_path)] == ["old"] * 3
+    with new_files(tmp_path, last="a") as temporary:
+        (temporary / "a").write_text("new")
+        (temporary / "b").write_text("new")
+    assert [(tmp_path / name).read_text() for name in names(tmp_path)] == ["new", "new", "old"]
+
+
 def test_a_folder_is_removed_under_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "file").touch()
@@ -62,5 +79,7 @@ def test_a_folder_is_removed_under_another_name(tmp_path: Path, monkeypatch: pyt
     assert len(names(tmp_path)) == 1
     (tmp_path / ".last.json.77.tmp").touch()
     (tmp_path / ".mine.tmp").touch()
+    remove_leftovers(tmp_path, "a")
+    assert names(tmp_path) == [".last.json.77.tmp", ".mine.tmp"]
     remove_leftovers(tmp_path)
     assert names(tmp_path) == [".mine.tmp"]

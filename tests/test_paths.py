@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -74,6 +75,22 @@ def test_a_name_may_not_leave_the_runs_nor_be_impossible_to_type(name: str) -> N
 def test_the_name_of_a_file_becomes_the_usable_name_of_a_run(file: str, name: str) -> None:
     assert paths.usable_name(file) == name
     assert paths.run_dir(name).name == name
+
+
+def test_the_next_names_of_a_long_one_are_usable_too() -> None:
+    for text, first, tenth in (("book", "book", "book-10"), ("x" * 120, "x" * 100, "x" * 97 + "-10")):
+        names = [paths.run_dir(name).name for name in itertools.islice(paths.names_from(text), 10)]
+        assert (names[0], names[-1]) == (first, tenth)
+
+
+def test_a_tilde_is_the_home_folder_of_a_known_user_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert paths.expanded("~/a") == tmp_path / "a"
+    for find in (paths.find_run, paths.find_checkpoint):
+        with pytest.raises(CheckpointError, match="There is no run '~nothing'"):
+            find("~nothing")
 
 
 def test_runs_are_listed_newest_first() -> None:

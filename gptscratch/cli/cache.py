@@ -75,17 +75,16 @@ def clear(
     if names:
         chosen = [each for each in found if each.name.startswith(tuple(names))]
     else:
-        chosen = [each for each in found if everything or not each.runs]
+        chosen = [each for each in found if everything or not (each.runs or each.from_stdin)]
     if not found:
         notice("There are no token files.")
         return
     if not chosen:
-        notice("There is nothing to delete: a run was trained on each of them. Add --all to delete all.")
+        why = "a run was trained on each of them, or they cannot be made again"
+        notice(f"There is nothing to delete: {why}. Add --all to delete all.")
         return
-    if stuck := [run for each in chosen for run in each.from_stdin]:
-        notice(
-            f"The corpus of {listed(stuck)} came from stdin: without the token files it cannot be resumed."
-        )
+    if stuck := [name for each in chosen if each.from_stdin for name in each.runs or [each.name[:_SHOWN]]]:
+        notice(f"The corpus of {listed(stuck)} came from stdin: the token files cannot be made again.")
     total = size(sum(each.size_bytes for each in chosen))
     runs.confirm(f"Delete {plural(len(chosen), 'folder')} of token files ({total})?", yes=yes)
     manage.delete_token_folders(chosen)

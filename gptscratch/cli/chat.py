@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from gptscratch import paths
@@ -117,7 +116,7 @@ class Chat:
     def do_save(self, name: str) -> None:
         require(bool(name), "The name of a file is missing.", "As in /save story.txt")
         with disk_errors(f"writing {name}"):
-            Path(name).expanduser().write_text(self.text, encoding="utf-8")
+            paths.expanded(name).write_text(self.text, encoding="utf-8")
         console.notice(f"{len(self.text):,} characters written to {name}.")
 
     def do_load(self, name: str) -> None:

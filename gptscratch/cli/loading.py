@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gptscratch import paths
 from gptscratch.errors import ConfigError, require
 from gptscratch.sizing import count_parameters
 
@@ -31,7 +31,6 @@ def load(
     """
     import torch
 
-    from gptscratch import paths
     from gptscratch.accelerate.quantization import slower_notice
     from gptscratch.cli.console import notice
     from gptscratch.device import pick_device, slow_dtype_warning
@@ -139,7 +138,7 @@ def read_file(name: str) -> str:
         ConfigError: it cannot be read, or it is not UTF-8.
     """
     try:
-        data = _stdin() if name == "-" else Path(name).expanduser().read_bytes()
+        data = _stdin() if name == "-" else paths.expanded(name).read_bytes()
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
         raise ConfigError(f"{name} does not exist.") from None

@@ -58,8 +58,11 @@ class Batches:
         """
         self.batch_size = batch_size
         weighted = [(1.0, corpora)] if isinstance(corpora, np.ndarray) else corpora
+        names = ["the corpus"]
+        if len(weighted) > 1:
+            names = [f"corpus {number + 1} of {len(weighted)}" for number in range(len(weighted))]
         self.parts = [
-            CorpusRows(tokens, context_length, seed + number, pad_with, order_in_memory)
+            CorpusRows(tokens, context_length, seed + number, pad_with, order_in_memory, names[number])
             for number, (_, tokens) in enumerate(weighted)
         ]
         # Weights count tokens: the shorter the rows of a corpus, the more of them are needed.
@@ -93,12 +96,13 @@ class CorpusRows:
         seed: int,
         pad_with: int | None,
         order_in_memory: int = ORDER_IN_MEMORY,
+        name: str = "the corpus",
     ) -> None:
         self.tokens = tokens
         self.context_length = context_length
         self.documents: DocumentRows | None = None
         if pad_with is None:
-            _require_tokens(tokens, context_length)
+            _require_tokens(tokens, context_length, name)
             self._n_rows = (len(tokens) - 1) // context_length
             self.tokens_per_row = float(context_length)
         else:
@@ -214,11 +218,11 @@ def _expect_random_places(tokens: TokenArray) -> None:
         mapped.madvise(mmap.MADV_RANDOM)
 
 
-def _require_tokens(tokens: TokenArray, context_length: int) -> None:
+def _require_tokens(tokens: TokenArray, context_length: int, name: str) -> None:
     if len(tokens) <= context_length:
         longest = len(tokens) - 1
         raise CorpusError(
-            f"the corpus is shorter than a context: {len(tokens):,} tokens, and "
+            f"{name} is shorter than a context: {len(tokens):,} tokens, and "
             f"{context_length + 1:,} are needed.",
             f"Choose --context-length {longest} or less." if longest > 0 else "Add more text.",
         )

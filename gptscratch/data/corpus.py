@@ -12,9 +12,11 @@ import time
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
+from gptscratch import paths
 from gptscratch.config import DataConfig
 from gptscratch.data.chunks import END, Chunk, ReadCounts, Reading, Sizes, located, texts_of
 from gptscratch.data.cleaning import clean, steps_named
@@ -22,10 +24,11 @@ from gptscratch.data.encoding import NotTextError
 from gptscratch.data.readers import read_documents
 from gptscratch.data.sources import Progress, Source, UnreadableError, find_sources, split_weights
 from gptscratch.data.split import SplitPlan, chosen_fraction, plan_split
+from gptscratch.data.token_folder import is_tokens
 from gptscratch.errors import CorpusError
 
-_RECENT = 2.0  # seconds: a file that is this new may change again without another time
-_FIRST = 1 << 20  # documents from which the split is planned: 16 bytes each
+_RECENT = 2.0  # seconds: a file that is this new may change again without a new modification time
+_FIRST = 1 << 20  # documents of a component from which the split is planned: 16 bytes each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ class Corpus:
         """Finds the files. Only stdin and pipes are read: they are copied.
 
         Raises:
-            CorpusError: something named does not exist.
+            CorpusError: something named does not exist, or is a folder of token files.
         """
         self.config = config
         self.on_progress: Progress = on_progress or (lambda *_: None)
@@ -61,6 +64,12 @@ class Corpus:
         named: list[Sequence[str]] = [[name] for name in self.names] if self.weights else [self.names]
         if config.val_file:
             named.append([config.val_file])
+        for name in chain.from_iterable(named):
+            if is_tokens(paths.expanded(name)):
+                raise CorpusError(
+                    f"{name} holds token files, which cannot be joined with other corpora or read as text.",
+                    "Train on it alone, or name the text that the tokens were made from.",
+                )
         self.components = [find_sources(names, config, self.on_progress) for names in named]
         self.sources: list[Source] = [source for sources in self.components for source in sources]
         self.total_bytes = sum(source.size_and_time()[0] for source in self.sources)
@@ -167,7 +176,7 @@ def survey(corpus: Corpus) -> Survey:
     counts, sample = ReadCounts(), Sample(corpus.sizes.sample)
     text_hash, alphabet = hashlib.blake2b(digest_size=16), _Alphabet()
     lengths = [0] * len(corpus.components)
-    hashes, sizes = array("Q"), array("q")
+    known = [(array("Q"), array("q")) for _ in corpus.components]
     n_bytes = documents = 0
     for chunk in corpus.chunks(counts, "reading"):
         text_hash.update(chunk.data)
@@ -177,12 +186,13 @@ def survey(corpus: Corpus) -> Survey:
         size = int(chunk.sizes.sum())
         n_bytes += size
         documents += len(chunk.data) - size  # a byte ends each
+        hashes, sizes = known[chunk.component]
         if len(hashes) < _FIRST:
             hashes.frombytes(chunk.hashes.tobytes())
             sizes.frombytes(chunk.sizes.tobytes())
     _require_text(corpus, counts, lengths)
     fraction = config.val_fraction or chosen_fraction(n_bytes, documents)
-    known = np.frombuffer(hashes, np.uint64), np.frombuffer(sizes, np.int64)
+    first = [(np.frombuffer(hashes, np.uint64), np.frombuffer(sizes, np.int64)) for hashes, sizes in known]
     return Survey(
         files=len(corpus.sources) - counts.skipped,
         documents=documents,
@@ -190,7 +200,7 @@ def survey(corpus: Corpus) -> Survey:
         bytes=n_bytes,
         hash=text_hash.hexdigest(),
         alphabet=alphabet.sorted(),
-        split=plan_split(*known, documents, lengths, fraction, val_file=bool(config.val_file)),
+        split=plan_split(first, documents, lengths, fraction, val_file=bool(config.val_file)),
         counts=counts,
         sample=sample,
     )

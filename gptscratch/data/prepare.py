@@ -1,7 +1,7 @@
 """The job between a corpus and training: read it, make or load the tokenizer, write token files.
 
 Token files are found again by one key: a hash of the corpus's files and of all settings that decide about
-tokens. They are built in a temporary folder that is renamed; an interrupted call begins again.
+tokens. They are built in a temporary folder and renamed at the end; an interrupted call begins again.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +19,13 @@ from gptscratch.config import DataConfig
 from gptscratch.data.chunks import Chunk, ReadCounts, Sizes, texts_of
 from gptscratch.data.corpus import Corpus, Survey, survey
 from gptscratch.data.shards import Shard, holds_shards, is_shard, join_shards, missing_shards
-from gptscratch.data.sources import Progress
+from gptscratch.data.sources import Progress, split_weights
+from gptscratch.data.split import SPLIT
 from gptscratch.data.token_files import FORMAT, Manifest, Tokens, open_tokens, read_manifest
 from gptscratch.data.token_folder import holds_tokens, is_tokens, one_at_a_time, require_free
 from gptscratch.data.token_writer import require_two_tokens, write_tokens
 from gptscratch.errors import CorpusError, UserError, disk_errors
-from gptscratch.files import new_folder
+from gptscratch.files import new_files, new_folder, remove_folder
 from gptscratch.tokenizer import KINDS, Tokenizer, build_tokenizer, choose_tokenizer
 from gptscratch.tokenizer.train import CHOICE, bpe_vocab_size, sample_limit
 
@@ -64,11 +63,11 @@ def prepare(
         RunError: the token files cannot be written.
     """
     loaded = Tokenizer.load(config.tokenizer) if config.tokenizer not in (None, *KINDS) else None
-    given = [folder for folder in map(Path, config.corpus) if is_tokens(folder.expanduser())]
-    if given:
-        return _used_as_it_is(given[0].expanduser(), config, loaded, out, on_progress)
+    names, _ = split_weights(config.corpus)
+    if len(names) == 1 and is_tokens(given := paths.expanded(names[0])):
+        return _used_as_it_is(given, config, loaded, out, on_progress)
     if out is not None:
-        out = out.expanduser().resolve()
+        out = paths.expanded(out).resolve()
         require_free(out)
     with Corpus(config, on_progress, sizes) as corpus:
         key = cache_key(corpus, loaded, corpus.fingerprint())
@@ -77,7 +76,8 @@ def prepare(
             with contextlib.suppress(UserError):  # missing, or damaged: it is made again
                 if read_manifest(folder).key == key:
                     return open_prepared(folder, loaded)
-            tokenizer, _ = _build(corpus, loaded, folder, key)
+            stays = out is not None and out.is_dir()
+            tokenizer, _ = _build(corpus, loaded, folder, key, stays=stays)
     return dataclasses.replace(open_prepared(folder, tokenizer), reused=False)
 
 
@@ -105,7 +105,7 @@ def prepare_shard(
         UserError: as for ``prepare``, or the shards in ``out`` do not belong together.
     """
     loaded = Tokenizer.load(config.tokenizer) if config.tokenizer not in (None, *KINDS) else None
-    out = out.expanduser().resolve()
+    out = paths.expanded(out).resolve()
     with Corpus(config, on_progress, sizes) as corpus:
         key, folder = cache_key(corpus, loaded, corpus.fingerprint()), shard.folder(out)
         if holds_tokens(out):
@@ -149,7 +149,7 @@ def cache_key(corpus: Corpus, loaded: Tokenizer | None, fingerprint: str) -> str
         del settings[name]
     settings |= {"tokenizer": loaded.hash if loaded else corpus.config.tokenizer, "weights": corpus.weights}
     names = corpus.names if corpus.weights else ()  # they are in the manifest
-    parts = [FORMAT, CHOICE, fingerprint, names, settings, dataclasses.asdict(corpus.sizes)]
+    parts = [FORMAT, CHOICE, SPLIT, fingerprint, names, settings, dataclasses.asdict(corpus.sizes)]
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=12).hexdigest()
 
 
@@ -203,14 +203,22 @@ def train_tokenizer(corpus: Corpus, found: Survey) -> Tokenizer:
 
 
 def _build(
-    corpus: Corpus, loaded: Tokenizer | None, folder: Path, key: str, shard: Shard | None = None
+    corpus: Corpus,
+    loaded: Tokenizer | None,
+    folder: Path,
+    key: str,
+    shard: Shard | None = None,
+    *,
+    stays: bool = False,
 ) -> tuple[Tokenizer, Manifest]:
+    """``stays``: the folder exists and is not replaced."""
     found = survey(corpus)
     tokenizer = loaded or train_tokenizer(corpus, found)
     chunks = _second_pass(corpus, found)
     if shard is not None:
         chunks = shard.chunks(chunks, found.bytes, corpus.on_progress)
-    with disk_errors(f"writing {folder}"), new_folder(folder) as temporary:
+    new = new_files(folder, last="manifest.json") if stays else new_folder(folder)
+    with disk_errors(f"writing {folder}"), new as temporary:
         tokenizer.save(temporary / "tokenizer.json")
         manifest = write_tokens(temporary, chunks, corpus, found, tokenizer, key)
         if shard is None:
@@ -218,9 +226,8 @@ def _build(
         else:
             shard.write(temporary, cache_key(corpus, loaded, found.hash))
         corpus.on_progress("writing to the disk", found.bytes, found.bytes)
-        if folder.is_dir():  # damaged, or of another key
-            old = folder.rename(folder.with_name(f".{folder.name}.old.{os.getpid()}.tmp"))
-            shutil.rmtree(old, ignore_errors=True)
+        if folder.is_dir() and not stays:  # damaged, or of another key
+            remove_folder(folder)
     return tokenizer, manifest
 
 
@@ -242,9 +249,6 @@ def _used_as_it_is(
 ) -> Prepared:
     """Raises CorpusError for settings that were decided when the tokens were made."""
     hint = "Leave it out, or name the text that the tokens were made from."
-    if len(config.corpus) > 1:
-        message = f"{folder} holds token files, which cannot be joined with other corpora."
-        raise CorpusError(message, "Name it alone.")
     if out is not None and out.resolve() != folder.resolve():
         raise CorpusError(f"{folder} holds token files already: there is nothing to tokenize.", hint)
     if is_shard(folder):

@@ -82,7 +82,7 @@ def _jsonl_documents(reading: Reading) -> Iterator[str]:
 
 def _table_documents(reading: Reading) -> Iterator[str]:
     lines = _lines(reading)
-    first = next(lines, "")
+    blank, first = next(((n, line) for n, line in enumerate(lines) if not line.isspace()), (0, ""))
     delimiter = "\t" if reading.source.format == "tsv" else max(",;\t", key=first.count)
     limit = csv.field_size_limit(reading.sizes.longest)  # the module's own is 128 kB
     try:
@@ -93,7 +93,7 @@ def _table_documents(reading: Reading) -> Iterator[str]:
             if len(row) > at:
                 yield row[at]
     except csv.Error as error:
-        where = f"{reading.source.name}, line {rows.line_num:,}"
+        where = f"{reading.source.name}, line {blank + rows.line_num:,}"
         if "field larger than" in str(error):
             raise _too_long(where, "a field", reading) from None
         raise CorpusError(f"{where}: {error}.") from None

@@ -93,7 +93,7 @@ def find_sources(names: Sequence[str], config: DataConfig, on_progress: Progress
     """
     found = [] if names else _default_corpus()
     for item in names:
-        path = Path(item).expanduser()
+        path = paths.expanded(item)
         if item == "-":
             found.append(Source("stdin", True, _copied(sys.stdin.buffer, "stdin", on_progress)))
         elif not _exists(path):
@@ -135,6 +135,11 @@ def split_weights(names: Sequence[str]) -> tuple[tuple[str, ...], tuple[float, .
         small = matches[shares.index(min(shares))][1]
         raise ConfigError(f"the weight of {small} is less than a hundred-thousandth of all.", "Leave it out.")
     return tuple(match[1] for match in matches), shares
+
+
+def reads_stdin(config: DataConfig) -> bool:
+    """Whether a part of the text comes from stdin, which cannot be read a second time."""
+    return "-" in (*split_weights(config.corpus)[0], config.val_file)
 
 
 def _decompressed(file: IO[bytes]) -> IO[bytes]:

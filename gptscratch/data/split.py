@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress, islice
 from typing import Literal
@@ -15,6 +16,7 @@ VAL_FRACTION = 0.1
 MOST_VAL_BYTES = 20_000_000
 LEAST_VAL_DOCUMENTS = 30
 SPLIT_BY_DOCUMENT = 20  # documents, from which on whole ones are held out
+SPLIT = 2  # version of the rules below: token files that were made under an older one are made again
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,7 @@ class SplitPlan:
 
 
 def plan_split(
-    hashes: NDArray[np.uint64],
-    sizes: NDArray[np.int64],
+    known: Sequence[tuple[NDArray[np.uint64], NDArray[np.int64]]],
     n_documents: int,
     lengths: list[int],
     val_fraction: float,
@@ -61,19 +62,25 @@ def plan_split(
     """How a corpus is split.
 
     Whole documents are held out where there are enough. Their hashes give a random order: the first ones,
-    which have about ``val_fraction`` of the text, are validation text.
+    which have about ``val_fraction`` of the text, are validation text. Where that is less than half or more
+    than double of ``val_fraction`` of some component, the tail of each component is.
 
     Args:
-        hashes: of the documents of the first chunks, and ``sizes``, their bytes there.
+        known: of each component, (hashes, bytes) of the documents of its first chunks.
         lengths: characters of each component; with a validation file it is the last one.
     """
     if val_file:
         return SplitPlan("file", train_ends=(*lengths[:-1], 0))
+    hashes, sizes = map(np.concatenate, zip(*known, strict=True))
     distinct, inverse = np.unique(hashes, return_inverse=True)
     if len(distinct) > 1 and n_documents >= SPLIT_BY_DOCUMENT:
         until = np.cumsum(np.bincount(inverse, sizes))
         last = int(np.abs(until[:-1] - val_fraction * until[-1]).argmin())  # of the documents held out
-        return SplitPlan("documents", int(distinct[last]) + 1)
+        threshold = int(distinct[last]) + 1
+        shares = [own_sizes[own < threshold].sum() / own_sizes.sum() for own, own_sizes in known]
+        most = min(2 * val_fraction, (1 + val_fraction) / 2)  # some of each component is training text
+        if val_fraction / 2 <= min(shares) and max(shares) <= most:
+            return SplitPlan("documents", threshold)
     ends = (min(max(int(length * (1 - val_fraction)), 1), max(length - 1, 1)) for length in lengths)
     return SplitPlan("tail", train_ends=tuple(ends))
 

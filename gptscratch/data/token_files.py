@@ -60,6 +60,7 @@ class Manifest:
     tokenizer_kind: str
     tokenizer_hash: str
     lossy: bool  # the tokenizer does not keep all of the text: its case, or its white space
+    from_stdin: bool = False  # a part of the text: the files cannot be made again
     corpus_hash: str  # of the text and the borders between documents
     end_of_text: int | None  # the token between documents
     files: int

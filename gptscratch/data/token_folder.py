@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from gptscratch.data.shards import holds_shards
 from gptscratch.data.sources import Progress
 from gptscratch.errors import CorpusError, disk_errors
+from gptscratch.files import leftovers
 
 # The last one is made by generation/memorization.py.
 FILES = ("train.bin", "val.bin", "tokenizer.json", "manifest.json", "train.suffixes")
@@ -20,30 +21,27 @@ FILES = ("train.bin", "val.bin", "tokenizer.json", "manifest.json", "train.suffi
 
 @contextlib.contextmanager
 def one_at_a_time(folder: Path, on_progress: Progress) -> Iterator[None]:
-    """Holds the lock of a folder that is about to be made, and deletes what killed processes left of it."""
+    """Holds the lock of a folder that is about to be made, and deletes what killed processes left there."""
     lock = FileLock(folder.with_name(f".{folder.name}.lock"), poll_interval=0.2)
     with disk_errors(f"making {folder.parent}"):
         folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder.parent)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             on_progress("waiting for another gptscratch that writes these token files", 0, 0)
             lock.acquire()
     try:
-        _remove_leftovers(folder)
         yield
     finally:
         lock.release()
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """What killed processes left of this folder, and of others whose lock no process holds."""
-    for leftover in folder.parent.glob(".*.[0-9]*.tmp"):
-        name = leftover.name[1:].rsplit(".", 2)[0].removesuffix(".old")
-        lock = folder.with_name(f".{name}.lock")
-        if name == folder.name:
-            shutil.rmtree(leftover, ignore_errors=True)
-        elif lock.exists():
+def remove_leftovers(tokens: Path) -> None:
+    """Delete what killed processes left of the folders in ``tokens``: a live process holds the lock."""
+    for leftover, name in leftovers(tokens):
+        lock = tokens / f".{name}.lock"
+        if lock.exists():
             with contextlib.suppress(Timeout, OSError), FileLock(lock, timeout=0):
                 shutil.rmtree(leftover, ignore_errors=True)
 
@@ -63,7 +61,8 @@ def require_free(out: Path) -> None:
     if out.is_file():
         raise CorpusError(f"{out} is a file: a folder is needed.")
     files = out.iterdir() if out.is_dir() else ()
-    strange = [file.name for file in files if file.name not in FILES and not file.match(".*.lock")]
+    known = (*FILES, ".*.lock", ".*.tmp")
+    strange = [file.name for file in files if not any(map(file.match, known))]
     if strange:
         hint = "Name a new or empty folder with --out."
         raise CorpusError(f"{out} holds other files ({strange[0]}).", hint)

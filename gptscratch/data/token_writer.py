@@ -13,6 +13,7 @@ import numpy as np
 
 from gptscratch.data.chunks import Chunk, texts_of
 from gptscratch.data.corpus import Corpus, Survey
+from gptscratch.data.sources import reads_stdin
 from gptscratch.data.token_files import Manifest, Share, SplitCounts, manifest_json
 from gptscratch.errors import CorpusError
 from gptscratch.tokenizer import Tokenizer, bulk_encoder
@@ -118,6 +119,7 @@ def _manifest(
         tokenizer_kind=tokenizer.kind,
         tokenizer_hash=tokenizer.hash,
         lossy=not tokenizer.lossless,
+        from_stdin=reads_stdin(corpus.config),
         corpus_hash=found.hash,
         end_of_text=end_of_text,
         files=found.files,

@@ -167,7 +167,7 @@ class Generator:
         return self.known(self.tokenizer.encode("\n")) or self.known(range(self.tokenizer.vocab_size))[:1]
 
     def known(self, ids: Iterable[int]) -> list[int]:
-        """Those ids that were in the training tokens."""
+        """Those ids that the model can read."""
         unused = self._unused_ids
         return [i for i in ids if i not in unused]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gptscratch.errors import CheckpointError, ConfigError, disk_errors
+from gptscratch.errors import ConfigError, disk_errors
 from gptscratch.files import new_file
 from gptscratch.runs.run import read_run
 
@@ -54,11 +54,6 @@ def with_training_tokens(generator: Generator) -> Generator:
 
     record = read_run(generator.run)
     prepared = tokens_of_run(generator.run, record)
-    if prepared.manifest.corpus_hash != record.corpus_hash:
-        raise CheckpointError(
-            f"The token files of {generator.run.name} are gone, and its corpus has changed since.",
-            "Copies can only be found in the text that the model was trained on.",
-        )
     training = SuffixArray.open(prepared.folder, prepared.tokens.train)
     return dataclasses.replace(generator, training=training)
 
@@ -151,6 +146,8 @@ class SuffixArray:
     def _match(self, ids: Sequence[int]) -> tuple[int, int]:
         """How many of the first ids are in the tokens together, and where."""
         low, high = self._range(ids[:PREFIX_TOKENS])
+        if low < high and len(ids) <= PREFIX_TOKENS:
+            return len(ids), int(self.order[low])
         # Where all 64 agree, any occurrence may be the longest; else a neighbor in the order is.
         positions = self.order[low:high] if low < high else self.order[max(0, low - 1) : low + 1]
         wanted = np.asarray(ids)

@@ -26,9 +26,9 @@ _LOGITS = 1 << 25  # numbers at once
 class Score:
     """How well a model predicts one text."""
 
-    tokens: int  # those that were in the training text
+    tokens: int  # those that the model can read
     bytes: int  # of their text in UTF-8
-    unknown: int  # tokens that were not in the training text: left out
+    unknown: int  # tokens that the model cannot read: left out
     nats_per_token: float
     perplexity: float  # e to the power of it
     bits_per_byte: float  # comparable over tokenizers, where each of them is lossless

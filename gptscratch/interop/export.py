@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from gptscratch import paths
 from gptscratch.errors import did_you_mean, disk_errors, require
 from gptscratch.files import new_folder
 from gptscratch.interop import gguf_export, hf_export, onnx_export, peft_export
@@ -83,7 +84,7 @@ def export(
     _require_choice(kind.option, chosen, kind.dtypes)
     source = Source.load(run)
     _check_adapters(source, format, merge)
-    target = Path(folder or f"{source.name}-{format}").expanduser()
+    target = paths.expanded(folder or f"{source.name}-{format}")
     require(not target.exists(), f"{target} exists already.", "Choose a new folder with --out DIR.")
     architecture = kind.architecture(source)
     with disk_errors(f"writing {target}"), new_folder(target) as temporary:

@@ -6,7 +6,6 @@ only. A run is complete or absent.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +101,7 @@ def import_run(
 
 def is_foreign(source: str) -> bool:
     """Whether a path or name is a model of another program, not a run or checkpoint of gptscratch."""
-    path = Path(source).expanduser()
+    path = paths.expanded(source)
     return source.startswith(HUB) or path.suffix == ".pt" or _is_hf(path)
 
 
@@ -122,8 +121,7 @@ def imported_before(source: str) -> Path | None:
 
 def free_name(source: str) -> str:
     """The name for a run of this source; with a number, where there is a run of that name."""
-    stem = paths.usable_name(_name(source, Path(source).expanduser()))
-    names = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
+    names = paths.names_from(_name(source, paths.expanded(source)))
     return next(name for name in names if not paths.run_dir(name).exists())
 
 
@@ -162,7 +160,7 @@ def _located(source: str | Path) -> tuple[Path, str]:
     if name.startswith(HUB):
         folder = download(name.removeprefix(HUB))
         return folder, f"{name.partition('@')[0]}@{folder.name}"
-    path = Path(name).expanduser()
+    path = paths.expanded(name)
     hint = f"To download a model of the hub: gptscratch import {HUB}{name}" if name.count("/") == 1 else ""
     require(path.exists(), f"{name} does not exist.", hint)
     if path.is_file():

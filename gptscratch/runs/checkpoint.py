@@ -62,7 +62,8 @@ def save_checkpoint(
     """
     folder = paths.checkpoint_dir(run, state["step"])
     with disk_errors_in(run, f"saving step {state['step']}"):
-        if not paths.is_checkpoint(folder):  # else of this very moment: a resume deletes what came after it
+        # Otherwise it was saved already, with the same parameters: a resume deletes later checkpoints.
+        if not paths.is_checkpoint(folder):
             if not run.is_dir():
                 raise FileNotFoundError(run)  # a folder of checkpoints alone would be half a run
             if folder.exists():

@@ -7,7 +7,6 @@ a run at every moment, and a folder with nothing but a lock is free.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -38,7 +37,7 @@ def new_run(config: RunConfig, out: str | Path | None, *, replace: bool = False)
         RunBusyError: another process trains a run in this folder.
     """
     if out is not None or config.name:
-        run = Path(out).expanduser() if out is not None else paths.run_dir(config.name or "")
+        run = paths.expanded(out) if out is not None else paths.run_dir(config.name or "")
         require_free(run, replace=True)  # before a lock is made in a folder of something else
         with held(run):
             require_free(run, replace=replace)
@@ -57,10 +56,8 @@ def new_run(config: RunConfig, out: str | Path | None, *, replace: bool = False)
 def _folders_named_after(corpus: tuple[str, ...]) -> Iterator[Path]:
     names, _ = split_weights(corpus)
     first = names[0] if names else "python"
-    stem = paths.usable_name("stdin" if first == "-" else Path(first).resolve().name.split(".")[0])
-    yield paths.run_dir(stem)
-    for number in itertools.count(2):
-        yield paths.run_dir(f"{stem}-{number}")
+    stem = "stdin" if first == "-" else Path(first).resolve().name.split(".")[0]
+    return map(paths.run_dir, paths.names_from(stem))
 
 
 class RunBusyError(CheckpointError):

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptscratch import paths
+from gptscratch.data import token_folder
+from gptscratch.data.sources import reads_stdin
 from gptscratch.data.token_files import Manifest, read_manifest
 from gptscratch.errors import ConfigError, UserError, disk_errors, require
 from gptscratch.files import remove_folder, remove_leftovers, write_json
 from gptscratch.runs.folder import held
-from gptscratch.runs.run import read_facts, read_versioned
+from gptscratch.runs.run import read_facts, read_run, read_versioned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class TokenFolder:
     changed: float  # seconds since 1970
     manifest: Manifest | None  # None: damaged
     runs: tuple[str, ...]  # that were trained on it
-    from_stdin: tuple[str, ...]  # those of them that could not be resumed without it
+    from_stdin: bool  # a part of the text: the files cannot be made again
 
 
 def find_in_cache(name: str) -> Path:
@@ -53,7 +55,7 @@ def delete_run(run: Path) -> None:
     with held(run):
         pass
     with disk_errors(f"deleting {run}"):
-        remove_leftovers(run.parent)
+        remove_leftovers(run.parent, run.name)
         if run.is_symlink():
             run.unlink()
         else:
@@ -91,24 +93,27 @@ def list_token_folders() -> list[TokenFolder]:
 
 def delete_token_folders(folders: Iterable[TokenFolder]) -> None:
     """Raises RunError where the disk reports an error."""
-    remove_leftovers(paths.tokens_dir())
+    token_folder.remove_leftovers(paths.tokens_dir())
     for each in folders:
         with disk_errors(f"deleting {each.folder}"):
             remove_folder(Path(each.folder))
 
 
 def _described(folder: Path, runs: list[Path]) -> TokenFolder:
-    manifest = None
+    manifest, from_stdin = None, False
     with contextlib.suppress(UserError):
         manifest = read_manifest(folder)
+        from_stdin = manifest.from_stdin
+    for run in runs:  # the manifests of older versions do not say it
+        with contextlib.suppress(UserError):
+            from_stdin |= reads_stdin(read_run(run).config.data)
     files = [file.stat() for file in folder.iterdir() if file.is_file()]
-    corpora = {run.name: str(read_facts(run / "config.json").get("data")) for run in runs}
     return TokenFolder(
         name=folder.name,
         folder=str(folder),
         size_bytes=sum(file.st_size for file in files),
         changed=max((file.st_mtime for file in files), default=0.0),
         manifest=manifest,
-        runs=tuple(corpora),
-        from_stdin=tuple(name for name, data in corpora.items() if "'corpus': ['-']" in data),
+        runs=tuple(run.name for run in runs),
+        from_stdin=from_stdin,
     )

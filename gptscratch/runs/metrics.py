@@ -14,7 +14,7 @@ from gptscratch.runs.run import disk_errors_in
 
 
 def append_metrics(file: Path, record: Mapping[str, Any]) -> None:
-    """Add a line, which is on disk when this returns.
+    """Add a line, which is written to the file when this returns.
 
     Raises:
         RunError: the file cannot be written.

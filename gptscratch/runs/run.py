@@ -97,12 +97,13 @@ def require_own_files(run: Path) -> None:
         CheckpointError: one does.
     """
     folder = Path(os.path.realpath(run))
-    for file in run.rglob("*"):
-        if file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(folder):
-            raise CheckpointError(
-                f"{file} is a link that leads out of the run's folder.",
-                "Replace it by what it leads to. The whole folder of a run may be a link.",
-            )
+    for root, folders, files in os.walk(run):  # rglob fails where a checkpoint is deleted meanwhile
+        for file in (Path(root, name) for name in (*folders, *files)):
+            if file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(folder):
+                raise CheckpointError(
+                    f"{file} is a link that leads out of the run's folder.",
+                    "Replace it by what it leads to. The whole folder of a run may be a link.",
+                )
 
 
 def resume_config(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:

@@ -8,6 +8,7 @@ from pathlib import Path
 from gptscratch import paths, sizing
 from gptscratch.config import RunConfig
 from gptscratch.data.prepare import Prepared, open_prepared, prepare
+from gptscratch.data.sources import reads_stdin
 from gptscratch.errors import CheckpointError, CorpusError
 from gptscratch.runs.run import RunRecord
 from gptscratch.tokenizer import Tokenizer
@@ -51,7 +52,7 @@ def tokens_of_run(run: Path, record: RunRecord) -> Prepared:
     try:
         prepared = open_prepared(Path(record.tokens), tokenizer)
     except CorpusError as error:
-        if "-" in record.config.data.corpus:
+        if reads_stdin(record.config.data):
             raise CheckpointError(f"{error.message} The corpus of {run.name} came from stdin.") from None
         prepared = prepare(replace(record.config.data, tokenizer=str(run / "tokenizer.json")))
     found = record_of(record.config, prepared)
@@ -64,6 +65,6 @@ def tokens_of_run(run: Path, record: RunRecord) -> Prepared:
     else:
         return prepared
     raise CheckpointError(
-        f"{changed} of {run.name} changed since the run began: it cannot be resumed.",
+        f"{changed} of {run.name} changed since the run began: its training text cannot be used.",
         f"Start a new run from its weights: gptscratch train CORPUS --init-from {paths.typed(run)}",
     )

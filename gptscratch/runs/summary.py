@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,10 +164,10 @@ def summarize(run: Path) -> RunSummary:
         for name in ("best.json", "last.json")
     )
     files = []
-    for file in run.rglob("*"):
-        with contextlib.suppress(OSError):  # a run that is being trained deletes files
-            if file.is_file():
-                files.append(file.stat())
+    for root, _, names in os.walk(run):
+        for name in names:
+            with contextlib.suppress(OSError):  # a run that is being trained deletes files
+                files.append(Path(root, name).stat())
     return RunSummary(
         name=run.resolve().name,
         folder=str(run),

@@ -62,7 +62,7 @@ def library_errors(message: str, hint: str = "") -> Iterator[None]:
 
 
 def _existing(name_or_path: str | Path) -> Path:
-    path = Path(name_or_path).expanduser()
+    path = paths.expanded(name_or_path)
     if path.exists():
         return path
     name = str(name_or_path)

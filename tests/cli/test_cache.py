@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from gptscratch.config import DataConfig
 from gptscratch.data.prepare import prepare
@@ -75,6 +77,30 @@ def test_clear_names_the_runs_whose_corpus_came_from_stdin(
     (tale / "config.json").write_text(json.dumps(config))
     ended = gptscratch("cache", "clear", used.name, "--yes")
     assert "The corpus of tale came from stdin" in ended.err
+
+
+@pytest.mark.parametrize("corpus", [("-",), ("-", "b.txt"), ("-=1", "b.txt=2")])
+def test_clear_keeps_what_came_from_stdin_unless_it_is_named(
+    gptscratch: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.txt").write_text("some text", encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a text that comes once")))
+    folder = prepare(DataConfig(corpus=corpus, tokenizer="byte")).folder
+    assert gptscratch("cache", "clear", "--yes").code == 0
+    assert folder.is_dir()
+    ended = gptscratch("cache", "clear", folder.name, "--yes")
+    assert f"The corpus of {folder.name[:8]} came from stdin" in ended.err
+    assert not folder.exists()
+
+
+def test_clear_spares_what_another_process_writes(gptscratch: Command, unused: Path) -> None:
+    writing, left = unused.with_name(".busy.123.tmp"), unused.with_name(f".{unused.name}.123.tmp")
+    writing.mkdir()
+    left.mkdir()
+    with FileLock(unused.with_name(".busy.lock")):
+        assert gptscratch("cache", "clear", "--yes").code == 0
+    assert (unused.exists(), writing.is_dir(), left.exists()) == (False, True, False)
 
 
 def test_clear_without_a_terminal_asks_for_yes(gptscratch: Command, unused: Path) -> None:

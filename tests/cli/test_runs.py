@@ -58,6 +58,14 @@ def test_rm_with_yes_deletes_runs_and_nothing_else(gptscratch: Command, three: l
     assert [file.name for file in tale.parent.iterdir()] == ["best"]
 
 
+def test_rm_spares_what_an_import_writes(gptscratch: Command, tale: Path) -> None:
+    writing, left = tale.with_name(".other.123.tmp"), tale.with_name(".tale.removed.123.tmp")
+    writing.mkdir()
+    left.mkdir()
+    assert gptscratch("runs", "rm", "tale", "--yes").code == 0
+    assert (tale.exists(), writing.is_dir(), left.exists()) == (False, True, False)
+
+
 def test_rm_without_a_terminal_asks_for_yes_and_deletes_nothing(gptscratch: Command, tale: Path) -> None:
     ended = gptscratch("runs", "rm", "tale")
     assert ended.code == 2

@@ -153,6 +153,25 @@ def test_a_csv_field_may_have_any_size(tmp_path: Path) -> None:
     assert csv.field_size_limit() == limit
 
 
+def test_blank_lines_before_the_header_of_a_table_are_passed_over(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.csv", "\n \nid;text\n1;one\n\n2;two\n")
+    assert documents(file) == ["one", "two"]
+    assert documents(file, text_column="id") == ["1", "2"]
+    file = written(tmp_path / "a.csv", '\n\ntext\n"' + "x\n" * 600)  # without the second quotation mark
+    with pytest.raises(CorpusError, match="line 504"):
+        documents(file, sizes=Sizes(longest=1000))
+
+
+def test_a_name_that_begins_with_a_tilde_may_be_that_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path / "~notes.txt", "text")
+    assert documents("~notes.txt") == ["text"]
+    with pytest.raises(CorpusError, match=r"~other\.txt does not exist"):
+        documents("~other.txt")
+
+
 def test_half_a_surrogate_pair_in_json_is_replaced(tmp_path: Path) -> None:
     file = written(tmp_path / "a.jsonl", r'{"text": "a\ud800b \ud83d\ude00"}')
     assert documents(file) == ["a\ufffdb 😀"]
@@ -480,6 +499,17 @@ def test_documents_have_the_same_side_whatever_the_chunks(tmp_path: Path) -> Non
     assert sides[0] == sides[1] == sides[2]
     assert sorted(b"".join(sides[0]).split(END)[:-1]) == sorted(text.encode() for text in texts)
     assert all(sides[0])
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_the_share_held_out_is_about_the_one_asked_for(number: int, tmp_path: Path) -> None:
+    texts = [f"{i} " + "text " * (380 if i == number else 5) for i in range(20)]  # one is 80 % of the text
+    for documents_ in (texts, [texts[number - 1]] * 12 + [texts[number]] * 8):
+        file = written(tmp_path / "a.txt", "<|endoftext|>".join(documents_))
+        with opened(file, sizes=Sizes(chunk=200)) as corpus:
+            plan = survey(corpus).split
+            train, val = zip(*(plan.parts(chunk) for chunk in corpus.chunks(ReadCounts())), strict=True)
+        assert 0.05 <= len(b"".join(val)) / len(b"".join((*train, *val))) <= 0.2
 
 
 @pytest.mark.parametrize("border", [1, 3, 4, 5, 8])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gptscratch.config import DataConfig
-from gptscratch.data.batches import CYCLE, Batches, CorpusRows, weighted_parts
+from gptscratch.data.batches import CYCLE, Batches, CorpusRows, tokens_per_padded_row, weighted_parts
 from gptscratch.data.prepare import Prepared, prepare
 from gptscratch.errors import ConfigError, CorpusError
 
@@ -50,6 +50,24 @@ def test_documents_keep_to_their_corpus(tmp_path: Path) -> None:
     assert found.manifest.split == "documents"
     assert set(found.tokens.train[:first].tolist()) == {97, found.manifest.end_of_text}
     assert set(found.tokens.train[first:].tolist()) == {98, found.manifest.end_of_text}
+
+
+def test_a_book_mixed_with_many_documents_has_training_and_validation_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("The cat sat on the mat.\n" * 100, encoding="utf-8")
+    (tmp_path / "b.txt").write_text("<|endoftext|>".join(f"text {i}" for i in range(60)), encoding="utf-8")
+    found = prepare(DataConfig(corpus=(f"{tmp_path}/a.txt=1", f"{tmp_path}/b.txt=1"), tokenizer="byte"))
+    assert found.manifest.split == "tail"
+    assert all(share.tokens and share.val_tokens for share in found.manifest.corpora)
+    assert len(weighted_parts(found.tokens, "val")) == 2
+    end = found.manifest.end_of_text
+    assert end is not None
+    assert 0 < tokens_per_padded_row(found.tokens, end)(16) <= 16
+
+
+def test_a_mixed_corpus_that_is_shorter_than_a_context_is_identified(tmp_path: Path) -> None:
+    parts = weighted_parts(mixed(tmp_path).tokens, "train")
+    with pytest.raises(CorpusError, match=r"corpus 1 of 2 is shorter than a context: 901 tokens"):
+        Batches(parts, 1000, 4, seed=3)
 
 
 @pytest.mark.parametrize("batch_size", [1, 8, 12])

@@ -187,6 +187,22 @@ def test_out_takes_an_empty_folder_and_spares_a_full_one(tmp_path: Path) -> None
         prepare(config, out=tmp_path)
 
 
+def test_an_existing_folder_is_filled_and_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a mounted volume, which cannot be renamed, or the current folder of a shell."""
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    (tmp_path / "out" / ".new.123.tmp").mkdir()  # of a killed process
+    for text in ("one two three four five six", "seven eight nine ten eleven"):
+        (tmp_path / "corpus.txt").write_text(text, encoding="utf-8")
+        found = prepare(DataConfig(corpus=(f"{tmp_path}/corpus.txt",), tokenizer="byte"), out=Path())
+        assert bytes([*found.tokens.train, *found.tokens.val]).decode() == text
+        assert sorted(file.name for file in Path().iterdir()) == [
+            ".new.123.tmp", "manifest.json", "tokenizer.json", "train.bin", "val.bin"
+        ]  # fmt: skip
+
+
 def test_a_loaded_tokenizer_is_applied(tmp_path: Path) -> None:
     made = prepared(tmp_path, tokenizer="bpe", vocab_size=300)
     found = prepared(tmp_path, "No one sat.", tokenizer=str(made.folder))
@@ -246,6 +262,11 @@ def test_token_files_are_a_corpus_alone_and_whole(tmp_path: Path) -> None:
     folder = prepared(tmp_path, tokenizer="byte").folder
     with pytest.raises(CorpusError, match="cannot be joined"):
         prepare(DataConfig(corpus=(str(folder), str(tmp_path / "corpus.txt"))))
+    for corpus in ((f"{folder}=1", f"{folder}=2"), (f"{folder}=1", f"{tmp_path}/corpus.txt=1")):
+        with pytest.raises(CorpusError, match="cannot be joined"):
+            prepare(DataConfig(corpus=corpus))
+    with pytest.raises(CorpusError, match="holds token files"):
+        prepare(DataConfig(corpus=(str(tmp_path / "corpus.txt"),), val_file=str(folder)))
     with pytest.raises(CorpusError, match="already"):
         prepare(DataConfig(corpus=(str(folder),)), out=tmp_path / "other")
     prepared(tmp_path, tokenizer="char").tokenizer.save(folder / "tokenizer.json")
@@ -325,13 +346,14 @@ def test_what_a_killed_process_left_is_deleted(tmp_path: Path) -> None:
     first = prepared(tmp_path, tokenizer="char")
     shutil.rmtree(first.folder)
     tokens = first.folder.parent
-    for name in (f".{first.folder.name}.123.tmp", ".free.123.tmp", ".busy.old.123.tmp", ".strange.123.tmp"):
+    kept = [".busy.123.tmp", ".busy.removed.123.tmp", ".strange.123.tmp"]
+    for name in (f".{first.folder.name}.123.tmp", ".free.123.tmp", ".free.removed.123.tmp", *kept):
         (tokens / name).mkdir()
         (tokens / name / "train.bin").touch()
     (tokens / ".free.lock").touch()
     with FileLock(tokens / ".busy.lock"):
         assert prepared(tmp_path, tokenizer="char").folder == first.folder
-    assert sorted(path.name for path in tokens.glob(".*.tmp")) == [".busy.old.123.tmp", ".strange.123.tmp"]
+    assert sorted(path.name for path in tokens.glob(".*.tmp")) == kept
 
 
 @pytest.mark.parametrize("number", [2, 4])
@@ -344,12 +366,13 @@ def test_token_files_of_another_format_are_made_again(number: int, tmp_path: Pat
     assert not prepared(tmp_path, tokenizer="char").reused
 
 
-def test_a_new_rule_for_tokenizers_makes_token_files_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("rule", ["CHOICE", "SPLIT"])
+def test_a_new_rule_for_tokenizers_or_the_split_makes_token_files_again(
+    rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared(tmp_path)
     assert prepared(tmp_path).reused
-    monkeypatch.setattr("gptscratch.data.prepare.CHOICE", -1)
+    monkeypatch.setattr(f"gptscratch.data.prepare.{rule}", -1)
     assert not prepared(tmp_path).reused
 
 

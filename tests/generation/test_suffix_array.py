@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,6 +44,20 @@ def test_a_span_longer_than_the_order_heeds_is_found_whole() -> None:
     repeated = [1, 2] * 60
     tokens = np.array([*repeated, 3, *repeated, 4, 5, 6], np.uint16)
     assert SuffixArray(tokens).longest([*repeated, 4, 5, 7])[1] == 122
+
+
+def test_a_short_span_is_matched_without_a_look_at_each_occurrence() -> None:
+    class Counting(SuffixArray):
+        compared = 0
+
+        def _common(self, *arguments: Any) -> int:
+            self.compared += 1
+            return super()._common(*arguments)
+
+    index = Counting(np.zeros(1000, np.uint16))
+    assert index.match_lengths([0, 0, 0]) == [3, 2, 1]
+    assert index.longest([0] * 64)[1] == 64
+    assert index.compared == 0
 
 
 def test_the_index_is_made_once_and_mapped(tmp_path: Path) -> None:

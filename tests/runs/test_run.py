@@ -8,16 +8,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gptscratch import paths
+from gptscratch.config import DataConfig
 from gptscratch.errors import CheckpointError, ConfigError, RunError, UserError
-from gptscratch.runs.folder import LOCK, RunBusyError, held, is_unused
-from gptscratch.runs.run import read_run
+from gptscratch.runs.folder import LOCK, RunBusyError, held, is_unused, new_run
+from gptscratch.runs.run import read_run, require_own_files
 from gptscratch.runs.run_tokens import tokens_of_run
+from gptscratch.runs.summary import summarize
 from gptscratch.training.events import Event, Notice, Saved
 from gptscratch.training.trainer import TrainResult, resume, train
 
@@ -79,6 +82,31 @@ def test_two_trainings_of_one_corpus_at_once_take_two_names(fit: Fit) -> None:
     with held(paths.run_dir("tale")):
         assert fit(steps=1).run.name == "tale-2"
     assert fit(steps=1).run.name == "tale"
+
+
+def test_the_second_run_of_a_corpus_with_a_long_name_takes_a_name_that_fits(tale: Path) -> None:
+    data = DataConfig(corpus=("x" * 120 + ".txt",))
+    config = replace(read_run(tale).config, name=None, data=data)
+    with new_run(config, None) as first, new_run(config, None) as second:
+        assert (first.name, second.name) == ("x" * 100, "x" * 98 + "-2")
+
+
+def test_a_checkpoint_may_be_deleted_while_a_run_is_looked_at(
+    tale: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_folder = os.scandir
+    gone = tmp_path / "gone"
+
+    def scandir(folder: Any = ".") -> Any:
+        if Path(os.fspath(folder)).name.startswith("step-") and not gone.exists():
+            Path(folder).rename(gone)
+        return list_folder(folder)
+
+    for look in (require_own_files, summarize):
+        with monkeypatch.context() as patch:
+            patch.setattr("os.scandir", scandir)
+            look(tale)
+        gone.rename(tmp_path / look.__name__)
 
 
 def test_a_name_that_a_killed_process_had_taken_is_free(fit: Fit) -> None:
