@@ -152,6 +152,25 @@ def test_patience_ends_a_run_that_grows_no_better(fit: Fit) -> None:
     assert any(isinstance(e, Notice) and "3" in e.text for e in events)
 
 
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [({}, "lm_head.bias"), ({"adaptive_cutoffs": (5,), "tokenizer": "word"}, "lm_head.head.bias")],
+)
+def test_the_output_bias_starts_as_the_shares_of_the_training_tokens(
+    fit: Fit, corpus: Path, settings: dict[str, Any], name: str
+) -> None:
+    unchanged = {"learning_rate": 0.0, "adamw_learning_rate": 0.0, "weight_decay": 0.0}
+    run = fit(steps=1, output_bias=True, **unchanged, **settings).run
+    bias = load_tensors(paths.find_checkpoint(run)[1] / "model.safetensors")[name]
+    tokenizer, text = load(run).tokenizer, corpus.read_text(encoding="utf-8")
+    ids = torch.tensor(tokenizer.encode(text[: int(0.9 * len(text))]))
+    counts = torch.bincount(ids, minlength=tokenizer.vocab_size).float().clamp(min=0.5)
+    shares = counts / counts.sum()
+    if "adaptive_cutoffs" in settings:
+        shares = torch.cat((shares[:5], shares[5:].sum(0, keepdim=True)))
+    torch.testing.assert_close(bias.softmax(-1), shares)
+
+
 def test_samples_are_shown_at_their_interval(fit: Fit) -> None:
     events: list[Event] = []
     fit(name="a", on_event=events.append, sample_text=sample_text, sample_interval=10)
