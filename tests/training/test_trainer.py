@@ -149,7 +149,9 @@ def test_patience_ends_a_run_that_grows_no_better(fit: Fit) -> None:
     assert result.step < 400
     assert result.step == result.best_step + 3 * 4
     assert min(losses[:-1]) == losses[result.best_step // 4 - 1]
-    assert any(isinstance(e, Notice) and "3" in e.text for e in events)
+    said = [e.text for e in events if isinstance(e, Notice) and "patience" in e.text]
+    assert len(said) == 1
+    assert f"last 3 evaluations were not better than the best one, at step {result.best_step}" in said[0]
 
 
 @pytest.mark.parametrize(
@@ -208,14 +210,6 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_good_checkpoint(
     assert all(
         math.isfinite(r.get("train_loss", 0)) for r in read_metrics(paths.run_dir("a") / "metrics.jsonl")
     )
-
-
-def test_a_rate_far_too_high_ends_in_one_clear_error_or_a_whole_run(fit: Fit) -> None:
-    with pytest.raises(RunError, match="learning-rate"):
-        fit(name="a", optimizer="adamw", learning_rate=1e38, warmup_steps=0, lr_schedule="constant")
-    for _, folder in paths.checkpoints(paths.run_dir("a")):
-        tensors = load_tensors(folder / "model.safetensors")
-        assert all(tensor.isfinite().all() for tensor in tensors.values())
 
 
 def test_a_full_disk_keeps_the_checkpoints_before_and_leaves_no_rubbish(
