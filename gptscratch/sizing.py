@@ -133,22 +133,18 @@ def kv_cache_bytes(config: ModelConfig, *, batch_size: int = 1, dtype: str = "fl
 def _activation_bytes(c: ModelConfig, micro_batch_size: int, size: int, device: str, shards: int) -> int:
     """Memory that a forward pass keeps for the backward pass, without checkpointing.
 
-    Per token and layer: what each norm keeps and gives; q and k before their norms; q, k, v and
-    attention's output; the MLP's wide tensors. In half precision and with dropout also attention's
-    weights (``accelerate.kernels``), but not on CUDA, whose flash attention makes them twice; with dropout a
-    byte for each of what may be dropped; in half precision the replica of all parameters but the embeddings,
-    with its gradients. A sharded model has the gathered parameters instead, of two blocks and outside of
-    blocks, and their gradients, which are cast to float32 where they are summed.
+    Per token and layer: what each norm keeps and gives; q and k before their norms; attention; the MLP's wide
+    tensors. With dropout also the masks of the embedding and the residual branches; in half precision the
+    replica of all parameters but the embeddings, with its gradients. A sharded model has the gathered
+    parameters instead, of two blocks and outside of blocks, and their gradients, which are cast to float32
+    where they are summed.
     """
     queries, keys = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
     head_norms = int(c.qk_norm) * (queries + keys)
     wide = (4 if c.activation == "swiglu" else 2) * c.d_ff
-    per_layer = 4 * c.d_model + head_norms + 2 * queries + 2 * keys + wide
-    weights = 0 if device == "cuda" else c.n_head * min(c.context_length, (c.context_length + 128) // 2)
-    if size < 4 or c.dropout:
-        per_layer += weights
-    tokens = micro_batch_size * c.context_length
-    masks = tokens * c.n_layer * (weights + 2 * c.d_model) if c.dropout else 0
+    per_layer = size * (4 * c.d_model + head_norms + wide) + _attention_bytes(c, size, device)
+    dropped = (1 + 2 * c.n_layer) * c.d_model if c.dropout else 0
+    per_token = c.n_layer * per_layer + 3 * size * c.d_model + (1 if device == "cuda" else size) * dropped
     head = sum(map(math.prod, _head_shapes(c).values())) or c.vocab_size * c.d_model
     copies = 2 * size * (count_parameters(c).non_embedding + head) if size < 4 else 0
     if shards > 1:
@@ -156,7 +152,23 @@ def _activation_bytes(c: ModelConfig, micro_batch_size: int, size: int, device: 
         outside = count_parameters(c).total - c.n_layer * block
         copies = 2 * size * (outside + 2 * block) + 4 * max(outside, block)
     head_gradient = 4 * head
-    return size * tokens * (c.n_layer * per_layer + 3 * c.d_model) + masks + head_gradient + copies
+    return micro_batch_size * c.context_length * per_token + head_gradient + copies
+
+
+def _attention_bytes(c: ModelConfig, size: int, device: str) -> int:
+    """For a token in a layer: q, k, v and the output; the weights where they are kept.
+
+    They are with dropout and in half precision (``accelerate.kernels``), with dropout a byte more for each of
+    them; but not on CUDA, whose flash attention makes them twice. Dropout with ALiBi or with fewer key-value
+    heads has no fast kernel on a CPU: q, k and v of all heads and three times all weights, in float32.
+    """
+    queries, keys = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
+    if device == "cuda" or (size == 4 and not c.dropout):
+        return size * (2 * queries + 2 * keys)
+    if c.dropout and (keys < queries or c.position == "alibi"):
+        return size * queries + 4 * 3 * (queries + c.n_head * c.context_length)
+    weights = c.n_head * min(c.context_length, (c.context_length + 128) // 2)
+    return size * (2 * queries + 2 * keys + weights) + (weights if c.dropout else 0)
 
 
 def _matrices(c: ModelConfig) -> dict[str, Shape]:

@@ -24,6 +24,7 @@ from gptscratch.device import (
     on_device,
     pick_device,
     pick_dtype,
+    seed_step,
     slow_dtype_warning,
 )
 from gptscratch.errors import ConfigError
@@ -171,3 +172,14 @@ def test_compiling_takes_triton_and_a_gpu_that_it_knows(
     assert can_compile(CUDA) is wanted
     assert not can_compile(CPU)
     assert not can_compile(MPS)
+
+
+def test_each_step_of_each_rank_has_its_own_random_numbers_every_time() -> None:
+    def numbers(seed: int, step: int, rank: int) -> tuple[float, ...]:
+        seed_step(seed, step, rank)
+        return tuple(torch.rand(4).tolist())
+
+    places = [(1, 2, 0), (1, 2, 1), (1, 3, 0), (2, 2, 0)]
+    found = [numbers(*place) for place in places]
+    assert len(set(found)) == len(places)
+    assert [numbers(*place) for place in places] == found

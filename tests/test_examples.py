@@ -1,4 +1,4 @@
-"""The examples run in a small size, and the benchmarks can be imported."""
+"""The examples run in a small size."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-BENCHMARKS = sorted((Path(__file__).parent / "benchmarks").glob("*.py"))
 
 
 def reviews(count: int) -> list[str]:
@@ -29,11 +27,6 @@ def write_table(file: Path, texts: list[str]) -> None:
         table = csv.writer(out)
         table.writerow(["review", "sentiment"])
         table.writerows([text, "positive"] for text in texts)
-
-
-@pytest.mark.parametrize("script", BENCHMARKS, ids=lambda script: script.stem)
-def test_a_benchmark_can_be_imported(script: Path) -> None:
-    assert "annotations" in runpy.run_path(str(script))
 
 
 def run(*command: str, home: Path) -> str:

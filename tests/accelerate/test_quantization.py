@@ -73,11 +73,15 @@ def test_a_notice_says_where_smaller_weights_are_slower(how: str) -> None:
     assert (slower_notice(large, how, reads_text=True) is None) == (how != "int4")
 
 
-@pytest.mark.parametrize("how", ["float16", "int8"])
+@pytest.mark.parametrize("how", QUANTIZERS)
 def test_an_adaptive_head_can_be_quantized(how: str) -> None:
+    torch.manual_seed(0)
     config = ModelConfig(vocab_size=60, d_model=32, n_layer=1, n_head=2, adaptive_cutoffs=(10, 25))
     model, ids = GPT(config).eval(), torch.randint(60, (1, 9))
+    for parameter in model.lm_head.parameters():
+        nn.init.normal_(parameter)
     with torch.no_grad():
         wanted = model(ids)
         quantize(model, how)
-        torch.testing.assert_close(model(ids), wanted, rtol=0, atol=0.05)
+        found = model(ids)
+    assert ((found - wanted).norm() / wanted.norm()).item() < 2 * WORST[how]

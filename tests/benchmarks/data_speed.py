@@ -112,12 +112,12 @@ def bpe(folder: str, batches: list[list[str]]) -> Any:
 def contestants(library: Any, sample: str) -> dict[str, Callable[[], Encode]]:
     made = {kind: build_tokenizer(kind, [sample], alphabet=sample) for kind in ("char", "byte", "word")}
     found: dict[str, Callable[[], Encode]] = {
-        "gptscratch, BPE": lambda: bulk_encoder(Tokenizer(library), sample),
-        "tokenizers, BPE": lambda: lambda texts: [e.ids for e in library.encode_batch_fast(texts)],
-        "gptscratch, characters": lambda: bulk_encoder(Tokenizer(made["char"])),
-        "gptscratch, bytes": lambda: bulk_encoder(Tokenizer(made["byte"])),
-        "gptscratch, words": lambda: bulk_encoder(Tokenizer(made["word"]), sample),
-        "tokenizers, words": lambda: lambda texts: [e.ids for e in made["word"].encode_batch_fast(texts)],
+        "gptscratch, BPE": lambda: bulk_encoder(Tokenizer(uncached(library)), sample),
+        "tokenizers, BPE": lambda: library_encoder(library),
+        "gptscratch, characters": lambda: bulk_encoder(Tokenizer(uncached(made["char"]))),
+        "gptscratch, bytes": lambda: bulk_encoder(Tokenizer(uncached(made["byte"]))),
+        "gptscratch, words": lambda: bulk_encoder(Tokenizer(uncached(made["word"])), sample),
+        "tokenizers, words": lambda: library_encoder(made["word"]),
     }
     try:
         import tiktoken
@@ -132,6 +132,16 @@ def contestants(library: Any, sample: str) -> dict[str, Callable[[], Encode]]:
 
         found[f"tiktoken, BPE, {threads} threads"] = make
     return found
+
+
+def uncached(library: Any) -> Any:
+    """A copy that has encoded nothing."""
+    return library.from_str(library.to_str())
+
+
+def library_encoder(library: Any) -> Encode:
+    copy = uncached(library)
+    return lambda texts: [e.ids for e in copy.encode_batch_fast(texts)]
 
 
 def tiktoken_ranks(library: Any) -> tuple[dict[bytes, int], dict[str, int]]:

@@ -5,9 +5,10 @@
 
 GPT-2's architecture (124 million parameters) makes the same steps on the same tokens in each row. ``loss`` is
 that of the last step, ``difference`` is to the plain row of the same optimizer: float32 without TF32, eager,
-attention in plain products. MFU is the share of the card's matrix products that the model's FLOPs take: of
---peak TFLOP/s, or of the rate that is measured first. A row that fails shows its error, the others follow,
-and the exit status is 1. It needs PyTorch, NumPy and this repository on PYTHONPATH.
+attention in plain products; it is empty where that row was not made. MFU is the share of the card's matrix
+products that the model's FLOPs take: of --peak TFLOP/s, or of the rate that is measured first. A row that
+fails shows its error, the others follow, and the exit status is 1. It needs PyTorch, NumPy and this
+repository on PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -269,8 +270,10 @@ def main() -> None:
             print(f"| {row.name} | {found} | | | |", flush=True)
             continue
         loss, rate = found
-        base = plain.setdefault(row.optimizer, loss)
-        off = "" if row.peer else f"{loss - base:+.4f}"
+        if row.name.startswith("plain"):
+            plain[row.optimizer] = loss
+        base = None if row.peer else plain.get(row.optimizer)
+        off = "" if base is None else f"{loss - base:+.4f}"
         mfu = rate * sizing.training_flops_per_token(config) / peak
         print(f"| {row.name} | {loss:.4f} | {off} | {rate:,.0f} | {mfu:.1%} |", flush=True)
     print("\n| decoding, a forward pass per token | sequences | tokens/s |")

@@ -7,6 +7,7 @@ Linux: proportional set sizes (what is shared is counted once) from /proc, four 
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -17,10 +18,11 @@ def main() -> None:
     start = time.perf_counter()
     process = subprocess.Popen(sys.argv[1:])
     peak = alone = 0
-    while process.poll() is None:
+    while process.returncode is None:
         sizes = [resident(pid) for pid in family(process.pid)]
         peak, alone = max(peak, sum(sizes)), max(alone, sizes[0])
-        time.sleep(0.25)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.25)
     seconds = time.perf_counter() - start
     print(f"{seconds:.1f} s, peak {peak / 1e6:,.0f} MB with children, {alone / 1e6:,.0f} MB without")
     sys.exit(process.returncode)

@@ -33,6 +33,7 @@ from unittest.mock import patch
 TEST_SHARE = 0.1
 LENGTHS = {"steps", "epochs", "tokens"}
 SHAPE = ("n_layer", "d_model", "context_length")
+LIMITS = ("tera", "minutes", "machine")  # of a run
 
 
 def parts(text: str, folder: Path) -> tuple[Path, str]:
@@ -94,20 +95,22 @@ def known(results: Path) -> list[dict[str, Any]]:
 def table(records: list[dict[str, Any]]) -> None:
     """Each text with its points, the best first."""
     print(
-        "| text | compute | point | settings | tokens | best at | bits per byte | spread | runs | seconds |"
+        "| text | compute | machine | point | settings | tokens | best at | bits per byte | spread | runs "
+        "| seconds |"
     )
-    print("| --- | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| --- | ---: | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for record in records:
-        key = tuple(record[name] for name in ("text", "tera", "minutes", "point"))
+        key = tuple(record.get(name, "") for name in ("text", *LIMITS, "point", "given"))
         groups.setdefault(key, []).append(record)
-    for (text, tera, minutes, point), runs in sorted(
-        groups.items(), key=lambda item: (item[0][:3], mean(r["bits_per_byte"] for r in item[1]))
+    for (text, tera, minutes, machine, point, given), runs in sorted(
+        groups.items(), key=lambda item: (item[0][:4], mean(r["bits_per_byte"] for r in item[1]))
     ):
         bits = [r["bits_per_byte"] for r in runs]
         best = mean(r["best_step"] / r["steps"] for r in runs)
         compute = f"{tera:g} T" if tera else f"{minutes:g} min"
-        cells = (text, compute, point, runs[0]["plan"], f"{runs[0]['tokens']:,}", f"{best:.0%}",
+        name = f"{point}: {given}" if given else point
+        cells = (text, compute, machine, name, runs[0]["plan"], f"{runs[0]['tokens']:,}", f"{best:.0%}",
                  f"{mean(bits):.4f}", f"{max(bits) - min(bits):.4f}", f"{len(runs)}",
                  f"{mean(r['seconds'] for r in runs):.0f}")  # fmt: skip
         print("|", " | ".join(cells), "|")
@@ -129,7 +132,7 @@ def main() -> None:
         for seed in arguments.seeds:
             for point in arguments.points:
                 name, _, given = point.partition(":")
-                limits = {"tera": arguments.tera, "minutes": arguments.minutes}
+                limits = {limit: getattr(arguments, limit) for limit in LIMITS}
                 key = {"text": Path(text).name, **limits, "point": name, "given": given.strip(), "seed": seed}
                 if any(key.items() <= record.items() for record in known(arguments.results)):
                     continue

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from unittest.mock import Mock, patch
 
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from gptscratch.accelerate import training
+from gptscratch.accelerate import linear, training
 from gptscratch.config import ModelConfig, TrainConfig
 from gptscratch.device import pick_dtype, set_up
 from gptscratch.model.gpt import GPT
@@ -25,6 +26,7 @@ from gptscratch.training.replica import LowPrecisionReplica
 from gptscratch.training.step import take_step
 
 PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "_linear_pointwise")
+NEVER = Mock(return_value=False)
 
 
 def profiled(config: ModelConfig, rows: int, dtype: torch.dtype, steps: int) -> dict[str, float]:
@@ -75,10 +77,8 @@ def main() -> None:
         n_layer=given.layers, d_model=given.d_model, n_head=max(1, given.d_model // 64),
         context_length=given.context_length, vocab_size=given.vocab_size,
     )  # fmt: skip
-    trains_on_cpu = training.trains_on_cpu
-    training.trains_on_cpu = lambda _: False
-    before = profiled(config, given.rows, dtype, given.steps)
-    training.trains_on_cpu = trains_on_cpu
+    with patch.object(training, "trains_on_cpu", NEVER), patch.object(linear, "pays", NEVER):
+        before = profiled(config, given.rows, dtype, given.steps)
     after = profiled(config, given.rows, dtype, given.steps)
     print("| operation | before, ms | after, ms |")
     print("| --- | ---: | ---: |")

@@ -13,11 +13,6 @@ from gptscratch.data.prepare import Prepared, prepare
 from gptscratch.errors import ConfigError, CorpusError
 
 
-@pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GPTSCRATCH_HOME", str(tmp_path / "home"))
-
-
 def mixed(tmp_path: Path, weights: tuple[str, ...] = ("=3", "=1"), **settings: object) -> Prepared:
     names = []
     for name, size, weight in zip("ab", (1000, 5000), weights, strict=True):

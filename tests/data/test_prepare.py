@@ -27,12 +27,6 @@ from gptscratch.tokenizer import KINDS, Tokenizer
 TEXT = "The cat sat on the mat, and the dog didn't.\nNo one minded at all!\n" * 40
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("GPTSCRATCH_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
 def prepared(tmp_path: Path, text: str = TEXT, **settings: object) -> Prepared:
     file = tmp_path / "corpus.txt"
     file.write_text(text, encoding="utf-8", newline="")

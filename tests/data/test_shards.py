@@ -21,8 +21,7 @@ SMALL = Sizes(sample=1000, chunk=200)
 
 
 @pytest.fixture
-def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataConfig:
-    monkeypatch.setenv("GPTSCRATCH_HOME", str(tmp_path / "home"))
+def corpus(tmp_path: Path) -> DataConfig:
     for name, text in (("text.txt", TEXT), ("documents.txt", DOCUMENTS), ("val.txt", TEXT[:300])):
         (tmp_path / name).write_text(text, encoding="utf-8")
     return DataConfig(corpus=(str(tmp_path / "text.txt"),), tokenizer="byte")

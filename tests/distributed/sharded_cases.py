@@ -63,8 +63,13 @@ def made(world: World, model: dict[str, Any], mask_at: int | None) -> LowPrecisi
     torch.manual_seed(7)
     config, r_drop = ModelConfig(**SMALL | model), 1.0 if mask_at else 0.0
     if world.size > 1:
-        return ShardedReplica(config, CPU, torch.float32, mask_at=mask_at, r_drop=r_drop, world=world)
-    return LowPrecisionReplica(GPT(config), torch.float32, mask_at=mask_at, r_drop=r_drop)
+        replica: LowPrecisionReplica = ShardedReplica(
+            config, CPU, torch.float32, mask_at=mask_at, r_drop=r_drop, world=world
+        )
+    else:
+        replica = LowPrecisionReplica(GPT(config), torch.float32, mask_at=mask_at, r_drop=r_drop)
+    assert (replica.mask_at, replica.r_drop) == (mask_at, r_drop)  # without dropout it changes no loss
+    return replica
 
 
 def trained(world: World, case: str, steps: int) -> tuple[list[float], dict[str, Tensor], dict[str, Tensor]]:

@@ -14,8 +14,6 @@ from gptscratch.errors import ConfigError
 from gptscratch.generation.logits_processors import NoCopyNgram
 from gptscratch.generation.memorization import SuffixArray
 
-CHANCE = np.random.default_rng(0)
-
 
 def longest_naive(tokens: list[int], ids: list[int]) -> int:
     spans = {
@@ -28,13 +26,14 @@ def longest_naive(tokens: list[int], ids: list[int]) -> int:
 @pytest.mark.parametrize("vocab", [2, 5, 200])
 @pytest.mark.parametrize("length", [0, 1, 2, 30, 120])
 def test_spans_are_found_as_by_plain_search(vocab: int, length: int) -> None:
-    tokens = CHANCE.integers(vocab, size=length).astype(np.uint16)
+    chance = np.random.default_rng(0)
+    tokens = chance.integers(vocab, size=length).astype(np.uint16)
     index, plain = SuffixArray(tokens), tokens.tolist()
     for size in (1, 2, 3, 8):
-        span = CHANCE.integers(vocab, size=size).tolist()
+        span = chance.integers(vocab, size=size).tolist()
         wanted = {plain[i + size] for i in range(length - size) if plain[i : i + size] == span}
         assert set(index.next_tokens(span)) == wanted
-    ids = CHANCE.integers(vocab, size=12).tolist() + plain[3:80] + [vocab + 1]
+    ids = chance.integers(vocab, size=12).tolist() + plain[3:80] + [vocab + 1]
     start, span, position = index.longest(ids)
     assert span == longest_naive(plain, ids)
     assert ids[start : start + span] == plain[position : position + span]
@@ -61,7 +60,7 @@ def test_a_short_span_is_matched_without_a_look_at_each_occurrence() -> None:
 
 
 def test_the_index_is_made_once_and_mapped(tmp_path: Path) -> None:
-    tokens = CHANCE.integers(9, size=500).astype(np.uint16)
+    tokens = np.random.default_rng(0).integers(9, size=500).astype(np.uint16)
     first = SuffixArray.open(tmp_path, tokens)
     changed = (tmp_path / "train.suffixes").stat().st_mtime_ns
     again = SuffixArray.open(tmp_path, tokens)
@@ -73,7 +72,7 @@ def test_the_index_is_made_once_and_mapped(tmp_path: Path) -> None:
 
 
 def test_the_index_of_token_files_that_were_written_again_is_built_again(tmp_path: Path) -> None:
-    tokens = CHANCE.integers(9, size=500).astype(np.uint16)
+    tokens = np.random.default_rng(0).integers(9, size=500).astype(np.uint16)
     SuffixArray.open(tmp_path, tokens)
     tokens.tofile(tmp_path / "train.bin")
     os.utime(tmp_path / "train.suffixes", (1, 1))

@@ -16,8 +16,10 @@ import pytest
 import tokenizers
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from tokenizers import models, normalizers
 
+from gptscratch.config import ModelConfig
 from gptscratch.errors import ConfigError, MissingExtraError, TokenizerError
 from gptscratch.generation.generate import generate
 from gptscratch.generation.generator import load
@@ -33,6 +35,15 @@ gguf = pytest.importorskip("gguf")
 Runs = Callable[..., Path]
 # llama.cpp looks up gelu in a table of float16 numbers.
 DIFFERENCE = {"gpt2": 5e-2, "qwen3": 1e-4, "llama": 1e-4}
+# What llama.cpp calls the modules of a GPT; several of them are one tensor there.
+MODULES = {
+    "token_embd": "token_embedding", "position_embd": "position_embedding",
+    "output_norm": "final_norm", "output": "lm_head",
+    "attn_norm": "norm_attention", "attn_q": "attention.q", "attn_k": "attention.k", "attn_v": "attention.v",
+    "attn_qkv": "attention.q attention.k attention.v", "attn_q_norm": "attention.norm_q",
+    "attn_k_norm": "attention.norm_k", "attn_output": "attention.out",
+    "ffn_norm": "norm_mlp", "ffn_up": "mlp.up", "ffn_gate": "mlp.gate", "ffn_down": "mlp.down",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +64,66 @@ def logits_of(llama: Any, token_ids: list[int]) -> torch.Tensor:
     llama.reset()
     llama.eval(token_ids)
     return torch.tensor(np.array(llama.scores[: len(token_ids)]))
+
+
+def dequantized(folder: str) -> dict[str, NDArray[Any]]:
+    """The tensors of the file in float32."""
+    tensors = gguf.GGUFReader(f"{folder}/model.gguf").tensors
+    return {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in tensors}
+
+
+def in_halves(rows: NDArray[Any], head_dim: int) -> NDArray[Any]:
+    """Rows of a head in which rotary pairs are next to each other: back to two halves."""
+    return rows.reshape(-1, head_dim // 2, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def stored(folder: str, family: str, config: ModelConfig) -> dict[str, NDArray[Any]]:
+    """The parameters of a file by the model's own names, their rows in its order."""
+    found = {}
+    for name, array in dequantized(folder).items():
+        *block, module, kind = name.split(".")
+        if name == "rope_freqs.weight":
+            continue
+        if family == "llama" and module in ("attn_q", "attn_k"):
+            array = in_halves(array, config.head_dim)
+        own = [".".join([*block, part, kind]).replace("blk.", "blocks.") for part in MODULES[module].split()]
+        found |= zip(own, np.split(array, len(own)), strict=True)
+    return found
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_tensors_of_a_file_are_the_parameters_of_the_run(shape: str, byte_run: Runs) -> None:
+    model = load(byte_run(shape), device="cpu").model
+    found = stored(export(format="gguf").folder, shape.split(",")[0], model.config)
+    for name, parameter in model.named_parameters():
+        np.testing.assert_array_equal(found.pop(name), parameter.detach().numpy(), err_msg=name)
+    assert all(name.endswith("bias") and not array.any() for name, array in found.items())
+    assert bool(found) == (shape == "gpt2, untied and without biases")  # a gpt2 of llama.cpp has all of them
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tensors_of_8_bits_are_near_the_parameters_of_the_run(shape: str, byte_run: Runs) -> None:
+    model = load(byte_run(shape), device="cpu").model
+    exported = export(format="gguf", quantize="q8_0")
+    found = stored(exported.folder, shape.split(",")[0], model.config)
+    for name, parameter in model.named_parameters():
+        wanted = parameter.detach().numpy()
+        close = 0.0 if wanted.ndim == 1 else np.abs(wanted).max() / 127
+        np.testing.assert_allclose(found[name], wanted, rtol=0, atol=close, err_msg=name)
+    assert exported.files["model.gguf"] < export(format="gguf", folder="f32").files["model.gguf"]
+
+
+def test_the_factors_of_rescaled_rotary_frequencies_are_those_of_llama_3(byte_run: Runs) -> None:
+    config = load(byte_run("llama, rescaled"), device="cpu").model.config
+    factor, low, high, length = config.rope_scaling
+    wanted = []
+    for i in range(config.head_dim // 2):
+        turns = length * config.rope_theta ** (-2 * i / config.head_dim) / (2 * np.pi)  # in the old context
+        smooth = min(1.0, max(0.0, (turns - low) / (high - low)))
+        wanted.append(1 / ((1 - smooth) / factor + smooth))
+    found = dequantized(export(format="gguf").folder)["rope_freqs.weight"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    assert len(set(found.round(4))) > 1
 
 
 @pytest.mark.parametrize("shape", SHAPES)

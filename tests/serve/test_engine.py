@@ -150,7 +150,10 @@ def test_a_canceled_text_leaves_and_reports_nothing(running: Running) -> None:
     running.engine.submit([short])
     running.finished(short)
     assert running.engine.waiting == 0
-    assert all(sample is short or sample.canceled for sample in running.engine.running)
+    another = running.sample("the", max_tokens=2)
+    running.engine.submit([another])
+    assert running.reports.get(timeout=20).sample is another
+    assert not any(sample.canceled for sample in running.engine.running)
 
 
 def test_a_full_queue_refuses_all_texts_of_a_request(tale: Path) -> None:

@@ -24,6 +24,7 @@ SETTINGS = (
     "--micro-batch-size 2 --eval-interval 50 --device cpu --tokenizer char --dropout 0.1 --quiet "
     "--set save_interval=10 --set log_interval=10"
 ).split()
+LAST_KILL = STEPS - 20  # so that there is something to kill
 LONGEST = 300  # seconds of a run
 
 
@@ -54,18 +55,18 @@ def killed(corpus: Path, name: str, size: int, kills: int, chance: random.Random
     with subprocess.Popen([*torchrun, *restarts, *SETTINGS, "--name", name]) as agent:
         reached = 0
         for _ in range(kills):
-            reached = chance.randint(reached, max(reached, min(STEPS - 20, reached + 60)))
+            reached = chance.randint(reached, max(reached, min(LAST_KILL, reached + 60)))
             wait_for(run, reached, agent)
-            time.sleep(chance.random())
+            pause(run, chance.random())
             victims = ranks_of(agent.pid)
-            if victims:
-                os.kill(chance.choice(victims), signal.SIGKILL)
-                began = time.monotonic()
-                while set(victims) & set(ranks_of(agent.pid)):
-                    time.sleep(0.05)
-                ended = time.monotonic() - began
-                print(f"killed one of {size} after step {newest(run)}; all had ended {ended:.1f} s later")
-                assert ended < 60
+            assert victims, f"{name} had ended before it was killed"
+            os.kill(chance.choice(victims), signal.SIGKILL)
+            began = time.monotonic()
+            while set(victims) & set(ranks_of(agent.pid)):
+                time.sleep(0.05)
+            ended = time.monotonic() - began
+            print(f"killed one of {size} after step {newest(run)}; all had ended {ended:.1f} s later")
+            assert ended < 60
         assert agent.wait(timeout=LONGEST) == 0
     return run
 
@@ -76,6 +77,13 @@ def wait_for(run: Path, step: int, agent: subprocess.Popen[Any]) -> None:
         assert time.monotonic() < until, f"{run.name} does not reach step {step}"
         assert agent.poll() is None, "torchrun has ended"
         time.sleep(0.02)
+
+
+def pause(run: Path, seconds: float) -> None:
+    """Wait, but not until the run is at its end."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and newest(run) < LAST_KILL:
+        time.sleep(0.01)
 
 
 def newest(run: Path) -> int:

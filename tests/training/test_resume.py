@@ -76,6 +76,25 @@ def test_resumed_run_equals_straight_run(fit: Fit, stopping: Stopping, step: int
     assert_same_run(stopped.run, straight)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"steps": None, "epochs": 0.6},
+        {"steps": None, "tokens": 3000, "optimizer": "adamw"},
+        {"dtype": "bfloat16", "n_kv_head": 1, "tie_embeddings": True},
+        {"tokenizer": "word"},
+    ],
+    ids=lambda settings: list(settings)[-1],
+)
+def test_resumed_run_of_another_kind_equals_straight_run(
+    fit: Fit, stopping: Stopping, settings: dict[str, Any]
+) -> None:
+    straight = fit(name="straight", **HARD, **settings).run
+    with stopping(7):
+        assert fit(name="stopped", **HARD, **settings).interrupted
+    assert_same_run(resume("stopped").run, straight)
+
+
 def test_a_run_stopped_again_and_again_equals_straight_run(fit: Fit, stopping: Stopping) -> None:
     straight = fit(name="straight", **HARD).run
     with stopping(2, 5, 8, 9, 20):

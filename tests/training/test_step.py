@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from gptscratch.config import ModelConfig, TrainConfig
 from gptscratch.model.gpt import GPT
+from gptscratch.model.layout import document_layout, document_numbers
 from gptscratch.runs.checkpoint import load_optimizer
 from gptscratch.runs.tensors import save_tensors
 from gptscratch.training.loss import IGNORE
@@ -66,16 +67,21 @@ def stepped(
     return result, watching.gradients
 
 
+@pytest.mark.parametrize("mask_at", [None, 3])
 @pytest.mark.parametrize("settings", [{}, {"adaptive_cutoffs": (5,)}, {"tie_embeddings": True}])
-def test_r_drop_adds_the_divergence_of_two_dropout_masks_to_the_gradient(settings: dict[str, Any]) -> None:
+def test_r_drop_adds_the_divergence_of_two_dropout_masks_to_the_gradient(
+    settings: dict[str, Any], mask_at: int | None
+) -> None:
     model = tiny(dropout=0.3, **settings)
     inputs, targets = torch.from_numpy(INPUTS), torch.from_numpy(TARGETS.copy())
     targets[0, :9] = IGNORE
     torch.manual_seed(5)
-    loss = LowPrecisionReplica(model, torch.float32, r_drop=0.7).loss(inputs, targets)
+    loss = LowPrecisionReplica(model, torch.float32, mask_at=mask_at, r_drop=0.7).loss(inputs, targets)
     found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
     torch.manual_seed(5)
-    logits = model(inputs.repeat(2, 1)).flatten(0, 1)  # both masks from one draw
+    twice = inputs.repeat(2, 1)
+    layout = None if mask_at is None else document_layout(document_numbers(twice, mask_at))
+    logits = model(twice, layout=layout).flatten(0, 1)  # both dropout masks from one draw
     wanted = F.cross_entropy(logits, targets.repeat(2, 1).flatten(), ignore_index=IGNORE, reduction="sum") / 2
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
     p, q = logits.view(2, targets.numel(), -1)[:, targets.flatten() != IGNORE].log_softmax(-1)
