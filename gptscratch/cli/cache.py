@@ -57,7 +57,8 @@ def clear(
         list[str] | None,
         typer.Argument(
             metavar="[NAME...]",
-            help="Names of folders, or their first characters (default: all that no run was trained on).",
+            help="Names of folders, or their first characters (default: all that no run was trained on, "
+            "except for those whose text came from stdin).",
         ),
     ] = None,
     everything: bool = setting(False, RUN, "Delete those of runs as well.", flag="--all"),
