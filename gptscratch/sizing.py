@@ -158,17 +158,17 @@ def _activation_bytes(c: ModelConfig, micro_batch_size: int, size: int, device: 
 def _attention_bytes(c: ModelConfig, size: int, device: str) -> int:
     """For a token in a layer: q, k, v and the output; the weights where they are kept.
 
-    They are with dropout and in half precision (``accelerate.kernels``), with dropout a byte more for each of
-    them; but not on CUDA, whose flash attention makes them twice. Dropout with ALiBi or with fewer key-value
-    heads has no fast kernel on a CPU: q, k and v of all heads and three times all weights, in float32.
+    They are with dropout and in half precision (``accelerate.kernels``), where keys and values are repeated
+    for all heads; with dropout a byte more for each of them. On CUDA flash attention makes them twice.
+    Dropout with ALiBi has no fast kernel on a CPU: q, k and v and three times all weights, in float32.
     """
     queries, keys = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
     if device == "cuda" or (size == 4 and not c.dropout):
         return size * (2 * queries + 2 * keys)
-    if c.dropout and (keys < queries or c.position == "alibi"):
+    if c.dropout and c.position == "alibi":
         return size * queries + 4 * 3 * (queries + c.n_head * c.context_length)
     weights = c.n_head * min(c.context_length, (c.context_length + 128) // 2)
-    return size * (2 * queries + 2 * keys + weights) + (weights if c.dropout else 0)
+    return size * (4 * queries + weights) + (weights if c.dropout else 0)
 
 
 def _matrices(c: ModelConfig) -> dict[str, Shape]:

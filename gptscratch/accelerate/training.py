@@ -53,6 +53,8 @@ class FasterAttention(Attention):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         dropout = self.dropout.p if self.training else 0.0
         if products_pay(q, k, bias, dropout):
+            if (groups := q.size(1) // k.size(1)) > 1:
+                k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))  # (B, H, T, K)
             return kernels.causal_attention(q, k, v, bias, dropout)
         return super().attend(q, k, v, bias)
 
@@ -74,7 +76,7 @@ def trains_on_cpu(x: Tensor) -> bool:
 
 def products_pay(q: Tensor, k: Tensor, bias: Tensor | None, dropout: float) -> bool:
     """Whether ``kernels.causal_attention`` is faster than torch's kernel."""
-    fits = q.shape == k.shape and (bias is None or bias.dtype == torch.bool)
+    fits = q.size(2) == k.size(2) and (bias is None or bias.dtype == torch.bool)
     if not fits or not trains_on_cpu(q):
         return False
     return has_fast_bfloat16(q.device) if q.dtype == torch.bfloat16 else dropout > 0.0

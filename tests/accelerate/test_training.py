@@ -131,6 +131,23 @@ def test_attention_with_dropout_equals_its_equation_in_value_and_gradients(maske
     )
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_fewer_key_value_heads_with_dropout_are_repeated_for_the_kernel(masked: bool) -> None:
+    torch.manual_seed(0)
+    q, k, v = _random(2, 6, 20, 4), _random(2, 2, 20, 4), _random(2, 2, 20, 4)
+    visible = torch.ones(2, 1, 20, 20, dtype=torch.bool).tril() if masked else None
+    torch.manual_seed(1)
+    found = attend(q, k, v, 0.25, visible)
+    torch.manual_seed(1)
+    wanted = attend(q, *(x[:, [0, 0, 0, 1, 1, 1]] for x in (k, v)), 0.25, visible)
+    assert kernel_of(found) == "_CausalAttentionBackward"
+    torch.testing.assert_close(found, wanted)
+    grad = torch.randn_like(q)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, (q, k, v), grad), torch.autograd.grad(wanted, (q, k, v), grad)
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_model_with_dropout_is_trained_by_the_kernels(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch

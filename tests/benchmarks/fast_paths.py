@@ -68,6 +68,7 @@ def paths() -> Iterator[Callable[[], Path]]:
         for probability in (0.0, 0.1):
             for length in (64, 256, 512):
                 yield partial(attention_products, dtype, probability, length)
+            yield partial(attention_products, dtype, probability, 256, 3)
     for dtype in (F32, BF16):
         yield partial(rms_norm, dtype)
         yield partial(dropout, dtype)
@@ -116,18 +117,24 @@ def onednn_linear(rows: int, inputs: int, outputs: int) -> Path:
     )
 
 
-def attention_products(dtype: torch.dtype, dropout: float, length: int) -> Path:
-    q, k, v = (torch.randn(8, 6, length, 64, dtype=dtype, requires_grad=True) for _ in range(3))
+def attention_products(dtype: torch.dtype, dropout: float, length: int, groups: int = 1) -> Path:
+    q = torch.randn(8, 6, length, 64, dtype=dtype, requires_grad=True)
+    k, v = (torch.randn(8, 6 // groups, length, 64, dtype=dtype, requires_grad=True) for _ in range(2))
     grad = torch.randn_like(q)
 
     def plain() -> object:
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        out = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=dropout, is_causal=True, enable_gqa=groups > 1
+        )
         return torch.autograd.grad(out, (q, k, v), grad)
 
     def fast() -> object:
-        return torch.autograd.grad(kernels.causal_attention(q, k, v, None, dropout), (q, k, v), grad)
+        keys, values = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (k, v))
+        return torch.autograd.grad(kernels.causal_attention(q, keys, values, None, dropout), (q, k, v), grad)
 
-    name = f"attention by bmm, {short(dtype)}, dropout {dropout}, {length} positions"
+    name = (
+        f"attention by bmm, {short(dtype)}, dropout {dropout}, {length} positions, {6 // groups} of 6 heads"
+    )
     return Path(name, plain, fast, products_pay(q, k, None, dropout))
 
 
