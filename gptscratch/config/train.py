@@ -75,7 +75,7 @@ class TrainConfig:
         "wsd", OPTIMIZATION, "Learning-rate schedule (wsd: warmup-stable-decay).", choices=SCHEDULES
     )
     warmup_steps: int = planned(0, OPTIMIZATION, "Linear warm-up of the learning rate, in steps.", at_least=0)
-    decay_fraction: float = planned(
+    decay_fraction: float = setting(
         0.5, None, "With wsd: the last share of the run, in which the learning rate decays.", **_SHARE
     )
     final_fraction: float = setting(

@@ -203,14 +203,6 @@ def r_drop(epochs: float, train_tokens: int) -> float:
     return 1.0 if epochs >= 12 and train_tokens < 2_000_000 else 0.0
 
 
-def r_drop_decay_fraction(train_tokens: int) -> float:
-    """The share of a run in which the rates decay: while they are low, a text that repeats is memorized.
-
-    Measured with 20 epochs of 180,000 tokens; with 18,000 half of the run is better.
-    """
-    return 0.5 if train_tokens < 100_000 else 0.25
-
-
 LEAST_AVERAGED = 16  # steps: with 8 the model of a very small text learned less
 
 

@@ -285,8 +285,6 @@ class _Planner:
         self._choose(**rates)
         if self.train.lr_schedule != "onecycle":  # which has a warm-up of its own
             self._choose(warmup_steps=heuristics.warmup_steps(steps, fine_tunes=self.facts.fine_tunes))
-        if self.train.lr_schedule == "wsd" and self.train.r_drop:
-            self._choose(decay_fraction=heuristics.r_drop_decay_fraction(self.facts.train_tokens))
         # Weight decay moves weights toward 0, not toward their pretrained values. With Muon it is for both.
         epochs = 0.0 if self.facts.fine_tunes else tokens / self.facts.train_tokens
         adamw_rate = self.train.adamw_learning_rate if self.train.optimizer == "muon" else 0.0

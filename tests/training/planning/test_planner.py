@@ -96,14 +96,6 @@ def test_a_text_that_would_be_seen_often_is_trained_with_r_drop() -> None:
     assert plan(trained, epochs=20).config.train.r_drop == 0
 
 
-def test_the_rates_decay_later_where_a_larger_text_is_repeated_with_r_drop() -> None:
-    larger = dataclasses.replace(SMALL, train_tokens=180_000, train_bytes=180_000)
-    assert plan(larger, minutes=60).config.train.decay_fraction == 0.25
-    assert plan(larger, minutes=60, decay_fraction=0.4).config.train.decay_fraction == 0.4
-    for other in (plan(SMALL, minutes=60), plan(larger, minutes=60, r_drop=0.0)):
-        assert other.config.train.decay_fraction == 0.5
-
-
 def test_r_drop_without_dropout_is_off_with_one_notice() -> None:
     plain, off = plan(minutes=1), plan(minutes=1, r_drop=1.0)
     assert off.config == plain.config
