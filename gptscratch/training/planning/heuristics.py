@@ -250,23 +250,3 @@ def _round_number(value: float) -> int:
     value = max(1.0, value)
     power = 10 ** math.floor(math.log10(value))
     return int(min((n * power for n in (1, 2, 5, 10)), key=lambda n: abs(math.log(n / value))))
-
-
-MEMORY_SHARE = 0.75  # of what is free: what is held for a moment is not counted
-CPU_ACTIVATIONS = 2 << 30  # bytes, at most, for those of a micro-batch on a CPU
-GPU_ACTIVATIONS = 16 << 30  # the same on a GPU whose memory is not known
-GPU_RESERVE = 1 << 30  # bytes of a GPU's memory for logits, kernels and fragments
-
-
-def rows_at_once(model: ModelConfig, facts: Facts, machine: Mapping[str, Any]) -> int:
-    """Sequences of one forward and backward pass whose activations the memory holds.
-
-    ``machine``: the options of ``sizing.memory_to_train``.
-    """
-    one, two = (sizing.memory_to_train(model, micro_batch_size=rows, **machine) for rows in (1, 2))
-    each, on_cpu = two.activations - one.activations, facts.device == "cpu"
-    rooms = [CPU_ACTIVATIONS] if on_cpu else [] if facts.memory_bytes else [GPU_ACTIVATIONS]
-    if facts.memory_bytes:
-        held = one.weights + one.gradients + one.optimizer + one.activations - each
-        rooms.append(int(MEMORY_SHARE * facts.memory_bytes) - held - (0 if on_cpu else GPU_RESERVE))
-    return max(1, min(rooms) // each)

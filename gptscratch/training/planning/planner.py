@@ -17,16 +17,13 @@ from gptscratch.config import UNITS, DataConfig, ModelConfig, RunConfig, TrainCo
 from gptscratch.errors import ConfigError
 from gptscratch.training.budget import make_budget
 from gptscratch.training.planning import heuristics
+from gptscratch.training.planning.costs import Costs
 from gptscratch.training.planning.heuristics import Facts
 from gptscratch.training.planning.notices import notices_about
 from gptscratch.units import size
 
 DEFAULT_MINUTES = 5.0
-CHECKPOINT_SECONDS, SAMPLE_SECONDS = 0.05, 0.15  # with each evaluation
-TRAINING_SHARE = 0.95  # of the time; the rest is for evaluations, checkpoints and samples
 LEAST_VAL_TOKENS = 16  # where the training text has a hundred times as many
-PROCESS_BYTES = 370_000_000  # of Python with torch and an evaluation
-COMPILER_BYTES = 150_000_000  # of torch.compile in this process
 
 
 @dataclass(frozen=True)
@@ -94,14 +91,14 @@ class _Planner:
             self._choose_compile(60 * self.train.minutes)
         useful_epochs = heuristics.useful_epochs(facts.train_tokens, r_drop=self.train.r_drop > 0)
         self.useful_tokens = useful_epochs * facts.train_tokens
-        self.machine: dict[str, Any] = {"dtype": facts.dtype, "device": facts.device}
-        self.machine["optimizer"] = self.train.optimizer
-        if self.train.parallel == "fsdp":
-            self.machine["shards"] = facts.world_size
         self.model = self._choose_model()
         if rank := self.train.lora_rank:
             self._choose(lora_alpha=2.0 * rank, lora_targets=sizing.linear_layers(self.model))
-            self.machine["trained"] = sizing.adapter_parameters(self.model, rank, self.train.lora_targets)
+        self._require_memory()
+
+    @property
+    def costs(self) -> Costs:
+        return Costs(self.train, self.facts)
 
     def plan(self, data: DataConfig) -> Plan:
         model, facts = self.model, self.facts
@@ -117,10 +114,11 @@ class _Planner:
         self._choose(**heuristics.evaluations(steps, tokens, model, facts, by_time=by_time))
         self._choose(save_interval=self.train.eval_interval)
         if not by_time:
-            self._choose_compile(self._seconds_for(tokens))
-        seconds, given = self._seconds_for(tokens), 60 * (self.train.minutes or 0)
+            self._choose_compile(self.costs.seconds(model, tokens, step_tokens))
+        seconds = self.costs.seconds(model, tokens, step_tokens)
+        given = 60 * (self.train.minutes or 0)
         useful = self.useful_tokens
-        if by_time and "train.max_steps" not in self.given and self._tokens_in_time(model) > useful:
+        if by_time and "train.max_steps" not in self.given and self.costs.tokens_in_time(model) > useful:
             self._choose(max_steps=steps)
             self.notices.append(
                 f"More than {useful / facts.train_tokens:.0f} epochs would only memorize this corpus: "
@@ -131,8 +129,6 @@ class _Planner:
             seconds = given
         self._choose_rates(steps, tokens)
         config = RunConfig(model=self.model, data=data, train=self.train, name=self.given.get("name"))
-        process = PROCESS_BYTES + bool(self.train.compile) * COMPILER_BYTES if facts.device == "cpu" else 0
-        peak = 1.2 * self._peak(model, self.train.micro_batch_size) + process
         return Plan(
             config=config,
             given=tuple(self.given),
@@ -141,7 +137,7 @@ class _Planner:
             tokens=tokens,
             epochs=tokens / max(1, facts.train_tokens),
             seconds=seconds,
-            memory_bytes=max(facts.peak_bytes, int(peak)),
+            memory_bytes=self.costs.peak_bytes(model),
             padding=1 - self.row_tokens / model.context_length,
             notices=tuple(self.notices),
             device=facts.device,
@@ -176,22 +172,30 @@ class _Planner:
         if "dropout" not in given:
             epochs = self._run_tokens(model) / self.facts.train_tokens
             model = replace(model, dropout=heuristics.dropout(epochs, self.facts.train_tokens))
-        needed, free = self._peak(model), self.facts.memory_bytes
-        if free and needed > free:
-            raise ConfigError(
-                f"This model needs about {size(needed)} to train, and "
-                f"{size(free)} are free on this {self.facts.device} device.",
-                "Take fewer --layers, a smaller --d-model or a shorter --context-length.",
-            )
         return model
+
+    def _require_memory(self) -> None:
+        needed, free = self.costs.training_bytes(self.model), self.facts.memory_bytes
+        if not free or needed <= free:
+            return
+        advice = "Take fewer --layers, a smaller --d-model or a shorter --context-length."
+        if self.facts.fine_tunes:
+            advice = "Take a shorter --context-length."
+            if not self.train.lora_rank:
+                advice = "Train adapters alone, with --lora-rank 8, or take a shorter --context-length."
+        raise ConfigError(
+            f"This model needs about {size(needed)} to train, and "
+            f"{size(free)} are free on this {self.facts.device} device.",
+            advice,
+        )
 
     def _suits(self, model: ModelConfig) -> bool:
         """Whether the run is long enough for the model, with enough text and memory."""
         blocks = sizing.count_parameters(model).non_embedding
-        tokens = self._tokens_in_time(model) if self.train.minutes else self._run_tokens(model)
+        tokens = self.costs.tokens_in_time(model) if self.train.minutes else self._run_tokens(model)
         is_trained = tokens >= heuristics.tokens_per_parameter(blocks) * blocks
-        fits = self._peak(model) <= heuristics.MEMORY_SHARE * (self.facts.memory_bytes or math.inf)
-        return is_trained and fits and blocks <= heuristics.most_parameters(self.facts.train_tokens)
+        has_text = blocks <= heuristics.most_parameters(self.facts.train_tokens)
+        return is_trained and has_text and self.costs.fits(model)
 
     def _shortened(self, model: ModelConfig) -> ModelConfig:
         """The model with a context that fits into the corpus, or into each of several with weights."""
@@ -214,40 +218,15 @@ class _Planner:
         )
         return replace(model, context_length=longest)
 
-    def _peak(self, model: ModelConfig, rows: int = 1) -> int:
-        """Bytes of memory, with this number of sequences in a micro-batch."""
-        rows *= self.train.passes
-        return sizing.memory_to_train(model, micro_batch_size=rows, **self.machine).total
-
     def _run_tokens(self, model: ModelConfig) -> float:
         train = self.train
         if train.minutes:
-            return min(self.useful_tokens, self._tokens_in_time(model))
+            return min(self.useful_tokens, self.costs.tokens_in_time(model))
         if train.steps:
             batch_size = self.given.get("train.batch_size", 0)
             tokens = batch_size * model.context_length or heuristics.STEP_TOKENS * model.d_model
             return float(train.steps * tokens)
         return float(train.tokens or (train.epochs or 0) * self.facts.train_tokens)
-
-    def _tokens_in_time(self, model: ModelConfig) -> float:
-        seconds = max(1.0, 60 * (self.train.minutes or 0) - self._start_up()) * TRAINING_SHARE
-        return seconds * self._speed(model)
-
-    def _speed(self, model: ModelConfig) -> float:
-        """Tokens of the text per second."""
-        return heuristics.tokens_per_second(model, self.facts) / self.train.passes
-
-    def _seconds_for(self, tokens: float) -> float:
-        """The whole command: its start, its steps and its evaluations."""
-        along = tokens / (self.train.eval_interval * self.train.batch_size * self.row_tokens)
-        scored = max(1.0, along) * self.train.eval_tokens + self.train.final_eval_tokens
-        work = (tokens + self.facts.evaluation_cost * scored) / self._speed(self.model)
-        pause = CHECKPOINT_SECONDS + (SAMPLE_SECONDS if self.train.sample_interval != 0 else 0.0)
-        return self._start_up() + work + along * pause
-
-    def _start_up(self) -> float:
-        compiles = heuristics.COMPILE_SECONDS[self.facts.device] if self.train.compile else 0.0
-        return self.facts.start_up_seconds + compiles
 
     def _choose_batch(self) -> None:
         """Sequences of a step, and in a micro-batch as many of those of one process as its memory holds."""
@@ -260,8 +239,7 @@ class _Planner:
             text = f"The micro-batch has {rows} sequences instead of {micro}: a step has no more."
             self.notices.append(text)
             self.train = replace(self.train, micro_batch_size=rows)
-        at_once = heuristics.rows_at_once(self.model, self.facts, self.machine) // self.train.passes
-        parts = math.ceil(rows / max(1, at_once))
+        parts = math.ceil(rows / self.costs.rows_at_once(self.model))
         self._choose(micro_batch_size=math.ceil(rows / parts))
 
     def _planned_batch(self) -> float:

@@ -303,6 +303,18 @@ def test_a_model_that_does_not_fit_is_refused_with_what_it_needs_and_what_there_
     assert plan(facts, n_layer=12, d_model=768, steps=5).steps == 5
 
 
+def test_adapters_are_trained_where_the_whole_model_does_not_fit() -> None:
+    facts = dataclasses.replace(LAPTOP, fine_tunes=True, memory_bytes=3_000_000_000)
+    shape = {"n_layer": 24, "d_model": 1024, "context_length": 64, "steps": 5}
+    with pytest.raises(ConfigError, match="to train") as caught:
+        plan(facts, **shape)
+    assert "--lora-rank 8" in (caught.value.hint or "")
+    assert plan(facts, lora_rank=8, **shape).config.train.lora_rank == 8
+    with pytest.raises(ConfigError) as caught:
+        plan(dataclasses.replace(facts, memory_bytes=300_000_000), lora_rank=8, **shape)
+    assert "--lora-rank" not in (caught.value.hint or "")
+
+
 def test_the_optimizers_temporaries_count() -> None:
     model = plan(steps=5, n_layer=24, d_model=2048).config.model
     muon, adamw = (
