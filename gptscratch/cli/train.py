@@ -119,7 +119,8 @@ def train(
     if json or not quiet:
         render.result(result, json=json)
     if result.interrupted:
-        raise typer.Exit(130)
+        # torchrun takes any code but 0 for a failure, and may start the processes again.
+        raise typer.Exit(130 if distributed.world().size == 1 else 0)
 
 
 def _check_resume(names: tuple[str, ...], other: list[str]) -> None:

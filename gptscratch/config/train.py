@@ -40,7 +40,11 @@ class TrainConfig:
     epochs: float | None = setting(None, LENGTH, "Train for X passes over the training text.", above=0)
     tokens: int | None = setting(None, LENGTH, "Train on N tokens in total.", at_least=1)
     minutes: float | None = setting(
-        None, LENGTH, "Time limit for the whole command, in minutes.", above=0, default_is="5"
+        None,
+        LENGTH,
+        "Time limit for the whole command, in minutes; with --resume for the whole run.",
+        above=0,
+        default_is="5",
     )
     max_steps: int | None = planned(
         None, None, "With --minutes: the most optimizer steps in that time.", at_least=1

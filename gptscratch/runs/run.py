@@ -18,7 +18,7 @@ from gptscratch.errors import CheckpointError, ConfigError, RunError, require
 # every corpus in memory, where 3 computes the order of more than four million rows.
 FORMAT = 3
 _KEPT = (
-    "train.optimizer", "train.documents", "train.keep_file",
+    "train.optimizer", "train.batch_size", "train.documents", "train.keep_file",
     "train.lora_rank", "train.lora_alpha", "train.lora_targets", "train.lora_dropout",
 )  # fmt: skip  # settings of training that a resume cannot change
 

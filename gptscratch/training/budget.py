@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gptscratch.config import UNITS, RunConfig, TrainConfig, qualified
+from gptscratch.config import UNITS, RunConfig, TrainConfig, all_settings, qualified
 from gptscratch.errors import ConfigError
 from gptscratch.training.schedule import schedule_of
 from gptscratch.training.state import TrainState
@@ -65,9 +65,10 @@ def cooldown(
     Raises:
         ConfigError: the learning rate has fallen to 0 already, or the settings change something else.
     """
-    given = {key.removeprefix("train."): value for key, value in qualified(settings).items() if value}
-    if other := sorted(given.keys() - set(UNITS)):
+    changes = {key: value for key, value in qualified(settings).items() if value is not None}
+    if other := [all_settings()[key].label for key in changes if key.removeprefix("train.") not in UNITS]:
         raise ConfigError(f"--cooldown changes nothing but the learning rate: leave out {', '.join(other)}.")
+    given = {key.removeprefix("train."): value for key, value in changes.items()}
     train = config.train
     scale = schedule_of(train)(state.step, make_budget(train, train_tokens, tokens_per_row).progress(state))
     if scale < 1e-3:
@@ -80,6 +81,7 @@ def cooldown(
         learning_rate=train.learning_rate * scale,
         adamw_learning_rate=train.adamw_learning_rate * scale,
         lr_schedule="wsd",
+        patience=None,  # a cooldown goes to its end
         warmup_steps=0,
         final_fraction=0.0,
     )

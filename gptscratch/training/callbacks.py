@@ -58,7 +58,7 @@ def evaluate(context: TrainContext) -> None:
         context.best = evaluation
         return
     state.evaluations_since_best += 1
-    if context.is_out_of_patience() and not context.finished:
+    if state.is_out_of_patience(config.patience) and not context.finished:
         context.finished = True
         context.report(
             Notice(

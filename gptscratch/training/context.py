@@ -170,14 +170,17 @@ class TrainContext:
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
-        """Measure work that comes once more after the last step, and with it how long the end will take."""
+        """Measure work that comes once more after the last step, and with it how long the end will take.
+
+        All ranks do it together, and have the measurement of rank 0: the next learning rate depends on it.
+        """
         started = clock.now()
         yield
         self.last_seconds[what] = clock.now() - started
         if "evaluate" in self.last_seconds:
             final = max(1.0, self.final_tokens / self.config.eval_tokens)  # in evaluations along the way
             closing = sum(self.last_seconds.values()) + final * self.last_seconds["evaluate"]
-            self.state.closing_seconds = closing
+            self.state.closing_seconds = self.world.agree((closing,), False)[0][0]
 
     def record_step(self, result: StepResult, seconds: float, interrupted: bool = False) -> bool:
         """Take note of a step that was just made; returns whether any rank was interrupted.
@@ -210,10 +213,6 @@ class TrainContext:
             fits = int(self.world.agree((fits,), False)[0][0])
             return max(along, min(final, fits))
         return final
-
-    def is_out_of_patience(self) -> bool:
-        patience = self.config.patience
-        return patience is not None and self.state.evaluations_since_best >= patience
 
     def flush_losses(self) -> float:
         """Add the pending losses to the state's sum; returns the newest finite gradient norm.
@@ -269,12 +268,14 @@ class TrainContext:
         self.saved_at = self.state.seconds
 
     def diverged(self, sign: str) -> DivergedError:
-        rate = f"{self.config.learning_rate / 3:.2g}"
-        hint = f"No checkpoint was saved yet. Start again with --learning-rate {rate} or less."
+        rates = f"--learning-rate {self.config.learning_rate / 3:.2g}"
+        if self.config.optimizer == "muon":
+            rates += f" --set adamw_learning_rate={self.config.adamw_learning_rate / 3:.2g}"
+        hint = f"No checkpoint was saved yet. Start again with {rates} or less."
         for step, _ in paths.checkpoints(self.run):
             hint = (
-                f"The checkpoint of step {step:,} is intact. Continue from it with a lower rate: "
-                f"gptscratch train --resume {self.run.name} --learning-rate {rate}"
+                f"The checkpoint of step {step:,} is intact. Continue from it with lower rates: "
+                f"gptscratch train --resume {paths.typed(self.run)} {rates}"
             )
         return DivergedError(f"Training diverged by step {self.state.step:,}: {sign}.", hint)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gptscratch import paths
+from gptscratch.config import LENGTHS, qualified
 from gptscratch.data.prepare import Prepared
 from gptscratch.device import pick_device, pick_dtype, slow_dtype_warning
 from gptscratch.distributed import joined
@@ -85,6 +87,8 @@ def resume_run(
         context.load(folder)
         context.fine_tuned = fine_tuning.read(run)
         was_evaluated = rewind_run(run, record, state)
+        if _is_lengthened(settings) and state.is_out_of_patience(record.config.train.patience):
+            state.evaluations_since_best = 0
         call.world.remember(call.key, str(run.resolve()))
         found = context.fine_tuned
         call.world.broadcast(Shared(run, record, prepared.folder, state, None, found, was_evaluated))
@@ -105,7 +109,8 @@ def _resumed(
     prepared = tokens_of_run(run, replace(record, config=config))
     tokens = prepared.manifest.train.tokens
     row = tokens_per_row(prepared, config.train.documents)(config.model.context_length)
-    if was_finished and make_budget(config.train, tokens, row).is_used_up(state):
+    ended_by_patience = state.is_out_of_patience(config.train.patience) and not _is_lengthened(settings)
+    if was_finished and (ended_by_patience or make_budget(config.train, tokens, row).is_used_up(state)):
         return None
     notices = []
     if record.format == 1:
@@ -120,13 +125,19 @@ def _resumed(
     return replace(record_of(config, prepared), base=record.base, format=max(2, record.format)), prepared
 
 
+def _is_lengthened(settings: Mapping[str, Any]) -> bool:
+    return bool(LENGTHS & qualified(settings).keys())
+
+
 def _unchanged(run: Path, state: TrainState, on_event: OnEvent) -> TrainResult:
     """The result of a finished run, which is not trained again."""
+    length = f"--steps N, with N above {state.step}"
+    if read_run(run).config.train.minutes:
+        length = f"--minutes M, with M above {math.ceil(state.seconds / 6) / 10}"
     on_event(
         Notice(
             f"{run.name} is finished at step {state.step:,}. "
-            f"To train it further: gptscratch train --resume {paths.typed(run)} --steps N, "
-            f"with N above {state.step}."
+            f"To train it further: gptscratch train --resume {paths.typed(run)} {length}."
         )
     )
     evaluation = Evaluated.from_facts(read_facts(run / "best.json"))

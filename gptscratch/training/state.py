@@ -43,6 +43,10 @@ class TrainState:
         """The best checkpoint is gone: the next evaluation is the best one."""
         self.best_val_loss, self.best_step, self.evaluations_since_best = math.inf, -1, 0
 
+    def is_out_of_patience(self, patience: int | None) -> bool:
+        """Whether this number of evaluations in a row were not better than the best one; None: never."""
+        return patience is not None and self.evaluations_since_best >= patience
+
     def to_dict(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)
         if math.isinf(self.best_val_loss):

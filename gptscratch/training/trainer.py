@@ -63,6 +63,11 @@ def train(
         settings["corpus"] = tuple(str(name) for name in names)
     config = RunConfig().with_settings(settings)
     _require_room(distributed.world(), config, settings)
+    require(
+        not cooldown or distributed.world().size == 1,
+        "--cooldown waits for Ctrl-C, and torchrun ends its processes 30 seconds after that.",
+        "Leave it out. After Ctrl-C: torchrun ... -m gptscratch train --resume NAME --cooldown",
+    )
     with joined() as world:
         call = Call(world, f"train {names} {out} {settings}", on_event, sample_text)
         earlier = world.recall(call.key)  # torchrun has started the processes again

@@ -64,7 +64,7 @@ def initialize(context: TrainContext, prepared: Prepared, init_from: str | Path 
 def train_and_score(context: TrainContext, *, was_evaluated: bool = True) -> TrainResult:
     """Run the loop, and score the best checkpoint."""
     run, record, state = context.run, context.record, context.state
-    context.finished = context.budget.is_used_up(state) or context.is_out_of_patience()
+    context.finished = context.budget.is_used_up(state) or state.is_out_of_patience(context.config.patience)
     context.report(Started(run=run, config=record.config, step=state.step, parameters=record.parameters))
     if context.fine_tuned is not None and not state.step:
         context.report(context.fine_tuned.before)

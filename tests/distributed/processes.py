@@ -1,7 +1,7 @@
 """Calls ``train`` in several processes as torchrun would, but imports torch once: ``processes.py JOB.json``.
 
 The job: {"sizes": [2, 4], "calls": [{the arguments of train, and "at": {rank: [step, signal]}}]}. Every
-process writes what each call gave to JOB.json.SIZE.RANK, or why it failed.
+process writes the learning rates of each call to JOB.json.SIZE.RANK, as shares of the peak, or why it ended.
 """
 
 from __future__ import annotations
@@ -49,7 +49,12 @@ def follow(calls: list[dict[str, Any]], rank: int, size: int, results: Path) -> 
         for call in calls:
             step, number = call.get("at", {}).get(str(rank), (-1, 0))
 
-            def send(context: TrainContext, step: int = step, number: int = number) -> None:
+            rates: list[float] = []
+
+            def send(
+                context: TrainContext, step: int = step, number: int = number, rates: list[float] = rates
+            ) -> None:
+                rates.append(context.lr_scale)
                 if context.state.step == step:
                     signal.raise_signal(number)
 
@@ -57,7 +62,7 @@ def follow(calls: list[dict[str, Any]], rank: int, size: int, results: Path) -> 
             settings = {name: value for name, value in call.items() if name != "at"}
             try:
                 result = train(**settings | {"name": f"{call['name']}-{size}"})
-                found = f"interrupted at {result.step}" if result.interrupted else f"ended at {result.step}"
+                found = f"interrupted at {result.step}" if result.interrupted else f"rates {rates}"
             except Exception as error:
                 found = f"{type(error).__name__}: {error}"
             with results.open("a") as lines:

@@ -56,7 +56,9 @@ def trained(files: Path) -> Path:
     calls = [{**COMMON, **case, "corpus": mixture, "name": name} for name, case in CASES.items()]
     stopped = [{**calls[0], "name": "signal", "at": {"1": [6, signal.SIGTERM]}},
                {**calls[0], "name": "kill", "at": {"1": [4, signal.SIGKILL]}}]  # fmt: skip
-    (files / "job").write_text(json.dumps({"sizes": SIZES, "calls": [*calls, *stopped]}))
+    timed = {**calls[0], "name": "timed", "steps": None, "minutes": 0.04, "eval_interval": 1,
+             "lr_schedule": "linear"}  # fmt: skip
+    (files / "job").write_text(json.dumps({"sizes": SIZES, "calls": [*calls, timed, *stopped]}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPTSCRATCH_HOME", str(home))
         for call in calls:
@@ -87,8 +89,14 @@ def test_several_processes_have_the_losses_of_one(trained: Path, case: str, size
 
 
 @pytest.mark.parametrize("size", SIZES)
+def test_with_a_time_limit_all_processes_have_the_same_learning_rates(trained: Path, size: int) -> None:
+    (found,) = {results(trained, size, rank)[0] for rank in range(size)}
+    assert len(set(json.loads(found.removeprefix("rates ")))) > 3
+
+
+@pytest.mark.parametrize("size", SIZES)
 def test_a_signal_to_one_process_ends_all_after_the_same_step(trained: Path, size: int) -> None:
-    assert {results(trained, size, rank)[0] for rank in range(size)} == {"interrupted at 7"}
+    assert {results(trained, size, rank)[1] for rank in range(size)} == {"interrupted at 7"}
 
 
 def test_one_process_continues_what_four_began(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +112,7 @@ def test_one_process_continues_what_four_began(trained: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_process_that_is_killed_ends_the_others(trained: Path, size: int) -> None:
-    endings = [results(trained, size, rank)[1:] for rank in range(size)]
+    endings = [results(trained, size, rank)[2:] for rank in range(size)]
     assert endings.pop(1) == []
     for (ending,) in endings:
         assert ending.startswith("PeerError: Another process of this run has ended")

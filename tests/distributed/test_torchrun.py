@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ def test_a_run_whose_rank_is_killed_ends_as_if_nothing_had_happened(
     assert sorted(folder.name for folder in (home / "runs").iterdir()) == ["kills-0", "kills-1"]
     assert json.loads((run / "last.json").read_text())["finished"]
     ranks.require_equal(run, straight)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the processes by /proc")
+def test_after_a_signal_to_a_rank_the_run_is_saved_and_not_started_again(ranks: Any, corpus: Path) -> None:
+    run = ranks.killed(corpus, "stopped", 2, 1, random.Random(0), signal.SIGTERM)
+    last = json.loads((run / "last.json").read_text())
+    assert 0 < last["step"] < ranks.STEPS
+    assert "finished" not in last
 
 
 @pytest.mark.usefixtures("agent")

@@ -47,8 +47,14 @@ def main() -> None:
         print(f"{size} ranks, {each} kills: equal to the straight run", flush=True)
 
 
-def killed(corpus: Path, name: str, size: int, kills: int, chance: random.Random) -> Path:
-    """Train with ``size`` ranks, kill one of them that many times at random moments; returns the run."""
+def killed(
+    corpus: Path, name: str, size: int, kills: int, chance: random.Random, number: int = signal.SIGKILL
+) -> Path:
+    """Train with ``size`` ranks, send one of them the signal that many times at random moments.
+
+    Returns:
+        The run.
+    """
     run = Path(os.environ["GPTSCRATCH_HOME"]) / "runs" / name
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size)]
     restarts = ["--max-restarts", str(kills), "-m", "gptscratch", "train", str(corpus)]
@@ -60,7 +66,7 @@ def killed(corpus: Path, name: str, size: int, kills: int, chance: random.Random
             pause(run, chance.random())
             victims = ranks_of(agent.pid)
             assert victims, f"{name} had ended before it was killed"
-            os.kill(chance.choice(victims), signal.SIGKILL)
+            os.kill(chance.choice(victims), number)
             began = time.monotonic()
             while set(victims) & set(ranks_of(agent.pid)):
                 time.sleep(0.05)

@@ -203,7 +203,15 @@ def test_a_run_that_patience_ended_is_over_and_more_patience_continues_it(fit: F
     events: list[Event] = []
     assert resume("a", on_event=events.append).step == ended.step
     assert not [e for e in events if isinstance(e, Logged)]
+    assert resume("a", grad_clip=2.0).step == ended.step
     assert resume("a", patience=6, steps=ended.step + 4).step == ended.step + 4
+
+
+def test_a_run_that_patience_ended_is_trained_for_the_length_that_is_asked_for(fit: Fit) -> None:
+    rising = {"lr_schedule": "constant", "learning_rate": 0.3, "adamw_learning_rate": 0.6}
+    ended = fit(name="a", steps=400, eval_interval=4, patience=2, **rising).step
+    assert resume("a", steps=ended + 4).step == ended + 4
+    assert resume("a", cooldown=True, steps=30).step == ended + 34
 
 
 def test_divergence_says_what_is_left_and_how_to_continue(fit: Fit) -> None:
@@ -211,6 +219,14 @@ def test_divergence_says_what_is_left_and_how_to_continue(fit: Fit) -> None:
         fit(name="a", optimizer="adamw", learning_rate=1e38, warmup_steps=0, lr_schedule="constant")
     assert "diverged" in caught.value.message
     assert "No checkpoint was saved yet. Start again with --learning-rate" in caught.value.hint
+
+
+def test_a_diverged_run_is_continued_by_its_path_with_both_rates_lower(fit: Fit, tmp_path: Path) -> None:
+    run = tmp_path / "elsewhere"
+    with pytest.raises(RunError) as caught:
+        fit(out=run, on_divergence="stop", learning_rate=0.03, weight_decay=1e6, eval_interval=1,
+            save_interval=1, warmup_steps=0)  # fmt: skip
+    assert f"train --resume {run} --learning-rate 0.01 --set adamw_learning_rate=" in caught.value.hint
 
 
 def test_memory_that_runs_out_in_an_evaluation_is_one_clear_line(

@@ -83,5 +83,6 @@ def test_a_run_that_has_ended_cannot_cool_down(tale: Path) -> None:
 
 
 def test_a_cooldown_changes_nothing_but_the_rate(tale: Path) -> None:
-    with pytest.raises(ConfigError, match="weight_decay"):
-        resume(tale, cooldown=True, weight_decay=0.3)
+    for decay in (0.3, 0.0):
+        with pytest.raises(ConfigError, match="leave out --weight-decay"):
+            resume(tale, cooldown=True, weight_decay=decay)

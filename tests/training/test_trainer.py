@@ -334,10 +334,20 @@ def test_a_finished_run_resumed_as_it_is_changes_nothing(tale: Path) -> None:
     assert (read(tale / "best.json"), steps_of(tale)) == before
 
 
-@pytest.mark.parametrize("setting", [{"n_layer": 2}, {"corpus": "x"}, {"optimizer": "adamw"}])
+def test_a_finished_run_with_a_time_limit_is_trained_further_with_more_minutes(fit: Fit) -> None:
+    fit(name="a", steps=None, minutes=0.02)
+    events: list[Event] = []
+    resume("a", on_event=events.append)
+    said = [event.text for event in events if isinstance(event, Notice)]
+    assert any("gptscratch train --resume a --minutes M, with M above 0.1." in text for text in said)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"n_layer": 2}, {"corpus": "x"}, {"optimizer": "adamw"}, {"batch_size": 4}]
+)
 def test_a_resumed_run_keeps_what_it_is(tale: Path, setting: dict[str, Any]) -> None:
     before = read(tale / "config.json")
-    with pytest.raises(ConfigError, match=r"--layers|corpus|optimizer"):
+    with pytest.raises(ConfigError, match=r"--layers|corpus|optimizer|--batch-size"):
         resume("tale", **setting)
     assert read(tale / "config.json") == before
 
