@@ -62,8 +62,10 @@ def make_app(
 
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)]
     if cors:
-        headers = ["authorization", "content-type"]
-        middleware.append(Middleware(CORSMiddleware, allow_origins=list(cors), allow_headers=headers))
+        methods, headers = ["GET", "POST"], ["authorization", "content-type"]
+        middleware.append(
+            Middleware(CORSMiddleware, allow_origins=list(cors), allow_methods=methods, allow_headers=headers)
+        )
     return Starlette(
         routes=[
             Route("/", _page("index.html"), methods=["GET"]),

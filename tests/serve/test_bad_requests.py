@@ -131,11 +131,14 @@ def test_a_foreign_host_name_is_refused(client: Any) -> None:
 
 def test_other_origins_get_no_permission_unless_they_were_named(client: Any, reciter: Any) -> None:
     origin = {"Origin": "https://page.example"}
-    ask = origin | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    headers = "authorization, content-type"
+    ask = origin | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": headers}
     assert "access-control-allow-origin" not in client.get("/v1/models", headers=origin).headers
     assert client.options("/v1/completions", headers=ask).status_code == 405
     with serving(reciter("abc"), cors=["https://page.example"]) as http:
         found = http.options("/v1/completions", headers=ask)
+        assert found.status_code == 200
+        assert "POST" in found.headers["access-control-allow-methods"]
         assert found.headers["access-control-allow-origin"] == "https://page.example"
         other = http.get("/v1/models", headers={"Origin": "https://other.example"})
         assert "access-control-allow-origin" not in other.headers
