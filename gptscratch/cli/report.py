@@ -58,7 +58,7 @@ def report(
         _serve(runs, port or 0, browse=open)
         return
     process.passive_openmp_if_busy()
-    from gptscratch.report.copies import measure_copies
+    from gptscratch.report.copies import Copies, measure_copies
     from gptscratch.report.page import is_report, render_page
     from gptscratch.report.record import read_report
 
@@ -70,13 +70,13 @@ def report(
         "Choose another --html FILE, or add --force.",
     )
     reports = [read_report(run) for run in runs]
-    copies = {}
-    for each, run in zip(reports, runs, strict=True):
+    copies: list[Copies | str | None] = [None] * len(runs)
+    for number, (each, run) in enumerate(zip(reports, runs, strict=True)):
         if each.imported_from:
             notice(f"{each.name} was imported and not trained here: its report has no curves.")
         elif not no_copies:
             with err.status("generating texts and searching them in the training text ..."):
-                copies[each.name] = measure_copies(run)
+                copies[number] = measure_copies(run)
     page = render_page(reports, copies)
     with disk_errors(f"writing {file}"):
         write_text(file, page)

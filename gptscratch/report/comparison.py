@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gptscratch import paths
 from gptscratch.config import SECTIONS, RunConfig
 from gptscratch.config.setting import settings_of
 from gptscratch.errors import ConfigError
@@ -49,13 +50,22 @@ def comparison_of(runs: Sequence[RunDescription]) -> Comparison:
     not_comparable = _not_comparable(runs)
     different = {name: values for name, values in settings.items() if len(set(values)) > 1}
     return Comparison(
-        runs=tuple(run.summary.name for run in runs),
+        runs=distinct_names(runs),
         results=results,
         settings=different,
         best={
             name: _best(results[name], pick) for name, pick in _BETTER.items() if name not in not_comparable
         },
         notes=tuple(dict.fromkeys(not_comparable.values())),
+    )
+
+
+def distinct_names(runs: Sequence[RunDescription]) -> tuple[str, ...]:
+    """The names of runs; where two are equal, those outside of the cache directory by their folders."""
+    names = [run.summary.name for run in runs]
+    return tuple(
+        paths.typed(Path(run.summary.folder)) if names.count(name) > 1 else name
+        for name, run in zip(names, runs, strict=True)
     )
 
 

@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -75,7 +76,7 @@ def test_what_comes_from_a_run_is_escaped(tale: Path) -> None:
     plan = json.loads((tale / "plan.json").read_text()) | {"notices": [EVIL]}
     (tale / "plan.json").write_text(json.dumps(plan))
     run = tale.rename(tale.with_name("a <b> & c"))
-    page = Page(render_page([read_report(run)], {run.name: EVIL}))
+    page = Page(render_page([read_report(run)], [EVIL]))
     assert [tag for tag, _ in page.tags].count("img") == 0
     assert len(page.scripts) == 3
     assert json.loads(page.scripts["data"])["runs"][0]["name"] == run.name
@@ -87,6 +88,22 @@ def test_several_runs_are_compared(tale: Path, fit: Fit) -> None:
     page = Page(render_page([read_report(tale), read_report(other)]))
     assert "train.learning_rate" in page.texts
     assert [run["name"] for run in json.loads(page.scripts["data"])["runs"]] == ["tale", "other"]
+
+
+def test_runs_of_one_name_have_their_own_copies_and_labels(tale: Path, tmp_path: Path) -> None:
+    runs = [
+        tale,
+        shutil.copytree(tale, tmp_path / "first" / "tale"),
+        shutil.copytree(tale, tmp_path / "tale"),
+    ]
+    page = Page(render_page([read_report(run) for run in runs], [None, "First reason.", "Second reason."]))
+    names = ["tale", str(runs[1]), str(runs[2])]
+    assert [run["name"] for run in json.loads(page.scripts["data"])["runs"]] == names
+    shown = [text for text in page.texts if text in names or text.startswith("Not measured.")]
+    reasons = [[], ["Not measured. First reason."], ["Not measured. Second reason."]]
+    assert shown[len(names) :] == [
+        text for each in zip(names, reasons, strict=True) for text in (each[0], *each[1])
+    ]
 
 
 def test_every_id_is_used_once(tale: Path, fit: Fit) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ _PLAN_FORMATS = {
 
 def render_page(
     runs: Sequence[RunReport],
-    copies: Mapping[str, Copies | str] | None = None,
+    copies: Sequence[Copies | str | None] = (),
     *,
     live: bool = False,
 ) -> str:
@@ -39,7 +39,7 @@ def render_page(
 
     Args:
         runs: one or more; their curves share the charts.
-        copies: by the name of the run; missing: not measured.
+        copies: one entry for each run, None where they were not measured; empty: none were.
         live: the page is served: it asks for its newest version again and again, and the plotting script has
             an address of its own instead of being a part of the page.
 
@@ -47,11 +47,14 @@ def render_page(
         MissingExtraError: plotly is not installed.
     """
     template = _environment().get_template("page.html.jinja")
+    described = [run.described for run in runs]
+    names = comparison.distinct_names(described)
     return template.render(
         runs=runs,
-        copies=copies or {},
-        compared=comparison.comparison_of([run.described for run in runs]) if len(runs) > 1 else None,
-        charts={"runs": [_curves(run) for run in runs]},
+        names=names,
+        copies=copies or [None] * len(runs),
+        compared=comparison.comparison_of(described) if len(runs) > 1 else None,
+        charts={"runs": list(map(_curves, runs, names))},
         plotly="" if live else packed_plotly(),
         live=live,
         generator=GENERATOR,
@@ -100,9 +103,9 @@ def _environment() -> Environment:
     return environment
 
 
-def _curves(run: RunReport) -> dict[str, Any]:
+def _curves(run: RunReport, name: str) -> dict[str, Any]:
     """What page.js draws."""
-    return {"name": run.name, "training": run.training, "validation": run.validation, "final": run.final}
+    return {"name": name, "training": run.training, "validation": run.validation, "final": run.final}
 
 
 def _spread(samples: Sequence[Any]) -> tuple[list[Any], list[Any]]:
