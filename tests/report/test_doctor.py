@@ -116,6 +116,15 @@ def test_the_gain_of_twice_the_training_is_between_two_curves(run: RunReport) ->
     assert curves.too_short(run) is None
 
 
+def test_a_run_that_was_interrupted_is_to_be_continued_as_it_was_planned(run: RunReport) -> None:
+    falling = curved(run, train=8.0 - 0.5 * np.log(STEPS), steps=6000)
+    finding = curves.too_short(replace(falling, finished=False))
+    assert finding is not None
+    assert "not finished" in finding.advice
+    assert finding.advice.endswith("gptscratch train --resume tale")
+    assert curves.too_short(replace(falling, finished=True)) is None  # stopped by --patience
+
+
 def test_the_decay_of_the_learning_rate_is_not_taken_for_learning(run: RunReport) -> None:
     flat_then_decay = np.concatenate([np.full(50, 3.0), np.linspace(3.0, 2.5, 50)])
     report = curved(run, train=flat_then_decay)
@@ -217,6 +226,9 @@ def test_duplicated_and_copied_text_are_different_findings() -> None:
     assert texts.copied_text(copies(150, natural=9)) is not None
     assert texts.duplicated_text(copies(150, natural=9)) is None
     assert texts.copied_text(copies(40, natural=30)) is None
+    finding = texts.copied_text(copies(150, natural=None))
+    assert finding is not None
+    assert finding.evidence == "150 of 200 generated tokens are one span of the training text."
     assert texts.duplicated_text(copies(8, natural=None)) is None
 
 

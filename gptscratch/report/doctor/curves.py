@@ -87,6 +87,14 @@ def too_short(run: RunReport) -> Finding | None:
         return None
     if any(rule(run) for rule in (overfitting, learning_rate_too_high, learning_rate_too_low)):
         return None  # a longer training would not help, or not as much
+    if run.finished and run.step < (run.described.config.get("train", {}).get("steps") or 0):
+        return None  # --patience ended it: the validation loss had stopped falling
+    advice = f"The run is not finished. Unless it is training now: gptscratch train --resume {run.typed}"
+    if run.finished:
+        advice = (
+            f"Train for longer, for example twice as long (about {duration(2 * seconds)}): "
+            f"gptscratch train --resume {run.typed} --steps {2 * run.step}"
+        )
     losses = _column(run.validation, "val_loss")
     return Finding(
         name="Trained too briefly",
@@ -95,8 +103,7 @@ def too_short(run: RunReport) -> Finding | None:
         f"{losses.min() * (1 - gain[1]):.2f} to {losses.min() * (1 - gain[0]):.2f} nats per token instead of "
         f"{losses.min():.2f}.",
         meaning="More training on the same text makes this model better.",
-        advice=f"Train for longer, for example twice as long (about {duration(2 * seconds)}): "
-        f"gptscratch train --resume {run.typed} --steps {2 * run.step}",
+        advice=advice,
     )
 
 

@@ -59,15 +59,16 @@ def leaked_text(copies: Copies) -> Finding | None:
 
 
 def copied_text(copies: Copies) -> Finding | None:
-    natural = copies.natural or 0
+    natural = copies.natural
     spans = [span for _, span in copies.texts if span.of_tokens]
     worst = max(spans, key=lambda span: span.tokens / span.of_tokens, default=None)
-    if worst is None or worst.tokens < max(COPIED * worst.of_tokens, TIMES_NATURAL * natural):
+    if worst is None or worst.tokens < max(COPIED * worst.of_tokens, TIMES_NATURAL * (natural or 0)):
         return None
+    usual = "" if natural is None else f"; in validation text of the same length this span has {natural}"
     return Finding(
         name="Copies of the training text",
-        evidence=f"{worst.tokens} of {worst.of_tokens} generated tokens are one span of the training text; "
-        f"in validation text of the same length this span has {natural}.",
+        evidence=f"{worst.tokens} of {worst.of_tokens} generated tokens are one span of the training text"
+        f"{usual}.",
         meaning="The model recites what it memorized.",
         advice="Train on more text or for fewer epochs. sample --no-copy-ngram 12 prevents long copies.",
     )
