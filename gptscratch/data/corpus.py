@@ -40,6 +40,7 @@ class Survey:
     characters: int
     bytes: int  # of the text in UTF-8
     hash: str  # of the text and the borders between documents
+    val_hash: str  # the same of a validation text with files of its own, else empty
     alphabet: str  # the distinct characters, sorted
     split: SplitPlan
     counts: ReadCounts
@@ -174,12 +175,15 @@ def survey(corpus: Corpus) -> Survey:
     """
     config = corpus.config
     counts, sample = ReadCounts(), Sample(corpus.sizes.sample)
-    text_hash, alphabet = hashlib.blake2b(digest_size=16), _Alphabet()
+    text_hash, val_hash = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+    alphabet = _Alphabet()
     lengths = [0] * len(corpus.components)
     known = [(array("Q"), array("q")) for _ in corpus.components]
     n_bytes = documents = 0
     for chunk in corpus.chunks(counts, "reading"):
         text_hash.update(chunk.data)
+        if config.val_file and chunk.component == len(lengths) - 1:
+            val_hash.update(chunk.data)
         alphabet.add(chunk.data)
         sample.add(chunk)
         lengths[chunk.component] = chunk.end
@@ -199,6 +203,7 @@ def survey(corpus: Corpus) -> Survey:
         characters=sum(lengths),
         bytes=n_bytes,
         hash=text_hash.hexdigest(),
+        val_hash=val_hash.hexdigest() if config.val_file else "",
         alphabet=alphabet.sorted(),
         split=plan_split(first, documents, lengths, fraction, val_file=bool(config.val_file)),
         counts=counts,

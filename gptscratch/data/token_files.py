@@ -62,6 +62,7 @@ class Manifest:
     lossy: bool  # the tokenizer does not keep all of the text: its case, or its white space
     from_stdin: bool = False  # a part of the text: the files cannot be made again
     corpus_hash: str  # of the text and the borders between documents
+    val_hash: str = ""  # the same of a validation text with files of its own
     end_of_text: int | None  # the token between documents
     files: int
     skipped: int  # files of folders that are not text, may not be read, or were gone

@@ -121,6 +121,7 @@ def _manifest(
         lossy=not tokenizer.lossless,
         from_stdin=reads_stdin(corpus.config),
         corpus_hash=found.hash,
+        val_hash=found.val_hash,
         end_of_text=end_of_text,
         files=found.files,
         skipped=found.counts.skipped,

@@ -101,11 +101,15 @@ def _not_comparable(runs: Sequence[RunDescription]) -> dict[str, str]:
     if differ(_loses_text):
         text = "Some of the tokenizers lose spaces or case: the losses of the runs are not comparable."
         reasons |= dict.fromkeys(("val_bits_per_byte", *reasons), text)
-    if differ(
+    hashes = {run.config.get("val_hash") for run in runs}
+    same_text = len(hashes) == 1 and any(hashes)
+    if not same_text and differ(
         lambda run: run.config.get("corpus_hash"),
         lambda run: [run.config.get("data", {}).get(name) for name in _SPLIT],
     ):
-        text = "The runs have different validation texts: their losses are not comparable."
+        unknown = any(run.config["data"].get("val_file") and not run.config.get("val_hash") for run in runs)
+        have = "may have" if unknown else "have"
+        text = f"The runs {have} different validation texts: their losses are not comparable."
         reasons |= {"val_loss": text, "val_bits_per_byte": text, "val_accuracy": text}
     return reasons
 

@@ -35,6 +35,7 @@ class RunRecord:
     split: Mapping[str, Any] | None = None  # how the corpus was split; runs of older versions lack it
     imported: Mapping[str, Any] | None = None  # where imported weights are from; such a run has no corpus
     base: str | None = None  # the hash of base.safetensors, in a run that trains adapters
+    val_hash: str | None = None  # of a validation text with files of its own; older versions lack it
     format: int = FORMAT
 
     def to_dict(self) -> dict[str, Any]:
@@ -51,6 +52,7 @@ class RunRecord:
         end, train = record.end_of_text, record.config.train
         valid = {
             "corpus_hash": isinstance(record.corpus_hash, str),
+            "val_hash": record.val_hash is None or isinstance(record.val_hash, str),
             "tokens": isinstance(record.tokens, str),
             "end_of_text": end is None or (type(end) is int and 0 <= end < record.config.model.vocab_size),
             "parameters": type(record.parameters) is int and record.parameters >= 0,

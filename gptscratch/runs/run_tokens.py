@@ -20,6 +20,7 @@ def record_of(config: RunConfig, prepared: Prepared) -> RunRecord:
     return RunRecord(
         config=config,
         corpus_hash=manifest.corpus_hash,
+        val_hash=manifest.val_hash or None,
         tokens=str(prepared.folder.resolve()),
         end_of_text=manifest.end_of_text,
         parameters=sizing.count_parameters(config.model).total,

@@ -72,6 +72,28 @@ def test_another_validation_text_is_noted(tale: Path, fit: Fit) -> None:
     assert "val_bits_per_byte" not in found.best
 
 
+def test_the_same_validation_file_of_two_corpora_is_recognized(corpus: Path, tmp_path: Path) -> None:
+    lines = corpus.read_text(encoding="utf-8").splitlines(keepends=True)
+    texts = [tmp_path / name for name in ("val.txt", "less.txt", "more.txt", "other.txt")]
+    for file, some in zip(texts, (lines[:40], lines[40:200], lines[40:], lines[20:60]), strict=True):
+        file.write_text("".join(some), encoding="utf-8")
+    val, less, more, other = map(str, texts)
+
+    def run(name: str, corpus: str, val_file: str) -> Path:
+        settings = {"n_layer": 1, "n_head": 2, "d_model": 32, "context_length": 16, "steps": 4}
+        return train(corpus, name=name, val_file=val_file, tokenizer="byte", device="cpu", **settings).run
+
+    first, second = run("first", less, val), run("second", more, val)
+    assert compare([first, second]).notes == ()
+    (note,) = compare([first, run("third", less, other)]).notes
+    assert note.startswith("The runs have different validation texts")
+    config = json.loads((second / "config.json").read_text())
+    del config["val_hash"]  # as written by an older version
+    (second / "config.json").write_text(json.dumps(config))
+    (note,) = compare([first, second]).notes
+    assert note.startswith("The runs may have different validation texts")
+
+
 @pytest.mark.usefixtures("tale")
 def test_compare_prints_a_table_or_json(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
