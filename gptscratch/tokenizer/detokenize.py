@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,27 +18,63 @@ _LONGEST = 4  # bytes of a character in UTF-8
 
 
 class DecodeStream:
-    """The text of ids that continue a prompt. ``prompt`` and the texts joined are the text of all ids."""
+    """The text of ids that continue a prompt. ``prompt`` and the texts joined are the text of all ids.
+
+    The ids of the prompt may end inside of a character: the prompt is their ``complete_text`` then.
+    """
 
     def __init__(self, tokenizer: Tokenizer, prompt: str = "", prompt_ids: Sequence[int] = ()) -> None:
         """``prompt_ids`` are the prompt's ids."""
         recent = [int(token_id) for token_id in prompt_ids[-_RECENT:]]
-        text = tokenizer.decode(recent)
-        if text.endswith("\ufffd"):  # the library would take it for half a character
-            recent = []
+        begun = _begun_character(tokenizer, recent)
+        whole = recent[: len(recent) - len(begun)]
+        if tokenizer.decode(whole).endswith("\ufffd"):  # the library would take it for half a character
+            whole = []
         make = _WordStream if tokenizer.kind == "word" else _library_stream
         if tokenizer.is_sentencepiece:
             make = _WindowStream
-        self._step: Callable[[int], str] = make(tokenizer, recent)
+        self._step: Callable[[int], str] = make(tokenizer, whole)
+        for token_id in begun:
+            self._step(token_id)
+        self._known = len(_text_before(tokenizer, begun))  # characters, which come with the begun one again
+        text = complete_text(tokenizer, recent)
         # A tokenizer that puts a space before each word would repeat the one at the end of the prompt.
         self._drops_space = prompt[-1:].isspace() and not text[-1:].isspace()
 
     def feed(self, token_id: int) -> str:
         """The text that this id completes; empty while a character is still in parts."""
         text = self._step(token_id)
+        if text and self._known:
+            text, self._known = text[self._known :], 0
         if text and self._drops_space:
             text, self._drops_space = text.removeprefix(" "), False
         return text
+
+
+def complete_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text of ids without a character that the last ones only begin: a ``DecodeStream`` completes it."""
+    begun = _begun_character(tokenizer, ids)
+    return tokenizer.decode(ids[: len(ids) - len(begun)]) + _text_before(tokenizer, begun)
+
+
+def _text_before(tokenizer: Tokenizer, begun: Sequence[int]) -> str:
+    """What the first of the ids that begin a character has before it."""
+    return tokenizer.decode(begun).rstrip("\ufffd")
+
+
+def _begun_character(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
+    """The last ids, from the one in which a character begins that they do not end (UTF-8)."""
+    data = b""
+    for count in range(1, min(_LONGEST, len(ids) + 1)):
+        part = tokenizer.part_bytes(ids[-count])
+        if part is None:
+            break
+        data = part + data
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        decoder.decode(data)
+        if decoder.getstate()[0]:
+            return list(ids[-count:])
+    return []
 
 
 def _library_stream(tokenizer: Tokenizer, prompt_ids: list[int]) -> Callable[[int], str]:

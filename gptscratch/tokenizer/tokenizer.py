@@ -169,25 +169,39 @@ class Tokenizer:
             return [(self.token_text(i), i) for i, _, _ in spans]
         return [(text[start:end], i) for i, start, end in spans]
 
-    def spans(self, text: str) -> list[tuple[int, int, int]]:
-        """(id, start, end) of a text's tokens, in characters; parts of a character share its place."""
+    def spans(self, text: str, *, specials: bool = False) -> list[tuple[int, int, int]]:
+        """(id, start, end) of a text's tokens, in characters; parts of a character share its place.
+
+        ``specials`` as in ``encode``.
+        """
         try:
             text.encode()
         except UnicodeEncodeError:  # from a terminal with another encoding, or half of a surrogate pair
             raise TokenizerError(
                 "the text holds bytes that are not text in the terminal's encoding."
             ) from None
+        library = self._library_with_specials if specials and len(self._parts(text)) > 1 else self.library
         with library_errors(*CANNOT_ENCODE):
-            encoding = self.library.encode(text, add_special_tokens=False)
+            encoding = library.encode(text, add_special_tokens=False)
         return [(i, *offsets) for i, offsets in zip(encoding.ids, encoding.offsets, strict=True)]
 
     def token_text(self, token_id: int) -> str:
         """One token as the vocabulary has it; bytes that do not form a character as ``\\x..``."""
-        token = self.library.id_to_token(token_id) or ""
-        values = byte_values()
+        data = self.part_bytes(token_id) if self._byte_level else None
+        return (
+            (self.library.id_to_token(token_id) or "")
+            if data is None
+            else data.decode("utf-8", "backslashreplace")
+        )
+
+    def part_bytes(self, token_id: int) -> bytes | None:
+        """The bytes of a token that may be a part of a character; None: the vocabulary has it as text."""
+        token, values = self.library.id_to_token(token_id) or "", byte_values()
+        if self.is_sentencepiece and _BYTE_TOKEN.fullmatch(token):
+            return bytes([int(token[3:5], 16)])
         if not self._byte_level or token in self._special or not set(token) <= values.keys():
-            return token
-        return bytes(values[letter] for letter in token).decode("utf-8", "backslashreplace")
+            return None
+        return bytes(values[letter] for letter in token)
 
     def normalized(self, texts: Sequence[str]) -> Sequence[str]:
         """The texts as the vocabulary sees them, such as in lower case."""

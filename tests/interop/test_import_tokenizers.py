@@ -16,7 +16,7 @@ from gptscratch.generation.scoring import score
 from gptscratch.interop.import_run import import_run
 from gptscratch.tokenizer import Tokenizer as OwnTokenizer
 from gptscratch.tokenizer.bulk import LLAMA3, QWEN2
-from gptscratch.tokenizer.detokenize import DecodeStream
+from gptscratch.tokenizer.detokenize import DecodeStream, complete_text
 
 transformers = pytest.importorskip("transformers")
 
@@ -120,6 +120,15 @@ def test_a_text_that_comes_token_by_token_is_the_same(folder: Path) -> None:
             stream = DecodeStream(tokenizer, text[:cut], before)
             rest = "".join(map(stream.feed, tokenizer.encode(text)[len(before) :]))
             assert tokenizer.decode(before) + rest == tokenizer.decode(tokenizer.encode(text)), text
+
+
+def test_a_character_that_the_ids_before_begin_is_completed(folder: Path) -> None:
+    tokenizer = OwnTokenizer.load(folder)
+    ids = tokenizer.encode("the fox 日本 👩 sings")
+    for cut in range(1, len(ids)):
+        before = complete_text(tokenizer, ids[:cut])
+        stream = DecodeStream(tokenizer, before, ids[:cut])
+        assert before + "".join(map(stream.feed, ids[cut:])) == tokenizer.decode(ids)
 
 
 def test_a_stream_of_bytes_that_are_not_text_goes_through(folder: Path) -> None:

@@ -12,7 +12,7 @@ from tokenizers import models
 
 from gptscratch.errors import TokenizerError
 from gptscratch.tokenizer import KINDS, Tokenizer, build_tokenizer
-from gptscratch.tokenizer.detokenize import DecodeStream
+from gptscratch.tokenizer.detokenize import DecodeStream, complete_text
 
 TEXT = (
     "He said, \"This is my ball. Go away!\" It's a well-known (old) fact - and/or so... Isn't it?\n\n"
@@ -107,6 +107,30 @@ def test_a_space_that_the_text_before_ends_with_does_not_come_twice(kind: str) -
 def test_a_replacement_character_before_is_whole() -> None:
     stream = DecodeStream(made("byte"), "a\ufffd", list("a\ufffd".encode()))
     assert stream.feed(ord("b")) == "b"
+
+
+@pytest.mark.parametrize("kind", ["byte", "bpe"])
+def test_a_character_that_the_ids_before_begin_is_completed(kind: str) -> None:
+    tokenizer = made(kind)
+    text = "a naïve € 👍"
+    ids = tokenizer.encode(text)
+    for cut in range(1, len(ids)):
+        before = complete_text(tokenizer, ids[:cut])
+        stream = DecodeStream(tokenizer, before, ids[:cut])
+        assert before + "".join(map(stream.feed, ids[cut:])) == text
+
+
+def test_a_token_may_end_a_word_and_begin_a_character() -> None:
+    library = tokenizers.Tokenizer.from_str(made("byte").library.to_str())
+    spec = json.loads(library.to_str())
+    spec["model"]["vocab"]["Ġâ"] = len(spec["model"]["vocab"])
+    spec["model"]["merges"] = [["Ġ", "â"]]
+    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(spec)))
+    ids = tokenizer.encode("a €")
+    assert len(ids) == 4
+    assert complete_text(tokenizer, ids[:2]) == "a "
+    stream = DecodeStream(tokenizer, "a ", ids[:2])
+    assert [stream.feed(i) for i in ids[2:]] == ["", "€"]
 
 
 def test_nothing_before_is_the_beginning_of_a_text() -> None:
