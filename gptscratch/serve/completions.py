@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 import uuid
 from collections.abc import Sequence
@@ -57,10 +58,15 @@ class Completion:
         echo = self.request.echo and not self.opened[index]
         self.opened[index] = True
         prompt = sample.prompt_tokens if echo else []
-        text = (sample.prompt if echo else "") + "".join(token.text for token in progress.tokens)
+        texts = [sample.prompt if echo else "", *(token.text for token in progress.tokens)]
+        text = "".join(texts)
         choice = {"index": index, "text": text, "logprobs": None, "finish_reason": progress.finish}
         if self.request.logprobs is not None:
-            choice["logprobs"] = _logprobs([*prompt, *progress.tokens], self.sent[index])
+            given = sample.prompt_offsets if echo else []
+            scored = prompt[len(prompt) - len(given) :]  # not what begins an empty prompt
+            new = itertools.accumulate(map(len, texts[:-1]), initial=self.sent[index])
+            offsets = [*given, *itertools.islice(new, 1, None)]
+            choice["logprobs"] = _logprobs([*scored, *progress.tokens], offsets)
         if self.request.return_tokens:
             choice["prompt_tokens"] = [dataclasses.asdict(token) for token in prompt]
             choice["tokens"] = [dataclasses.asdict(token) for token in progress.tokens]
@@ -68,10 +74,10 @@ class Completion:
         return choice
 
 
-def _logprobs(tokens: Sequence[GeneratedToken], offset: int) -> dict[str, list[Any]]:
-    """OpenAI's four lists; ``offset``: characters of the text before these tokens."""
+def _logprobs(tokens: Sequence[GeneratedToken], offsets: Sequence[int]) -> dict[str, list[Any]]:
+    """OpenAI's four lists; ``offsets``: characters of the text before each token."""
     found: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
-    for token in tokens:
+    for token, offset in zip(tokens, offsets, strict=True):
         best = {each.token: each.logprob for each in token.best}
         if token.logprob is not None:
             best.setdefault(token.token, token.logprob)
@@ -79,5 +85,4 @@ def _logprobs(tokens: Sequence[GeneratedToken], offset: int) -> dict[str, list[A
         found["token_logprobs"].append(token.logprob)
         found["top_logprobs"].append(best if token.logprob is not None else None)
         found["text_offset"].append(offset)
-        offset += len(token.text)
     return found

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 from gptscratch.config import SampleConfig
 from gptscratch.generation.generate import logits_processors, random_numbers
 from gptscratch.generation.generator import Generator
 from gptscratch.generation.logprobs import GeneratedToken, TokenTexts
 from gptscratch.serve.schema import Prompt
-from gptscratch.tokenizer.detokenize import DecodeStream
+from gptscratch.tokenizer.detokenize import DecodeStream, complete_text
 
 
 class Sample:
@@ -36,17 +38,18 @@ class Sample:
         self.config, self.n_best, self.stream = config, n_best, stream
         self.max_tokens = config.max_tokens if max_tokens is None else max_tokens
         tokenizer = generator.tokenizer
-        self.prompt = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
+        self.prompt = prompt if isinstance(prompt, str) else complete_text(tokenizer, prompt)
         ids = tokenizer.encode(prompt, specials=True) if isinstance(prompt, str) else prompt
         self.prompt_ids = generator.readable(ids)
         self.texts = TokenTexts(DecodeStream(tokenizer, self.prompt, ids), config.stop)
         self.scores_prompt = scores_prompt
+        self.prompt_offsets = _offsets(generator, prompt) if scores_prompt else []
         self.sampling = (config.temperature, config.top_k, config.top_p, config.min_p)
         self.random = random_numbers(config.seed, [number], generator.model.token_embedding.weight.device)
         self.processors = logits_processors(generator.model, [self.prompt_ids], config, generator.training)
         self.canceled = False  # set by another thread
         # Results:
-        self.prompt_tokens: list[GeneratedToken] = []
+        self.prompt_tokens: list[GeneratedToken] = []  # with what begins an empty prompt
         self.tokens: list[GeneratedToken] = []  # generated, and not reported yet
         self.generated = 0
         self.finish: str | None = None  # "stop", "length", or None while more can come
@@ -76,3 +79,13 @@ class Sample:
         """The tokens that were not reported yet."""
         new, self.tokens = self.tokens, []
         return new
+
+
+def _offsets(generator: Generator, prompt: Prompt) -> list[int]:
+    """Where each token of the prompt that the model reads begins in its text, in characters."""
+    tokenizer = generator.tokenizer
+    if isinstance(prompt, str):
+        spans = tokenizer.spans(prompt, specials=True)
+        return [start for token_id, start, _ in spans if generator.known([token_id])]
+    stream = DecodeStream(tokenizer)
+    return list(itertools.accumulate((len(stream.feed(i)) for i in prompt[:-1]), initial=0))

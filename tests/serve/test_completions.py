@@ -95,6 +95,34 @@ def test_a_text_begins_with_its_prompt_and_has_log_probabilities_on_request(
         assert http.post("/v1/completions", json=body).json()["choices"][0]["text"] == "the fox"
 
 
+@pytest.mark.parametrize(
+    ("kind", "text", "prompt", "offsets"),
+    [
+        ("char", "abcdef", "a☃bc", [0, 2, 3]),  # the vocabulary lacks the snowman
+        ("word", "my ball is red", "my  ball ", [0, 4]),
+        ("byte", "abcdef", "aé", [0, 1, 1]),
+        ("byte", "abcdef", [97, 0xC3], [0, 1]),  # a character that is not complete
+        ("byte", "abcdef", "", []),
+    ],
+)
+def test_offsets_are_those_of_the_text(
+    reciter: Any, serve: Serve, kind: str, text: str, prompt: Any, offsets: list[int]
+) -> None:
+    body = {"prompt": prompt, "max_tokens": 3, "temperature": 0, "echo": True, "logprobs": 0}
+    with serve(reciter(text, kind=kind)) as http:
+        choice = http.post("/v1/completions", json=body).json()["choices"][0]
+        with http.stream("POST", "/v1/completions", json=body | {"stream": True}) as response:
+            parts = [chunk["choices"][0] for chunk in events(response)]
+        new = http.post("/v1/completions", json=body | {"echo": False}).json()["choices"][0]
+    start = 1 if isinstance(prompt, list) else len(prompt)
+    found = choice["logprobs"]["text_offset"]
+    assert choice["text"] == choice["text"][:start] + new["text"]
+    assert found[: len(offsets)] == offsets
+    assert found[len(offsets) :] == [start + offset for offset in new["logprobs"]["text_offset"]]
+    assert "".join(part["text"] for part in parts) == choice["text"]
+    assert [offset for part in parts for offset in part["logprobs"]["text_offset"]] == found
+
+
 def test_a_stop_string_that_looks_like_a_list_is_a_string(tale_model: Generator, serve: Serve) -> None:
     body = {"prompt": "the fox", "max_tokens": 20, "temperature": 0}
     with serve(tale_model) as http:
