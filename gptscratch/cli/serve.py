@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from gptscratch import paths
 from gptscratch.accelerate import process
 from gptscratch.cli import options as o
 from gptscratch.config.setting import ADVANCED, NETWORK, setting
-from gptscratch.errors import MissingExtraError, require
+from gptscratch.errors import CheckpointError, MissingExtraError, require
 
 if TYPE_CHECKING:
     from gptscratch.generation.generator import Generator
@@ -107,24 +108,36 @@ def _load(
     threads = torch.get_num_threads()
     found: dict[str, Generator] = {}
     for run in runs:
-        generator = loading.load(_checkpoint(run), quantize=quantize, device=device, dtype=dtype, rows=rows)
+        place = _checkpoint(run)
+        generator = loading.load(place, quantize=quantize, device=device, dtype=dtype, rows=rows)
         name = generator.run.name
         if run is not None and run != name and generator.checkpoint is not None:
             step = int(generator.checkpoint.name.removeprefix("step-"))
-            one = "@" in run or Path(run).name == generator.checkpoint.name
+            one = place != run or Path(run).name == generator.checkpoint.name
             name = f"{name}@{step}" if one else name
-        require(name not in found, f"The model {name} is given twice.")
+        if run is not None and name in found:  # a run of the same name in another folder
+            is_same = _weights(generator) in map(_weights, found.values())
+            require(not is_same and run not in found, f"The model {run} is given twice.")
+            name = run
         found[name] = generator
     if not all(loading.is_small(generator.model.config) for generator in found.values()):
         torch.set_num_threads(threads)  # a small model takes a single one, which slows a large one
     return found
 
 
+def _weights(generator: Generator) -> tuple[Path, ...]:
+    """The folders of its run and of its checkpoint."""
+    return tuple(folder.resolve() for folder in (generator.run, generator.checkpoint) if folder is not None)
+
+
 def _checkpoint(run: str | None) -> str | None:
     """The folder of NAME@STEP; other names are found as by all commands."""
     name, _, step = (run or "").rpartition("@")
-    if not name or not step.isdigit():
+    if not name or not step.isdecimal():
         return run
+    with contextlib.suppress(CheckpointError):
+        paths.find_run(run)
+        return run  # the name of a run may have this form
     saved = dict(paths.checkpoints(paths.find_run(name)))
     steps = ", ".join(map(str, saved))
     require(int(step) in saved, f"The run {name} has no checkpoint of step {step}.", f"Its steps: {steps}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 import torch
 
 from gptscratch.cli import loading, serve
+from gptscratch.errors import ConfigError
 from gptscratch.training.trainer import TrainResult
 
 pytest.importorskip("starlette")
@@ -25,6 +27,7 @@ pytest.importorskip("uvicorn")
 httpx = pytest.importorskip("httpx")
 
 Command = Callable[..., Any]
+OPTIONS: dict[str, Any] = {"quantize": None, "device": "cpu", "dtype": "float32", "rows": 1}
 pytestmark = pytest.mark.usefixtures("tale")
 
 
@@ -85,19 +88,37 @@ def test_what_cannot_be_served_is_refused(gptscratch: Command, arguments: list[s
     assert message in ended.err
 
 
+def test_runs_of_one_name_are_served_by_what_was_typed(
+    tale: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        shutil.copytree(tale, tmp_path / folder / "tale")
+    assert list(serve._load(["a/tale", "b/tale", "b/tale@24"], **OPTIONS)) == ["tale", "b/tale", "tale@24"]
+    for again in ("b/tale", str(tmp_path / "b" / "tale")):
+        with pytest.raises(ConfigError, match="is given twice"):
+            serve._load(["a/tale", "b/tale", again], **OPTIONS)
+
+
+def test_the_name_of_a_run_may_look_like_a_checkpoint(tale: Path, tmp_path: Path) -> None:
+    tale.rename(tale.with_name("tale@5"))
+    assert list(serve._load(["tale@5", "tale@5@24"], **OPTIONS)) == ["tale@5", "tale@5@24"]
+    folder = shutil.copytree(tale.with_name("tale@5"), tmp_path / "tale@6")
+    assert list(serve._load([str(folder)], **OPTIONS)) == ["tale@6"]
+
+
 def test_a_small_model_takes_no_threads_from_a_large_one(
     monkeypatch: pytest.MonkeyPatch, fit: Callable[..., TrainResult]
 ) -> None:
     fit(name="other", n_layer=2)
     threads = torch.get_num_threads()
-    options: dict[str, Any] = {"quantize": None, "device": "cpu", "dtype": "float32", "rows": 1}
     try:
         torch.set_num_threads(2)
-        serve._load(["tale", "other"], **options)
+        serve._load(["tale", "other"], **OPTIONS)
         assert torch.get_num_threads() == 1
         torch.set_num_threads(2)
         monkeypatch.setattr(loading, "is_small", lambda config: config.n_layer == 1)
-        serve._load(["tale", "other"], **options)
+        serve._load(["tale", "other"], **OPTIONS)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
