@@ -11,6 +11,8 @@ from gptscratch.errors import did_you_mean, require
 
 _ALL: dict[str, Any] = {"default_is": "all", "hint": "Leave it out to keep every token."}
 _P: dict[str, Any] = {"metavar": "P", "above": 0, "at_most": 1}
+# Bounds of penalties and of the temperature keep logits within float32.
+_SUBTRACTED: dict[str, Any] = {"at_least": -1_000_000, "at_most": 1_000_000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +22,7 @@ class SampleConfig:
     max_tokens: int = setting(256, STOPPING, "Maximum number of new tokens.", at_least=1)
     temperature: float = setting(
         0.8, SAMPLING, "Temperature: 0 is greedy, 1 the model's own distribution.",
-        flag="-t,--temperature", at_least=0,
+        flag="-t,--temperature", at_least=0, at_most=1_000_000,
     )  # fmt: skip
     top_k: int | None = setting(
         None, SAMPLING, "Sample from the K most likely tokens.",
@@ -36,12 +38,14 @@ class SampleConfig:
     )  # fmt: skip
     repetition_penalty: float = setting(
         1.0, COPYING, "Above 1: make tokens that already occurred less likely.",
-        above=0, hint="1 changes nothing, 1.1 is mild.",
+        at_least=0.001, at_most=1000, hint="1 changes nothing, 1.1 is mild.",
     )  # fmt: skip
     frequency_penalty: float = setting(
-        0.0, COPYING, "Subtract X from a token's logit each time it was sampled."
+        0.0, COPYING, "Subtract X from a token's logit each time it was sampled.", **_SUBTRACTED
     )
-    presence_penalty: float = setting(0.0, COPYING, "Subtract X from a token's logit once it was sampled.")
+    presence_penalty: float = setting(
+        0.0, COPYING, "Subtract X from a token's logit once it was sampled.", **_SUBTRACTED
+    )
     no_repeat_ngram: int = setting(0, COPYING, "Never repeat N consecutive tokens; 0 allows it.", at_least=0)
     no_copy_ngram: int = setting(
         0, COPYING, "Never copy N consecutive tokens from the training text; 0 allows it.",

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from gptscratch.config import SampleConfig
 
+_COLDEST = 1e-6  # below it, logits could exceed float32, and sampling is greedy
+
 Sampler = Callable[[Tensor, Tensor], Tensor]  # logits (B, V), numbers (B,) in [0, 1) -> token ids (B,)
 
 
@@ -25,7 +27,7 @@ def make_sampler(config: SampleConfig) -> Sampler:
 
     def sample(logits: Tensor, uniform: Tensor) -> Tensor:
         logits = logits.float()
-        if config.temperature == 0.0:
+        if config.temperature < _COLDEST:
             return logits.argmax(-1)
         logits, token_ids = candidates(
             logits / config.temperature, top_k=config.top_k, top_p=config.top_p, min_p=config.min_p
@@ -57,7 +59,9 @@ def candidates(
             logits, token_ids = logits.sort(dim=-1, descending=True)
         probabilities = logits.softmax(-1)
         before = probabilities.cumsum(-1) - probabilities  # of all that are more likely; 0 for the first
-        logits = logits.masked_fill(before >= top_p, float("-inf"))
+        logits = logits.masked_fill(
+            (before >= top_p) & (before > 0), float("-inf")
+        )  # float32 may round p to 0
     if min_p is not None:
         probabilities = logits.softmax(-1)
         least = min_p * probabilities.amax(-1, keepdim=True)

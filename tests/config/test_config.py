@@ -76,6 +76,11 @@ REFUSED: list[tuple[type, dict[str, Any], str]] = [
     (SampleConfig, {"top_p": 0.0}, "top_p is 0: it must be above 0"),
     (SampleConfig, {"min_p": 1.1}, "min_p is 1.1"),
     (SampleConfig, {"repetition_penalty": 0.0}, "repetition_penalty is 0"),
+    (SampleConfig, {"temperature": 1e40}, "temperature is 1e\\+40: it must be at most 1,000,000"),
+    (SampleConfig, {"repetition_penalty": 1e-39}, "it must be at least 0.001"),
+    (SampleConfig, {"repetition_penalty": 1e39}, "it must be at most 1,000"),
+    *[(SampleConfig, {f"{name}_penalty": sign * 1e39}, f"{name}_penalty is .*: it must be at")
+      for name in ("frequency", "presence") for sign in (1, -1)],
     (SampleConfig, {"num_samples": 0}, "num_samples is 0"),
     (SampleConfig, {"stop": ("a", "")}, "stop string is empty"),
     (SampleConfig, {"seed": -1}, "seed is -1"),

@@ -77,6 +77,27 @@ def test_temperature_zero_takes_the_most_likely_whatever_the_random_number() -> 
     assert torch.equal(token_ids, logits.argmax(-1))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 1e-40}, {"temperature": 1e-6}, {"top_p": 1e-46}, {"top_p": 1e-40}, {"min_p": 1e-46},
+        {"temperature": 1e-6, "repetition_penalty": 0.001}, {"temperature": 1e6, "repetition_penalty": 1000},
+        {"temperature": 1e-6, "presence_penalty": 1e6}, {"temperature": 1e6, "frequency_penalty": -1e6},
+    ],
+)  # fmt: skip
+def test_extreme_values_sample_tokens_that_are_possible(options: dict[str, float]) -> None:
+    logits = 100 * torch.randn(1, V)
+    logits[:, :3] = -torch.inf
+    config = SampleConfig(**options)
+    penalties = TokenPenalties(config, [[5]], torch.empty(V, 1))
+    penalties.append(torch.tensor([6]))
+    for uniform in (0.0, 0.5, 1 - 2**-24):
+        token_id = make_sampler(config)(penalties(logits), torch.tensor([uniform])).item()
+        assert token_id >= 3
+        if options.keys() == {"temperature"} or "top_p" in options:
+            assert token_id == logits.argmax()
+
+
 def test_greedy_heeds_the_repetition_penalty() -> None:
     logits = torch.tensor([[2.0, 1.9, -5.0]])
     config = SampleConfig(temperature=0.0, repetition_penalty=1.2)
