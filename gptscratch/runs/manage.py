@@ -15,6 +15,7 @@ from gptscratch.errors import ConfigError, UserError, disk_errors, require
 from gptscratch.files import remove_folder, remove_leftovers, write_json
 from gptscratch.runs.folder import held
 from gptscratch.runs.run import read_facts, read_run, read_versioned
+from gptscratch.runs.run_tokens import remembered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class TokenFolder:
     size_bytes: int
     changed: float  # seconds since 1970
     manifest: Manifest | None  # None: damaged
-    runs: tuple[str, ...]  # that were trained on it
+    runs: tuple[str, ...]  # that were trained on it; outside of the cache directory by their paths
     from_stdin: bool  # a part of the text: the files cannot be made again
 
 
@@ -87,7 +88,7 @@ def list_token_folders() -> list[TokenFolder]:
     for run in paths.list_runs():
         users.setdefault(Path(str(read_facts(run / "config.json").get("tokens"))).name, []).append(run)
     folders = (folder for folder in paths.tokens_dir().glob("[!.]*") if folder.is_dir())
-    found = [_described(folder, users.get(folder.name, [])) for folder in folders]
+    found = [_described(folder, [*users.get(folder.name, []), *remembered(folder)]) for folder in folders]
     return sorted(found, key=lambda each: each.size_bytes, reverse=True)
 
 
@@ -114,6 +115,6 @@ def _described(folder: Path, runs: list[Path]) -> TokenFolder:
         size_bytes=sum(file.st_size for file in files),
         changed=max((file.st_mtime for file in files), default=0.0),
         manifest=manifest,
-        runs=tuple(run.name for run in runs),
+        runs=tuple(run.name if run.parent == paths.runs_dir() else str(run) for run in runs),
         from_stdin=from_stdin,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +12,10 @@ from gptscratch.config import RunConfig
 from gptscratch.data.prepare import Prepared, open_prepared, prepare
 from gptscratch.data.sources import reads_stdin
 from gptscratch.errors import CheckpointError, CorpusError
-from gptscratch.runs.run import RunRecord
+from gptscratch.runs.run import RunRecord, read_facts
 from gptscratch.tokenizer import Tokenizer
+
+_RUNS = "runs.jsonl"  # in a folder of token files: the paths of runs outside of the cache directory
 
 
 def record_of(config: RunConfig, prepared: Prepared) -> RunRecord:
@@ -30,6 +34,28 @@ def record_of(config: RunConfig, prepared: Prepared) -> RunRecord:
             "weights": [share.weight for share in manifest.corpora],
         },
     )
+
+
+def remember(tokens: Path, run: Path) -> None:
+    """Note in token files of the cache directory that a run needs them which is not there itself."""
+    run, cached = run.resolve(), tokens.resolve().parent == paths.tokens_dir().resolve()
+    if cached and paths.typed(run) != run.name and run not in remembered(tokens):
+        with contextlib.suppress(OSError), (tokens / _RUNS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(str(run)) + "\n")
+
+
+def remembered(tokens: Path) -> list[Path]:
+    """The runs that were noted in token files and are still where they were."""
+    lines: list[str] = []
+    with contextlib.suppress(OSError, ValueError):
+        lines = (tokens / _RUNS).read_text(encoding="utf-8").splitlines()
+    found: list[Path] = []
+    for line in dict.fromkeys(lines):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            run = Path(json.loads(line))
+            if Path(str(read_facts(run / "config.json").get("tokens"))).name == tokens.name:
+                found.append(run)
+    return found
 
 
 def require_trained(run: Path, record: RunRecord) -> None:
@@ -64,6 +90,7 @@ def tokens_of_run(run: Path, record: RunRecord) -> Prepared:
     elif record.split not in (None, found.split):
         changed = "The split into training and validation text"
     else:
+        remember(prepared.folder, run)
         return prepared
     raise CheckpointError(
         f"{changed} of {run.name} changed since the run began: its training text cannot be used.",

@@ -14,7 +14,7 @@ from gptscratch.device import pick_device
 from gptscratch.distributed import World, joined
 from gptscratch.errors import require
 from gptscratch.runs.folder import create_run, is_run, new_run
-from gptscratch.runs.run_tokens import record_of
+from gptscratch.runs.run_tokens import record_of, remember
 from gptscratch.training import clock, fine_tuning
 from gptscratch.training.context import SampleText
 from gptscratch.training.events import Notice, OnEvent, ignore
@@ -105,6 +105,7 @@ def _begin(
     context.share_parameters()
     found = None if init_from is None else fine_tuning.before(context, init_from)
     create_run(run, record, prepared.tokenizer, plan.record())
+    remember(prepared.folder, run)
     call.world.remember(call.key, str(run.resolve()))
     if found is not None:
         fine_tuning.begin(context, found, source)

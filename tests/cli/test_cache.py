@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,25 @@ def test_clear_deletes_what_no_run_uses(gptscratch: Command, used: Path, unused:
     assert gptscratch("cache", "clear", "--yes").code == 0
     assert used.is_dir()
     assert not unused.exists()
+
+
+def test_clear_keeps_what_a_run_outside_of_the_cache_directory_uses(
+    gptscratch: Command, fit: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = fit(out=tmp_path / "else\nwhere" / "tale", steps=2).run
+    folder = Path(read_run(run).tokens)
+    for _ in range(2):
+        found = {each["name"]: each for each in json.loads(gptscratch("cache", "--json").out)}
+        assert found[folder.name]["runs"] == [str(run)]
+        assert gptscratch("cache", "clear", "--yes").code == 0
+        assert folder.is_dir()
+        moved = run.rename(tmp_path / "moved")
+        assert gptscratch("train", "--resume", moved, "--steps", 3, "-q").code == 0
+        run = moved.rename(tmp_path / "moved again")
+        assert gptscratch("train", "--resume", run, "--steps", 4, "-q").code == 0
+    shutil.rmtree(run)
+    assert gptscratch("cache", "clear", "--yes").code == 0
+    assert not folder.exists()
 
 
 def test_clear_all_deletes_everything_and_a_run_can_be_resumed(
