@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeVar
 
 from gptscratch import paths
-from gptscratch.errors import ConfigError, require
+from gptscratch.config import DataConfig
+from gptscratch.errors import ConfigError, CorpusError, require
 from gptscratch.sizing import count_parameters
 
 if TYPE_CHECKING:
     import torch
 
     from gptscratch.config import ModelConfig
+    from gptscratch.data.chunks import Reading
     from gptscratch.generation.generator import Generator
+
+_Part = TypeVar("_Part", bytes, str)
 
 _SMALL = 4_000_000  # parameters in blocks
 _READ = 32  # positions at once, at least, where a text is scored
@@ -94,19 +100,15 @@ def read_prompt(prompt: str | None, file: str | None) -> str:
         return checked(prompt)
     if sys.stdin is None or (sys.stdin.isatty() and not (prompt or file)):
         return ""
-    text = read_text(file or "-")
+    text = read_file(file or "-")
+    if file in (None, "-"):
+        text = text.removesuffix("\n")
     require(
         len(text) <= _LONGEST_PROMPT,
         f"The prompt has {len(text):,} characters; {_LONGEST_PROMPT:,} are the limit.",
         "Shorten it: a model reads the last part alone, as much as its context holds.",
     )
     return text
-
-
-def read_text(file: str) -> str:
-    """As ``read_file``; stdin without its last line end."""
-    text = read_file(file)
-    return text.removesuffix("\n") if file == "-" else text
 
 
 def checked(text: str) -> str:
@@ -131,21 +133,49 @@ def read_lines(file: str) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
-def read_file(name: str) -> str:
-    """The text of a file; - is stdin.
+def read_documents(name: str, *, separator: str | None, column: str | None) -> list[str]:
+    """The documents of a file as training reads them; - is stdin, without its last line end.
 
     Raises:
-        ConfigError: it cannot be read, or it is not UTF-8.
+        ConfigError: as for ``read_file``, or there is no such column.
     """
+    from gptscratch.data.chunks import texts_of
+    from gptscratch.data.readers import read_documents
+
+    config = DataConfig(separator=separator, text_column=column)
+    found, _ = texts_of(b"".join(_read(name, read_documents, config)))
+    if name == "-" and found:
+        found[-1] = found[-1].removesuffix("\n")
+    return found
+
+
+def read_file(name: str) -> str:
+    """The text of a file, with the encodings and compressions of a corpus; - is stdin.
+
+    Raises:
+        ConfigError: it cannot be read, or it is not UTF-8 and has no byte-order mark.
+    """
+    from gptscratch.data.encoding import decoded
+
+    return "".join(_read(name, decoded, DataConfig()))
+
+
+def _read(name: str, reader: Callable[[Reading], Iterable[_Part]], config: DataConfig) -> list[_Part]:
+    from gptscratch.data.chunks import ReadCounts, Reading, Sizes
+    from gptscratch.data.sources import Source
+
+    file = "stdin" if name == "-" else name
     try:
         data = _stdin() if name == "-" else paths.expanded(name).read_bytes()
-        return data.decode("utf-8-sig").replace("\r\n", "\n")
+        source = Source(file, True, io.BytesIO(data))
+        return list(reader(Reading(source, config, ReadCounts(), Sizes(), lambda _: None)))
     except FileNotFoundError:
         raise ConfigError(f"{name} does not exist.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        file = "stdin" if name == "-" else name
-        reason = (error.strerror or error) if isinstance(error, OSError) else error
-        raise ConfigError(f"{file} cannot be read: {reason}.", "It must be UTF-8.") from None
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror or error}.") from None
+    except CorpusError as error:
+        utf8 = "It must be UTF-8, or begin with a byte-order mark."
+        raise ConfigError(error.message, utf8 if "--encoding" in error.hint else error.hint) from None
 
 
 def _stdin() -> bytes:

@@ -18,13 +18,17 @@ EXAMPLES = """Examples:
 
 @o.command()
 def score(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A text; - reads it from stdin.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A text or table, as for train; - is stdin.")],
     run: str | None = setting(
         None, RUN, "Run, or folder of a run or checkpoint.", flag="--with", metavar="RUN",
         default_is="the newest run",
     ),
     stride: int | None = setting(
         None, ADVANCED, "Tokens between windows.", at_least=1, default_is="half a context"
+    ),
+    text_column: str | None = setting(
+        None, ADVANCED, "Column that holds the text in a jsonl, csv, tsv or parquet file.", metavar="NAME",
+        default_is="that of the run",
     ),
     color: bool = setting(False, OUTPUT, "Print the text, shaded by the model's surprise."),
     json: bool = o.JSON,
@@ -34,14 +38,21 @@ def score(
 ) -> None:  # fmt: skip
     """Score a text: bits per byte (comparable between models and tokenizers) and perplexity."""
     process.passive_openmp_if_busy()
+    from gptscratch import paths
     from gptscratch.cli import console, loading, render_sample
+    from gptscratch.data.sources import Source
     from gptscratch.generation.scoring import score as score_
     from gptscratch.generation.scoring import surprises
+    from gptscratch.runs.run import read_run
 
-    text = loading.read_text(file)
-    require(bool(text), f"{'stdin' if file == '-' else file} is empty: there is nothing to score.")
+    if Source(file, True).format == "text":
+        console.no_effect("with plain text", {"--text-column": text_column})
+    data = read_run(paths.find_checkpoint(run)[0]).config.data
+    column = text_column or data.text_column
+    documents = loading.read_documents(file, separator=data.separator, column=column)
+    require(bool(documents), f"{'stdin' if file == '-' else file} is empty: there is nothing to score.")
     generator = loading.load(run, quantize=quantize, device=device, dtype=dtype, exact=True)
-    scored = score_(generator, text, stride=stride)
+    scored = score_(generator, documents, stride=stride)
     if scored.unknown:
         console.notice(f"{scored.unknown:,} tokens that the model does not know are left out.")
     if not scored.lossless:
@@ -54,11 +65,13 @@ def score(
     elif color:
         render_sample.stream("", surprises(generator, scored), colors=render_sample.colors())
     values = {k: v for k, v in vars(scored).items() if k not in ("bits", "token_ids")}
+    values["documents"] = len(scored.documents)
     perplexity = f"{scored.perplexity:.4g} per token, {scored.nats_per_token:.4f} nats per token"
+    several = f", {len(scored.documents):,} documents" if len(scored.documents) > 1 else ""
     lines = [
         ("bits/byte", f"{scored.bits_per_byte:.4f}"),
         ("perplexity", perplexity),
-        ("text", f"{scored.tokens:,} tokens, {scored.bytes:,} bytes"),
+        ("text", f"{scored.tokens:,} tokens, {scored.bytes:,} bytes{several}"),
         ("run", generator.run.name),
     ]
     console.show({"run": generator.run.name, **values}, lines, json=json)

@@ -84,7 +84,7 @@ def test_a_reply_in_words_is_joined_to_its_prompt_wherever_it_is_shown(
 def test_a_prompt_that_is_not_text_is_refused(sample: Command, tmp_path: Path) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\xff")
     for arguments, stdin in ((["--prompt-file", str(tmp_path / "bytes")], b""), ([], b"\xff")):
-        assert "cannot be read" in str(sample(*arguments, stdin=stdin).exception)
+        assert "It must be UTF-8" in str(sample(*arguments, stdin=stdin).exception)
     assert "invalid in the terminal" in str(sample("--prompt", "a\udcf0\udc9f").exception)
     assert "both given" in str(sample("--prompt", "a", "--prompt-file", "b").exception)
 

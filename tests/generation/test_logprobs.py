@@ -43,7 +43,7 @@ def test_the_log_probabilities_are_the_models_own_whatever_changes_the_draw(tale
     tokens = list(gpt.tokens("the", WILD, n_best=3))
     assert text_of(tokens) == gpt.generate("the", **vars(WILD))
     ids = [*prompt, *(token.id for token in tokens)]
-    wanted = token_nats(gpt, ids, stride=1)[len(prompt) - 1 :]
+    wanted = token_nats(gpt, [ids], stride=1)[len(prompt) - 1 :]
     assert [-token.logprob for token in tokens] == pytest.approx(wanted, abs=1e-4)
     assert tokens[0].bits == pytest.approx(wanted[0] / math.log(2), abs=1e-4)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import random
@@ -21,7 +22,8 @@ from gptscratch.generation.generator import Generator, load
 from gptscratch.generation.scoring import score, surprises, token_nats
 from gptscratch.interop.export import export
 from gptscratch.tokenizer import Tokenizer, build_tokenizer
-from gptscratch.training.trainer import TrainResult
+from gptscratch.training.trainer import TrainResult, train
+from tests.conftest import TINY
 
 TEXT = "the fox runs home.\na dog sings far.\n" * 3
 
@@ -44,7 +46,7 @@ def test_every_token_is_scored_once_with_its_context(tale: Path, stride: int) ->
         ids = gpt.tokenizer.encode(TEXT)[: length + 1]
         with torch.inference_mode():
             wanted = naive(gpt, ids, stride)
-        assert token_nats(gpt, ids, stride) == pytest.approx(wanted, abs=1e-4)
+        assert token_nats(gpt, [ids], stride) == pytest.approx(wanted, abs=1e-4)
 
 
 def test_the_numbers_are_those_of_the_definition(tale: Path) -> None:
@@ -101,6 +103,58 @@ def test_a_text_may_be_longer_than_a_prompt(
     assert CliRunner().invoke(app, ("score", file, "--with", tale.name)).exit_code == 0
     refused = CliRunner().invoke(app, ("sample", tale.name, "--prompt-file", file)).exception
     assert "10 are the limit" in str(refused)
+
+
+@pytest.mark.parametrize("separator", [None, "\\n\\n"])
+def test_a_file_of_documents_scores_as_in_the_evaluation_of_a_run(
+    separator: str | None, corpus: Path, tmp_path: Path
+) -> None:
+    marker = "\n\n" if separator else "\n<|endoftext|>\n"
+    several = tmp_path / "several.txt"
+    several.write_text(corpus.read_text().replace("\n", marker))
+    shape = {"documents": "padded", "context_length": 32, "name": "several"}
+    run = train(several, **TINY | shape, val_file=str(several), separator=separator).run
+    wanted = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    found = json.loads(CliRunner().invoke(app, ("score", str(several), "--with", "several", "--json")).stdout)
+    assert found["documents"] == 300
+    assert found["bits_per_byte"] == pytest.approx(wanted["val_bits_per_byte"], abs=1e-4)
+
+
+@pytest.mark.parametrize("stride", [3, 16])
+@pytest.mark.parametrize("ends", [True, False])
+def test_documents_are_scored_one_by_one(ends: bool, stride: int, random_run: Callable[..., Path]) -> None:
+    texts = ["a", "bc" * 20, "a" * 16, "cab" * 6]
+    tokenizer = Tokenizer(build_tokenizer("char", texts, alphabet="abc\n"))
+    eot = tokenizer.eot_id if ends else None
+    gpt = load(random_run(tokenizer, end_of_text=eot, context_length=16), device="cpu")
+    [first], end = gpt.prompt_ids(""), [eot] if ends else []
+    with torch.inference_mode():
+        nats = [naive(gpt, [first, *tokenizer.encode(text), *end], stride) for text in texts]
+    found = score(gpt, texts, stride=stride)
+    assert found.bits == pytest.approx([n / math.log(2) for own in nats for n in own], abs=1e-4)
+    assert found.documents == tuple(map(len, nats))
+    assert found.bytes == sum(map(len, texts))
+    shown = list(surprises(gpt, found))
+    assert "".join(text for text, _ in shown) == "\n".join(texts)
+
+
+def test_a_table_is_scored_by_its_rows(tale: Path, tmp_path: Path) -> None:
+    lines = TEXT.splitlines()
+    (tmp_path / "rows.csv").write_text("id,body\n" + "".join(f"1,{line}\n" for line in lines))
+    run = ("score", str(tmp_path / "rows.csv"), "--with", tale.name, "--json")
+    assert "Name one with --text-column" in str(CliRunner().invoke(app, run).exception)
+    found = json.loads(CliRunner().invoke(app, (*run, "--text-column", "body")).stdout)
+    assert (found["documents"], found["bytes"]) == (len(lines), len(TEXT) - len(lines))
+
+
+@pytest.mark.parametrize(
+    "data", [TEXT.replace("\n", "\r").encode(), TEXT.encode("utf-16"), gzip.compress(TEXT.encode())]
+)
+def test_a_file_that_train_reads_is_a_text_and_a_prompt(data: bytes, tale: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(data)
+    run = ("score", str(tmp_path / "text"), "--with", tale.name, "--json")
+    assert json.loads(CliRunner().invoke(app, run).stdout)["bytes"] == len(TEXT)
+    assert loading.read_file(str(tmp_path / "text")) == TEXT
 
 
 @pytest.mark.parametrize("quantize", [None, "float16"])
