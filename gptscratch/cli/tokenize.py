@@ -59,7 +59,8 @@ def tokenize(
         render_stats.text_tokens(text, tokenizer, name, json=json)
         return
     from gptscratch.cli.progress import WorkView
-    from gptscratch.data.prepare import ineffective, prepare, prepare_shard
+    from gptscratch.data.notices import notices
+    from gptscratch.data.prepare import prepare, prepare_shard
     from gptscratch.data.shards import Shard
     from gptscratch.data.statistics import corpus_statistics
 
@@ -74,7 +75,7 @@ def tokenize(
     if stats:
         render_stats.corpus(found, json=json)
         return
-    for line in ineffective(data, (prepared if shard is None else part).manifest):
+    for line in notices(data, (prepared if shard is None else part).manifest):
         console.notice(line)
     if shard is not None:
         render_stats.token_files(part.manifest, prepared=part, missing=part.missing, json=json)

@@ -29,7 +29,7 @@ class DataConfig:
         DATA,
         "Column that holds the text in a jsonl, csv, tsv or parquet file.",
         metavar="NAME",
-        default_is="text",
+        default_is="text, or the only one",
     )
     separator: str | None = setting(
         None, ADVANCED, "String that separates documents in a file.", default_is="<|endoftext|>, if it occurs"

@@ -53,6 +53,8 @@ class ReadCounts:
     skipped: int = 0  # files of folders that are not text, may not be read, or are gone
     replaced: int = 0  # characters U+FFFD in files that were read with errors="replace"
     encodings: Counter[str] = field(default_factory=Counter)  # files by encoding
+    formats: set[str] = field(default_factory=set)  # of the files that were read; "json": read as plain text
+    columns: set[str] = field(default_factory=set)  # names other than "text" of the only columns of tables
     cleaning: dict[str, Counter[str]] = field(default_factory=dict)  # the fields of Removed, by step
 
     @property

@@ -153,23 +153,6 @@ def cache_key(corpus: Corpus, loaded: Tokenizer | None, fingerprint: str) -> str
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=12).hexdigest()
 
 
-def ineffective(config: DataConfig, manifest: Manifest) -> list[str]:
-    """Options that had no effect on the token files, one line each."""
-    kind = manifest.tokenizer_kind
-    if config.tokenizer not in (None, *KINDS):
-        asked = {"--vocab-size": config.vocab_size, "--lowercase": config.lowercase,
-                 "--min-frequency": config.min_frequency}  # fmt: skip
-        reason = f"has no effect: {config.tokenizer} is a finished tokenizer."
-        return [f"{flag} {reason}" for flag, value in asked.items() if value]
-    found = []
-    if config.min_frequency and kind != "word":
-        found.append(f"--min-frequency has no effect with a {kind} tokenizer, only with --tokenizer word.")
-    if config.vocab_size and config.vocab_size > manifest.vocab_size:
-        size = f"{manifest.vocab_size:,} entries, not {config.vocab_size:,}"
-        found.append(f"The vocabulary has {size}: the text gives no more.")
-    return found
-
-
 def train_tokenizer(corpus: Corpus, found: Survey) -> Tokenizer:
     """The tokenizer that the settings ask for; it learns from training text alone.
 

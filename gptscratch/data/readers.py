@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from itertools import chain
+from pathlib import PurePath
 from types import MappingProxyType
 
 from gptscratch.data.chunks import END, Reading, break_point, divided
@@ -28,6 +29,7 @@ def read_documents(reading: Reading) -> Iterator[bytes]:
     if reader is None:
         yield from _text_documents(reading)
         return
+    reading.counts.formats.add(reading.source.format)
     for text in reader(reading):
         yield from divided(text, reading.sizes.chunk)
 
@@ -38,7 +40,10 @@ def _text_documents(reading: Reading) -> Iterator[bytes]:
     trims = bool(separator.strip())
     hold = len(separator) + 1  # a separator and the line end before it may be in two blocks
     rest, begun, ended = "", False, False  # begun: a part of this document is out; ended: by a separator
+    kind = ""
     for block in decoded(reading):
+        kind = kind or _text_format(reading.source.name, block)
+        reading.counts.formats.add(kind)
         text = rest + (block.removeprefix("\n") if ended else block)
         *whole, rest = text.split(separator)
         if whole and trims:
@@ -59,8 +64,13 @@ def _text_documents(reading: Reading) -> Iterator[bytes]:
         yield rest.encode() + END
 
 
+def _text_format(name: str, start: str) -> str:
+    is_json = ".json" in PurePath(name.lower()).suffixes and start.lstrip().startswith(("[", "{"))
+    return "json" if is_json else "text"
+
+
 def _jsonl_documents(reading: Reading) -> Iterator[str]:
-    column = reading.config.text_column or "text"
+    column: str | None = None
     for number, line in enumerate(_lines(reading), 1):
         if line.isspace():
             continue
@@ -73,7 +83,8 @@ def _jsonl_documents(reading: Reading) -> Iterator[str]:
             raise CorpusError(f"{where}: the JSON is nested too deep.") from None
         if not isinstance(row, dict):
             raise CorpusError(f"{where}: a JSON object is expected on each line.")
-        text = row[_column(where, reading, list(row), "text")]
+        column = _column(where, reading, list(row)) if column is None else column
+        text = row.get(column)
         if not isinstance(text, str | None):
             raise CorpusError(f"{where}: {column!r} is not text but {text!r:.40}.")
         if text:
@@ -83,11 +94,11 @@ def _jsonl_documents(reading: Reading) -> Iterator[str]:
 def _table_documents(reading: Reading) -> Iterator[str]:
     lines = _lines(reading)
     blank, first = next(((n, line) for n, line in enumerate(lines) if not line.isspace()), (0, ""))
-    delimiter = "\t" if reading.source.format == "tsv" else max(",;\t", key=first.count)
+    delimiter = "\t" if reading.source.format == "tsv" else max(",;\t|", key=first.count)
     limit = csv.field_size_limit(reading.sizes.longest)  # the module's own is 128 kB
     try:
         rows = csv.reader(chain([first] if first else [], lines), delimiter=delimiter)
-        header = next(rows, [])
+        header = [name.strip() for name in next(rows, [])]
         at = header.index(_column(reading.source.name, reading, header)) if header else 0
         for row in rows:
             if len(row) > at:
@@ -177,12 +188,14 @@ def _lines(reading: Reading) -> Iterator[str]:
         yield "".join(parts)
 
 
-def _column(where: str, reading: Reading, columns: list[str], default: str = "") -> str:
+def _column(where: str, reading: Reading, columns: list[str]) -> str:
     """The column of the text: the one asked for, or the only one, or "text"."""
-    wanted = reading.config.text_column or default or ("text" if len(columns) != 1 else columns[0])
+    wanted = reading.config.text_column or (columns[0] if len(columns) == 1 else "text")
     if wanted not in columns:
         hint = f"Name one with --text-column. It has: {', '.join(columns[:20])}."
         raise CorpusError(f"{where} has no column {wanted!r}.", hint)
+    if wanted not in ("text", reading.config.text_column):
+        reading.counts.columns.add(wanted)
     return wanted
 
 

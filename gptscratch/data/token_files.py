@@ -69,6 +69,8 @@ class Manifest:
     split: str  # "documents": whole ones are held out; "tail" of the text; "file": a corpus of its own
     documents: int  # of both sides; one that the split divides is counted once
     distinct_characters: int
+    formats: tuple[str, ...] = ()  # of the files; "json": read as plain text
+    columns: tuple[str, ...] = ()  # names other than "text" of the only columns of tables
     replaced: int = 0  # characters U+FFFD in files that were read with errors="replace"
     removed: tuple[Removed, ...] = ()  # by each cleaning step, in order
     corpora: tuple[Share, ...] = ()  # where they have weights
@@ -118,6 +120,8 @@ def read_manifest(folder: Path) -> Manifest:
             values[name] = _checked(SplitCounts(**values[name]))
         values["removed"] = tuple(_checked(Removed(**step)) for step in values["removed"])
         values["corpora"] = tuple(_checked(Share(**share)) for share in values["corpora"])
+        for name in ("formats", "columns"):
+            values[name] = tuple(map(str, values.get(name, ())))
         return _consistent(_checked(Manifest(**values)))
     except FileNotFoundError:
         raise CorpusError(f"{folder} holds no token files: it has no manifest.json.") from None

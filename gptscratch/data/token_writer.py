@@ -128,6 +128,8 @@ def _manifest(
         split=found.split.kind,
         documents=found.documents,
         distinct_characters=len(found.alphabet),
+        formats=tuple(sorted(found.counts.formats)),
+        columns=tuple(sorted(found.counts.columns)),
         replaced=found.counts.replaced,
         removed=found.counts.removed,
         corpora=tuple(corpora),

@@ -162,6 +162,23 @@ def test_blank_lines_before_the_header_of_a_table_are_passed_over(tmp_path: Path
         documents(file, sizes=Sizes(longest=1000))
 
 
+def test_a_table_may_have_bars_between_its_columns_and_spaces_around_their_names(tmp_path: Path) -> None:
+    assert documents(written(tmp_path / "a.csv", "id|text\n1|one\n2|two, too\n")) == ["one", "two, too"]
+    file = written(tmp_path / "b.csv", "id, text , body\n1,one,first\n")
+    assert documents(file) == ["one"]
+    assert documents(file, text_column="body") == ["first"]
+
+
+def test_a_row_of_json_without_the_column_is_left_out_like_null(tmp_path: Path) -> None:
+    rows = '{"id": 1, "text": "one"}\n{"id": 2}\n{"text": null}\n{"text": "two"}\n'
+    assert documents(written(tmp_path / "a.jsonl", rows)) == ["one", "two"]
+
+
+def test_the_only_name_in_the_first_row_of_json_is_the_column(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.jsonl", '{"body": "one"}\n{"id": 2, "body": "two"}\n')
+    assert documents(file) == ["one", "two"]
+
+
 def test_a_name_that_begins_with_a_tilde_may_be_that_of_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,7 +266,7 @@ def test_scan_counts_and_hashes_the_text(tmp_path: Path) -> None:
         ("a.txt", "plain text ".encode("utf-16-le"), "--encoding utf-16-le"),
         ("a.pdf", b"%PDF-1.7\n\xe2\xe3\xcf\xd3", "looks like a PDF"),
         ("a.csv", "review,label\ngood,1\n", "It has: review, label"),
-        ("a.jsonl", '{"body": "x"}\n', "It has: body"),
+        ("a.jsonl", '{"body": "x", "id": 1}\n', "It has: body, id"),
         ("a.jsonl", '{"text": "x"}\n{"text": \n', "line 2: invalid JSON"),
         ("a.jsonl", '{"text": 5}\n', "line 1: 'text' is not text"),
         ("a.jsonl", "[1]\n", "line 1: a JSON object is expected"),

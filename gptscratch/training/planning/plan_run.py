@@ -13,7 +13,8 @@ import torch
 from gptscratch.config import ModelConfig, RunConfig, qualified
 from gptscratch.data.batches import tokens_per_padded_row
 from gptscratch.data.document_batches import require_documents
-from gptscratch.data.prepare import Prepared, ineffective, prepare
+from gptscratch.data.notices import notices
+from gptscratch.data.prepare import Prepared, prepare
 from gptscratch.device import (
     can_compile,
     fast_dtype,
@@ -69,7 +70,7 @@ def plan_run(
         on_event(Notice(warning))
     plan, prepared = _planned(given, config, init_from is not None, on_event, started)
     require_embeddings(prepared, plan.config.model.vocab_size)
-    plan = replace(plan, notices=(*ineffective(config.data, prepared.manifest), *plan.notices))
+    plan = replace(plan, notices=(*notices(config.data, prepared.manifest), *plan.notices))
     on_event(Planned(plan, prepared.manifest))
     for notice in plan.notices:
         on_event(Notice(notice))
