@@ -47,7 +47,7 @@ class Generator:
     end_of_text: int | None  # the id that ended each document in training; None: there was only one text
     run: Path
     checkpoint: Path | None = None
-    stop_ids: frozenset[int] = frozenset()  # what ends a text besides end_of_text: of imported models
+    stop_ids: frozenset[int] = frozenset()  # what ends a text besides end_of_text
     decoder: DecodeStep | None = None  # made by ``accelerated``
     training: SuffixArray | None = None  # of the training tokens: see memorization.py
 
@@ -69,7 +69,7 @@ class Generator:
         size = model.config.vocab_size
         if tokenizer.vocab_size > size and tokenizer.largest_id >= size:
             raise CheckpointError(f"{run / 'tokenizer.json'} has more entries than the model's vocabulary.")
-        stop_ids = frozenset((record.imported or {}).get("stop_ids", ()))
+        stop_ids = frozenset(record.stop_ids)
         return cls(model, tokenizer, record.end_of_text, run, checkpoint, stop_ids=stop_ids)
 
     def accelerated(self, *, quantize: str | None = None, rows: int = 1) -> Generator:
@@ -232,7 +232,9 @@ def sample_text(model: GPT, run: Path) -> str:
     was_training = model.training
     model.eval()
     try:
-        generator = Generator(model, Tokenizer.load(run), read_run(run).end_of_text, run)
+        record = read_run(run)
+        stop_ids = frozenset(record.stop_ids)
+        generator = Generator(model, Tokenizer.load(run), record.end_of_text, run, stop_ids=stop_ids)
         return generator.generate(max_tokens=160, seed=0)
     finally:
         model.train(was_training)

@@ -83,7 +83,8 @@ def import_run(
         tokens="",
         end_of_text=_end_of_text(own, foreign),
         parameters=count_parameters(foreign.config).total,
-        imported={"source": place, "model_type": foreign.model_type, "stop_ids": list(foreign.stop_ids)},
+        stop_ids=tuple(foreign.stop_ids),
+        imported={"source": place, "model_type": foreign.model_type},
     )
     with disk_errors(f"writing {run}"):
         _write(run, record, foreign, tokenizer_json)

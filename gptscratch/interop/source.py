@@ -63,8 +63,7 @@ class Source:
     @property
     def stop_ids(self) -> list[int]:
         """The ids that end a text; an imported model may have several."""
-        imported = (self.record.imported or {}).get("stop_ids", ())
-        return [i for i in dict.fromkeys((self.record.end_of_text, *imported)) if i is not None]
+        return list(self.record.ending_ids)
 
     @property
     def padding(self) -> int | None:

@@ -33,10 +33,17 @@ class RunRecord:
     end_of_text: int | None  # id of the token between documents
     parameters: int
     split: Mapping[str, Any] | None = None  # how the corpus was split; runs of older versions lack it
+    stop_ids: tuple[int, ...] = ()  # what ends a text besides end_of_text: as in the model it started from
     imported: Mapping[str, Any] | None = None  # where imported weights are from; such a run has no corpus
     base: str | None = None  # the hash of base.safetensors, in a run that trains adapters
     val_hash: str | None = None  # of a validation text with files of its own; older versions lack it
     format: int = FORMAT
+
+    @property
+    def ending_ids(self) -> tuple[int, ...]:
+        """The ids that end a text, the one of its documents first; none: the corpus was one text."""
+        ids = dict.fromkeys((self.end_of_text, *self.stop_ids))
+        return tuple(i for i in ids if i is not None)
 
     def to_dict(self) -> dict[str, Any]:
         own = {name: value for name, value in vars(self).items() if name != "config"}
@@ -48,18 +55,19 @@ class RunRecord:
         rest = dict(values)
         rest.pop("version", None)
         own = {field.name: rest.pop(field.name, None) for field in fields(cls) if field.name != "config"}
+        own["stop_ids"] = _stop_ids(own)
         record = cls(config=RunConfig.from_dict(rest), **own)
-        end, train = record.end_of_text, record.config.train
+        end, train, vocab_size = record.end_of_text, record.config.train, record.config.model.vocab_size
         valid = {
             "corpus_hash": isinstance(record.corpus_hash, str),
             "val_hash": record.val_hash is None or isinstance(record.val_hash, str),
             "tokens": isinstance(record.tokens, str),
-            "end_of_text": end is None or (type(end) is int and 0 <= end < record.config.model.vocab_size),
+            "end_of_text": end is None or (type(end) is int and 0 <= end < vocab_size),
             "parameters": type(record.parameters) is int and record.parameters >= 0,
             "base": record.base is None or isinstance(record.base, str),
             "split": record.split is None or _is_split(record.split),
-            "imported": record.imported is None
-            or _is_import(record.imported, record.config.model.vocab_size),
+            "stop_ids": all(type(i) is int and 0 <= i < vocab_size for i in record.stop_ids),
+            "imported": record.imported is None or _is_import(record.imported),
         }
         for name, is_valid in valid.items():
             require(is_valid, f"{name} is {own[name]!r}.")
@@ -75,11 +83,16 @@ def _is_split(values: Any) -> bool:
     return all(type(number) is int and number >= 0 for number in counts)
 
 
-def _is_import(values: Any, vocab_size: int) -> bool:
-    if not isinstance(values, dict) or not isinstance(values.get("stop_ids"), list):
-        return False
-    named = all(isinstance(values.get(name), str) for name in ("source", "model_type"))
-    return named and all(type(i) is int and 0 <= i < vocab_size for i in values["stop_ids"])
+def _is_import(values: Any) -> bool:
+    names = ("source", "model_type")
+    return isinstance(values, dict) and all(isinstance(values.get(name), str) for name in names)
+
+
+def _stop_ids(own: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Imported runs of older versions have them with their source."""
+    imported = own["imported"] if isinstance(own["imported"], dict) else {}
+    found = own["stop_ids"] or imported.get("stop_ids", ())
+    return tuple(found) if isinstance(found, list | tuple) else (found,)
 
 
 def read_run(run: Path) -> RunRecord:

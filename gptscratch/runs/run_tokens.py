@@ -18,15 +18,21 @@ from gptscratch.tokenizer import Tokenizer
 _RUNS = "runs.jsonl"  # in a folder of token files: the paths of runs outside of the cache directory
 
 
-def record_of(config: RunConfig, prepared: Prepared) -> RunRecord:
-    """The record of a run with these settings on these token files."""
+def record_of(config: RunConfig, prepared: Prepared, source: RunRecord | None = None) -> RunRecord:
+    """The record of a run with these settings on these token files.
+
+    What ended a text in ``source``, whose parameters the run has, ends it there too.
+    """
     manifest = prepared.manifest
+    endings = () if source is None else source.ending_ids
+    end_of_text = next(iter(endings), None) if manifest.end_of_text is None else manifest.end_of_text
     return RunRecord(
         config=config,
         corpus_hash=manifest.corpus_hash,
         val_hash=manifest.val_hash or None,
         tokens=str(prepared.folder.resolve()),
-        end_of_text=manifest.end_of_text,
+        end_of_text=end_of_text,
+        stop_ids=tuple(i for i in endings if i != end_of_text),
         parameters=sizing.count_parameters(config.model).total,
         split={
             "train_tokens": manifest.train.tokens,

@@ -122,7 +122,9 @@ def _resumed(
     notices.append(slow_dtype_warning(pick_dtype(config.train.dtype, device), device) or "")
     for text in filter(None, notices):
         on_event(Notice(text))
-    return replace(record_of(config, prepared), base=record.base, format=max(2, record.format)), prepared
+    return replace(
+        record_of(config, prepared, record), base=record.base, format=max(2, record.format)
+    ), prepared
 
 
 def _is_lengthened(settings: Mapping[str, Any]) -> bool:

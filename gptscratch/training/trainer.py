@@ -14,6 +14,7 @@ from gptscratch.device import pick_device
 from gptscratch.distributed import World, joined
 from gptscratch.errors import require
 from gptscratch.runs.folder import create_run, is_run, new_run
+from gptscratch.runs.run import read_run
 from gptscratch.runs.run_tokens import record_of, remember
 from gptscratch.training import clock, fine_tuning
 from gptscratch.training.context import SampleText
@@ -98,9 +99,10 @@ def _begin(
     call: Call, run: Path, plan: Plan, prepared: Prepared, init_from: str | Path | None, started: float
 ) -> TrainResult:
     """Train a new run, on rank 0."""
-    record = record_of(replace(plan.config, name=run.name), prepared)
+    source = None if init_from is None else read_run(paths.find_checkpoint(init_from)[0])
+    record = record_of(replace(plan.config, name=run.name), prepared, source)
     context = call.context(run, record, prepared, TrainState())
-    source = initialize(context, prepared, init_from)
+    file = initialize(context, prepared, init_from)
     call.world.broadcast(Shared(run, record, prepared.folder, context.state, init_from=init_from))
     context.share_parameters()
     found = None if init_from is None else fine_tuning.before(context, init_from)
@@ -108,6 +110,6 @@ def _begin(
     remember(prepared.folder, run)
     call.world.remember(call.key, str(run.resolve()))
     if found is not None:
-        fine_tuning.begin(context, found, source)
+        fine_tuning.begin(context, found, file)
     context.start(context.state, started)
     return train_and_score(context)

@@ -22,7 +22,7 @@ from gptscratch.interop.import_run import import_run
 from gptscratch.paths import find_checkpoint
 from gptscratch.runs.run import read_run
 from gptscratch.tokenizer import Tokenizer, build_tokenizer
-from gptscratch.training.trainer import resume
+from gptscratch.training.trainer import resume, train
 
 transformers = pytest.importorskip("transformers")
 Published = Callable[..., Any]
@@ -149,6 +149,31 @@ def test_all_tokens_that_end_a_text_are_kept(published: Published) -> None:
     run = import_run(folder).run
     assert read_run(run).end_of_text == 256  # which is also the tokenizer's
     assert Generator.load(run).stop_ids == {5, 256}
+
+
+@pytest.mark.parametrize("documents", [1, 2])
+def test_what_ends_a_text_still_does_after_fine_tuning(
+    documents: int, published: Published, tmp_path: Path
+) -> None:
+    _, folder = published("Llama")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 7]}))
+    run = import_run(folder, name="mine").run
+    texts = [tmp_path / f"{number}.txt" for number in range(documents)]
+    for text in texts:
+        text.write_text("Once upon a time, the fox said it.\n" * 40)
+    train(texts, init_from="mine", name="tuned", steps=2, lora_rank=2, device="cpu")
+    before, tuned = read_run(run), read_run(find_checkpoint("tuned")[0])
+    assert before.ending_ids == (5, 7)
+    assert tuned.ending_ids == ((5, 7) if documents == 1 else (256, 5, 7))
+    assert tuned.imported is None
+    assert Generator.load("tuned").ending_ids == set(tuned.ending_ids)
+    exported = Path(export("tuned", tmp_path / "out", merge=True).folder)
+    generation = json.loads((exported / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == list(tuned.ending_ids)
+    assert generation["bos_token_id"] == tuned.end_of_text
+    assert generation.get("suppress_tokens", []) == ([256] if documents == 1 else [])
+    resume("tuned", steps=3)
+    assert read_run(find_checkpoint("tuned")[0]).ending_ids == tuned.ending_ids
 
 
 def test_ids_without_a_token_are_never_sampled(published: Published) -> None:
