@@ -17,6 +17,7 @@ from gptscratch.errors import CheckpointError, ConfigError, UserError
 from gptscratch.generation.generator import load
 from gptscratch.runs.metrics import read_metrics
 from gptscratch.runs.tensors import load_shapes, load_tensors, save_tensors
+from gptscratch.tokenizer import Tokenizer
 from gptscratch.training.events import Event, Notice
 from gptscratch.training.planning.plan_run import plan_run
 from gptscratch.training.trainer import TrainResult, resume, train
@@ -100,6 +101,23 @@ def test_a_shorter_context_keeps_the_weights(fit: Fit, position: str) -> None:
     ids = torch.arange(16).view(2, 8) % 20
     assert_close(load("short").model(ids), load("base").model(ids), atol=1e-5, rtol=0)
     assert result.evaluation is not None
+
+
+def test_a_long_context_is_shortened_for_fine_tuning_with_a_notice(
+    random_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("here sings my fox. far runs the cat.\n" * 900, encoding="utf-8")
+    for position in ("rope", "learned"):
+        random_run(Tokenizer.of_bytes(), context_length=4096, position=position)
+        settings = {"corpus": (str(text),), "steps": 1}
+        plan, _ = plan_run(settings, init_from="random")
+        assert plan.config.model.context_length == 1024
+        (notice,) = (text for text in plan.notices if "--context-length" in text)
+        assert "that of random is 4,096" in notice
+        plan, _ = plan_run(settings | {"context_length": 2048}, init_from="random")
+        assert plan.config.model.context_length == 2048
+        assert not any("--context-length" in text for text in plan.notices)
 
 
 def test_a_longer_context_is_refused_for_learned_positions_and_possible_for_others(fit: Fit) -> None:

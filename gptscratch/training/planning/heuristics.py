@@ -64,7 +64,19 @@ def shapes() -> Iterator[tuple[int, int, int]]:
     """
     for n_layer in itertools.count(2):
         for d_model in range(64 * (n_layer - 1), 64 * n_layer + 1, 32 if n_layer == 2 else 64):
-            yield n_layer, d_model, 1 << (d_model - 1).bit_length()
+            yield n_layer, d_model, usual_context(d_model)
+
+
+def usual_context(d_model: int) -> int:
+    """The next power of two from d_model on."""
+    return 1 << (d_model - 1).bit_length()
+
+
+def fine_tuning_context(model: ModelConfig) -> int:
+    """The context of a new model of this width, but at least 1,024 tokens where the trained model has them:
+    published models have contexts in which a text for fine-tuning gives few sequences, or not a single one.
+    """
+    return min(model.context_length, max(1024, usual_context(model.d_model)))
 
 
 def tokens_per_parameter(parameters: int) -> float:

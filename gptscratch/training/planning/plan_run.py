@@ -33,7 +33,7 @@ from gptscratch.training.planning import heuristics
 from gptscratch.training.planning.benchmark import matmul_rate, measured_speed
 from gptscratch.training.planning.heuristics import Facts
 from gptscratch.training.planning.planner import Plan, make_plan
-from gptscratch.training.planning.source import require_embeddings, settings_from
+from gptscratch.training.planning.source import require_embeddings, settings_from, shorter_context
 
 MOST_PLANS = 3  # that are measured, while the measurement changes the shape
 WORTH_MEASURING = 10.0  # seconds: measuring would be a large part of a shorter run
@@ -56,6 +56,7 @@ def plan_run(
     """
     started = clock.now() if started is None else started
     given = qualified(settings)
+    is_context_given = "model.context_length" in given
     if init_from is not None:
         given |= settings_from(init_from, given)
     config = RunConfig().with_settings(given)  # checks all that was given, before any work
@@ -70,7 +71,10 @@ def plan_run(
         on_event(Notice(warning))
     plan, prepared = _planned(given, config, init_from is not None, on_event, started)
     require_embeddings(prepared, plan.config.model.vocab_size)
-    plan = replace(plan, notices=(*notices(config.data, prepared.manifest), *plan.notices))
+    found = notices(config.data, prepared.manifest)
+    if init_from is not None and not is_context_given:
+        found += shorter_context(init_from, plan.config.model)
+    plan = replace(plan, notices=(*found, *plan.notices))
     on_event(Planned(plan, prepared.manifest))
     for notice in plan.notices:
         on_event(Notice(notice))

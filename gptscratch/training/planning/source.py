@@ -12,13 +12,14 @@ from gptscratch.config import ModelConfig, all_settings
 from gptscratch.data.prepare import Prepared
 from gptscratch.errors import require
 from gptscratch.runs.run import read_run
+from gptscratch.training.planning.heuristics import fine_tuning_context
 
 TOKENIZER = {"data.tokenizer": "--tokenizer", "data.vocab_size": "--vocab-size"}
 FREE = ("model.dropout", "model.context_length")  # they change no parameter, or are checked
 
 
 def settings_from(init_from: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The shape and the tokenizer of a checkpoint, and an optimizer that suits its weights.
+    """The shape and the tokenizer of a checkpoint, and an optimizer and a context that suit its weights.
 
     Raises:
         ConfigError: something else was given.
@@ -34,6 +35,7 @@ def settings_from(init_from: str | Path, given: Mapping[str, Any]) -> dict[str, 
         keeps = f"{run.name} keeps its own tokenizer and vocabulary: each token has a row of its embedding."
         require(given.get(key) is None, keeps, f"Leave {flag} out.")
     _check_context(config.model, given.get("model.context_length"), run.name)
+    theirs["model.context_length"] = fine_tuning_context(config.model)
     shape = {key: value for key, value in theirs.items() if key not in given and key != "model.dropout"}
     # Adapters are trained by AdamW everywhere else; Muon's gain is in full matrices.
     optimizer = "adamw" if given.get("train.lora_rank") else config.train.optimizer
@@ -42,6 +44,17 @@ def settings_from(init_from: str | Path, given: Mapping[str, Any]) -> dict[str, 
         **shape,
         "data.tokenizer": str(run / "tokenizer.json"),
     }
+
+
+def shorter_context(init_from: str | Path, model: ModelConfig) -> list[str]:
+    """A notice where the new run has a shorter context than the one that it starts from."""
+    run, _ = paths.find_checkpoint(init_from)
+    theirs, own = read_run(run).config.model.context_length, model.context_length
+    text = (
+        f"The context length is {own:,} tokens, also in exports of this run; that of {run.name} is "
+        f"{theirs:,}. --context-length changes it."
+    )
+    return [text] if own < theirs else []
 
 
 def require_embeddings(prepared: Prepared, vocab_size: int) -> None:
