@@ -90,6 +90,8 @@ def test_the_plan_takes_lower_rates_and_a_longer_warm_up(tune: Fit, corpus: Path
     assert tuned["warmup_steps"] > new["warmup_steps"]
     adapters = prepare_only(corpus=(str(corpus),), lora_rank=4)
     assert (adapters["optimizer"], adapters["lora_alpha"]) == ("adamw", 8.0)
+    muon = prepare_only(corpus=(str(corpus),), lora_rank=4, optimizer="muon")
+    assert muon["learning_rate"] == tuned["learning_rate"]
     assert adapters["lora_targets"] == ("q", "k", "v", "out", "up", "gate", "down")
 
 

@@ -176,12 +176,12 @@ def warmup_steps(steps: int, *, fine_tunes: bool) -> int:
     return min(steps // (10 if fine_tunes else 20), max(100, steps // 100))
 
 
-def fine_tuning_rates(rates: Mapping[str, float], *, adapters: bool) -> dict[str, float]:
+def fine_tuning_rates(rates: Mapping[str, float], optimizer: str, *, adapters: bool) -> dict[str, float]:
     """Peak learning rates for weights that are trained already: lower, so that less is forgotten.
 
-    Adapters start at 0 and need higher ones than the weights themselves.
+    Adapters start at 0 and need higher ones of AdamW than the weights themselves.
     """
-    factor = LORA_RATE if adapters else FINE_TUNING_RATE
+    factor = LORA_RATE if adapters and optimizer == "adamw" else FINE_TUNING_RATE
     return {
         name: value * factor if name.endswith("learning_rate") else value for name, value in rates.items()
     }

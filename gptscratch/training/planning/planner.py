@@ -259,7 +259,8 @@ class _Planner:
         factor = heuristics.batch_rate_factor(tokens / steps, heuristics.batch_tokens(tokens, width))
         rates = heuristics.rates(self.train.optimizer, width, steps, factor)
         if self.facts.fine_tunes:
-            rates = heuristics.fine_tuning_rates(rates, adapters=self.train.lora_rank is not None)
+            is_lora = self.train.lora_rank is not None
+            rates = heuristics.fine_tuning_rates(rates, self.train.optimizer, adapters=is_lora)
         self._choose(**rates)
         if self.train.lr_schedule != "onecycle":  # which has a warm-up of its own
             self._choose(warmup_steps=heuristics.warmup_steps(steps, fine_tunes=self.facts.fine_tunes))
