@@ -39,6 +39,7 @@ from gptscratch.config.setting import (
 from gptscratch.errors import ConfigError
 
 Command = Callable[..., Any]
+_OF_THE_SOURCE = ("data.tokenizer", "data.vocab_size")  # what a run with --init-from has from there
 
 
 def command(*configs: type) -> Callable[[Command], Command]:
@@ -127,6 +128,7 @@ def combined(
     config: str | None,
     pairs: Sequence[str],
     corpus: Sequence[str] = (),
+    init_from: str | None = None,
 ) -> tuple[dict[str, Any], str]:
     """The settings of a run: a preset's, over them those of a file, over them the options, then ``--set``.
 
@@ -139,17 +141,18 @@ def combined(
         if not equals or not key.strip():
             raise ConfigError(f"--set {pair}: a name and a value are needed.", "As in --set rope_theta=50000")
         options |= qualified({key.strip(): value})
-    file, note = _settings_file(Path(config), corpus) if config else ({}, "")
+    file, note = _settings_file(Path(config), corpus, init_from) if config else ({}, "")
     if LENGTHS & options.keys():  # another training length replaces the file's
         file = {key: value for key, value in file.items() if key not in LENGTHS}
     return {**(preset_settings(preset) if preset else {}), **file, **options}, note
 
 
-def _settings_file(path: Path, corpus: Sequence[str]) -> tuple[dict[str, Any], str]:
+def _settings_file(path: Path, corpus: Sequence[str], init_from: str | None) -> tuple[dict[str, Any], str]:
     """Settings by full name, and a note for the user.
 
     The file has them in sections or by bare names. The config.json of a run also holds what was planned for
-    its corpus: for another corpus only what was given to that run stays.
+    its corpus: for another corpus only what was given to that run stays. Its tokenizer does not count where
+    another run gives one.
     """
     values = read_json(path, may_be_pipe=True)
     if "format" not in values:
@@ -157,6 +160,8 @@ def _settings_file(path: Path, corpus: Sequence[str]) -> tuple[dict[str, Any], s
     config = RunConfig.from_dict({name: values.get(name, {}) for name in SECTIONS})
     sections = {name: vars(getattr(config, name)) for name in SECTIONS} | {"model": config.model.chosen()}
     settings = qualified(flattened(sections))
+    if init_from:
+        settings = {key: value for key, value in settings.items() if key not in _OF_THE_SOURCE}
     if not corpus or {*map(os.path.abspath, corpus)} == {*map(os.path.abspath, config.data.corpus)}:
         return settings, ""
     planned = {key for key, each in all_settings().items() if each.default_is == CHOSEN}

@@ -74,7 +74,12 @@ def train(
                  "--force": force, "--dry-run": dry_run}  # fmt: skip
         _check_resume(names, [option for option, value in other.items() if value])
     settings, note = o.combined(
-        settings, preset=preset, config=config, pairs=set_, corpus=() if resume else names
+        settings,
+        preset=preset,
+        config=config,
+        pairs=set_,
+        corpus=() if resume else names,
+        init_from=init_from,
     )
     silent = [flag for flag, on in (("--quiet", quiet), ("--json", json), ("--dry-run", dry_run)) if on]
     require(

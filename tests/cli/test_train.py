@@ -226,6 +226,17 @@ def test_a_runs_own_config_file_starts_another_run_of_its_shape(
     assert plan["epochs"] == pytest.approx(1, abs=0.05)
 
 
+def test_a_runs_config_file_may_be_combined_with_init_from(
+    gptscratch: Command, tale: Path, corpus: Path
+) -> None:
+    more = ("--config", tale / "config.json", "--init-from", tale, "--name", "tuned", "--steps", 9)
+    plan = json.loads(gptscratch("train", corpus, *more, "--dry-run", "--json").out)
+    assert plan["config"]["data"]["tokenizer"] == str(tale / "tokenizer.json")
+    assert plan["config"]["model"]["d_model"] == 32
+    ended = gptscratch("train", corpus, *more, "--tokenizer", "char", "--dry-run")
+    assert "Leave --tokenizer out" in ended.err
+
+
 def test_for_another_corpus_a_runs_config_file_keeps_what_was_given_to_it(
     gptscratch: Command, corpus: Path, tmp_path: Path
 ) -> None:
