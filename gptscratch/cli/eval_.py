@@ -33,7 +33,8 @@ def eval_(
     Task files are YAML, as lm-eval describes them. Without --download no connection is opened: the data of a
     task must be local files.
     """
-    if not tasks:
+    names = [name for each in (tasks or "").split(",") if (name := each.strip())]
+    if not names:
         raise ConfigError("No task is named.", "Give --tasks, for example --tasks lambada_openai --download.")
     process.passive_openmp_if_busy()
     if not download:
@@ -42,5 +43,5 @@ def eval_(
     from gptscratch.interop.lm_eval import evaluate
 
     generator = loading.load(run, quantize=None, device=device, dtype=dtype, exact=True)
-    found = evaluate(generator, tasks.split(","), task_dir=task_dir, num_fewshot=fewshot, limit=limit)
+    found = evaluate(generator, names, task_dir=task_dir, num_fewshot=fewshot, limit=limit)
     render_eval.results(generator.run.name, found, json=json)

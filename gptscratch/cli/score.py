@@ -10,6 +10,7 @@ from gptscratch.accelerate import process
 from gptscratch.cli import options as o
 from gptscratch.config.setting import ADVANCED, OUTPUT, RUN, setting
 from gptscratch.errors import require
+from gptscratch.units import plural
 
 EXAMPLES = """Examples:
   gptscratch score story.txt --with tales
@@ -54,7 +55,7 @@ def score(
     generator = loading.load(run, quantize=quantize, device=device, dtype=dtype, exact=True)
     scored = score_(generator, documents, stride=stride)
     if scored.unknown:
-        console.notice(f"{scored.unknown:,} tokens that the model does not know are left out.")
+        console.notice(f"Left out: {plural(scored.unknown, 'token')} that the model does not know.")
     if not scored.lossless:
         console.notice(
             "This run's tokenizer loses part of the text, such as spaces or case: "
@@ -71,7 +72,7 @@ def score(
     lines = [
         ("bits/byte", f"{scored.bits_per_byte:.4f}"),
         ("perplexity", perplexity),
-        ("text", f"{scored.tokens:,} tokens, {scored.bytes:,} bytes{several}"),
+        ("text", f"{plural(scored.tokens, 'token')}, {plural(scored.bytes, 'byte')}{several}"),
         ("run", generator.run.name),
     ]
     console.show({"run": generator.run.name, **values}, lines, json=json)

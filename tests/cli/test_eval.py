@@ -22,6 +22,7 @@ def test_a_missing_package_and_a_missing_task_are_named(
     assert ended.code == 2
     assert "[eval]" in ended.err
     assert os.environ["HF_HUB_OFFLINE"] == "1"
-    ended = gptscratch("eval", "tale")
-    assert ended.code == 2
-    assert "--tasks" in ended.err
+    for none in ((), ("--tasks", " , ")):
+        ended = gptscratch("eval", "tale", *none)
+        assert ended.code == 2
+        assert "Give --tasks" in ended.err

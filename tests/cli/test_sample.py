@@ -181,3 +181,10 @@ def test_an_interrupted_stream_ends_its_line(capsys: pytest.CaptureFixture[str])
     with pytest.raises(KeyboardInterrupt):
         render_sample.stream("a", texts(), colors=None)
     assert capsys.readouterr().out == "ab\n"
+
+
+def test_score_counts_one_unknown_token_in_the_singular(tale: Path, tmp_path: Path) -> None:
+    for unknown, notice in (("Q", "Left out: 1 token that"), ("QQ", "Left out: 2 tokens that")):
+        (tmp_path / "text.txt").write_text(f"the fox runs home. {unknown}\n")
+        done = CliRunner().invoke(app, ["score", str(tmp_path / "text.txt"), "--with", str(tale)])
+        assert notice in done.stderr
