@@ -53,8 +53,8 @@ def evaluate(
         ConfigError: there is no such task, or its data cannot be loaded.
         MissingExtraError: lm-eval is not installed.
     """
-    manager = _task_manager(tasks, task_dir)
     try:
+        manager = _task_manager(tasks, task_dir)
         found = simple_evaluate(
             HarnessModel(generator),
             tasks=manager.match_tasks(list(tasks)),
@@ -64,15 +64,22 @@ def evaluate(
             bootstrap_iters=_BOOTSTRAP,
             log_samples=False,
         )
-    except UserError:
+    except (UserError, RuntimeError):  # what torch raises is not about a task
         raise
-    except (OSError, ValueError, KeyError) as error:  # of the task's file or of its data set
-        message = " ".join(str(error).split())
+    except Exception as error:  # of any type: a task's file has templates and functions, its data any values
         raise ConfigError(
-            f"A task cannot be evaluated: {message}.",
+            f"A task cannot be evaluated: {_cause(error)}.",
             "Check the task's file and its data; data sets on the hub need --download.",
         ) from None
     return dict(found)
+
+
+def _cause(error: BaseException) -> str:
+    """In one line; datasets says only that there was an error, and what it is in the one before."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    message = " ".join(str(error).split()).rstrip(".")
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def _task_manager(tasks: Sequence[str], task_dir: str | Path | None) -> Any:

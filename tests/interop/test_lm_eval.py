@@ -147,3 +147,21 @@ def test_an_unknown_task_and_data_that_are_missing_are_refused(run: Path, task_d
         evaluate(load(run), ["broken"], task_dir=task_dir)
     with pytest.raises(ConfigError, match="is not a folder"):
         evaluate(load(run), ["choices"], task_dir=task_dir / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('{"question": "a d', "JSON"),
+        ('{"question": "a", "choices": 3}', "TypeError"),
+    ],
+)
+def test_malformed_data_are_one_line_with_the_cause(
+    row: str, message: str, run: Path, task_dir: Path, tmp_path: Path
+) -> None:
+    from gptscratch.interop.lm_eval import evaluate
+
+    (tmp_path / "data.jsonl").write_text(row)
+    with pytest.raises(ConfigError, match=f"cannot be evaluated: .*{message}") as caught:
+        evaluate(load(run), ["choices"], task_dir=task_dir)
+    assert "\n" not in str(caught.value)
