@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gptscratch.config import NARROWING, ModelConfig
+from gptscratch.config import NARROWING, ModelConfig, TrainConfig
 
 Shape = tuple[int, ...]
 
@@ -121,6 +121,22 @@ def memory_to_train(
         optimizer=4 * math.ceil(moments / shards),
         activations=_activation_bytes(config, micro_batch_size, DTYPE_BYTES[dtype], device, shards),
         update=update,
+    )
+
+
+def memory_of_run(
+    config: ModelConfig, train: TrainConfig, *, rows: int, dtype: str, device: str = "cpu", shards: int = 1
+) -> TrainingMemory:
+    """``memory_to_train`` with ``rows`` sequences of a run's micro-batch, each computed twice with R-Drop."""
+    targets = train.lora_targets or linear_layers(config)
+    return memory_to_train(
+        config,
+        micro_batch_size=rows * train.passes,
+        optimizer=train.optimizer,
+        dtype=dtype,
+        device=device,
+        trained=train.lora_rank and adapter_parameters(config, train.lora_rank, targets),
+        shards=shards,
     )
 
 

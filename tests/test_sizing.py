@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gptscratch.accelerate.training import accelerate_training
-from gptscratch.config import ACTIVATIONS, NORMS, POSITIONS, ModelConfig
+from gptscratch.config import ACTIVATIONS, NORMS, POSITIONS, ModelConfig, TrainConfig
 from gptscratch.config.presets import PRESETS
 from gptscratch.model.cache import KVCache
 from gptscratch.model.gpt import GPT
@@ -157,7 +157,7 @@ def test_activation_bytes_are_near_what_autograd_saves(preset, dtype, changes, r
 
 
 def test_a_description_becomes_json():
-    description = describe_model(PRESETS["gpt2-xl"], micro_batch_size=4)
+    description = describe_model(PRESETS["gpt2-xl"], TrainConfig(micro_batch_size=4))
     values = json.loads(json.dumps(dataclasses.asdict(description)))
     assert values["parameters"] == 1_557_611_200
     assert values["config"]["d_ff"] == 6400

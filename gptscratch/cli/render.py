@@ -55,12 +55,18 @@ def plan_lines(plan: Plan, manifest: Manifest) -> Lines:
         ("optimizer", f"{train.optimizer}, learning rate {train.learning_rate:.3g}, "
                       f"schedule {train.lr_schedule}{', R-Drop' if train.r_drop else ''}"),
     ]  # fmt: skip
-    if train.lora_rank is not None:
-        number = count(adapter_parameters(model, train.lora_rank, train.lora_targets))
-        what = f"LoRA of rank {train.lora_rank} for {', '.join(train.lora_targets)}"
-        lines.append(("adapters", f"{what}: {number} parameters are trained, the others are fixed"))
     memory = f"about {duration(plan.seconds)} and {size(plan.memory_bytes)} of memory"
-    return [*lines, ("cost", f"{memory}, {_machine(train)}")]
+    return [*lines, *_adapters(plan.config), ("cost", f"{memory}, {_machine(train)}")]
+
+
+def _adapters(config: RunConfig) -> Lines:
+    """A line for a run that trains adapters alone."""
+    train = config.train
+    if train.lora_rank is None:
+        return []
+    number = count(adapter_parameters(config.model, train.lora_rank, train.lora_targets))
+    what = f"LoRA of rank {train.lora_rank} for {', '.join(train.lora_targets)}"
+    return [("adapters", f"{what}: {number} parameters are trained, the others are fixed")]
 
 
 def tokenizer(manifest: Manifest) -> str:
@@ -139,12 +145,13 @@ def runs(found: Sequence[RunSummary], *, json: bool) -> None:
 def run(described: RunDescription, *, json: bool) -> None:
     summary = described.summary
     lines = [("run", f"{summary.name}, {timestamp(summary.changed)}"), ("folder", summary.folder)]
-    settings = _settings(RunConfig.from_dict({name: described.config.get(name, {}) for name in SECTIONS}))
+    config = RunConfig.from_dict({name: described.config.get(name, {}) for name in SECTIONS})
+    settings = _settings(config)
     if isinstance(imported := described.config.get("imported"), dict):
         lines.append(("imported", f"{imported.get('source')}, a {imported.get('model_type')} model"))
         lines.append(settings[0])
     else:
-        lines += [*_trained(described), *settings]
+        lines += [*_trained(described), *_adapters(config), *settings]
     show(described, lines, json=json)
     if json:
         return

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gptscratch import paths, sizing
-from gptscratch.config import ModelConfig, read_json
+from gptscratch.config import ModelConfig, TrainConfig, read_json
 from gptscratch.config.presets import PRESETS, preset_settings
 from gptscratch.data.token_files import Manifest, read_manifest
 from gptscratch.errors import CheckpointError, UserError, did_you_mean
@@ -41,7 +41,7 @@ class ModelDescription:
     forward_flops_per_token: int
     training_flops_per_token: int
     micro_batch_size: int
-    training_memory_bytes: int  # with Muon in float32
+    training_memory_bytes: int  # on one device; of a preset with Muon in float32
     sampling_memory_bytes: int  # one text in float32
 
 
@@ -109,9 +109,14 @@ def describe_preset(name: str) -> ModelDescription:
     return describe_model(PRESETS[name])
 
 
-def describe_model(config: ModelConfig, *, micro_batch_size: int = 1) -> ModelDescription:
-    """Describe a model from its config alone; ``micro_batch_size`` sequences train at once."""
+def describe_model(
+    config: ModelConfig, train: TrainConfig | None = None, *, device: str = "cpu"
+) -> ModelDescription:
+    """Describe a model from its config; ``train`` is how it is trained, by default one sequence at once."""
+    train = train or TrainConfig(micro_batch_size=1)
+    rows, dtype = train.micro_batch_size, "float32" if train.dtype == "auto" else train.dtype
     counts = sizing.count_parameters(config)
+    memory = sizing.memory_of_run(config, train, rows=rows, dtype=dtype, device=device)
     return ModelDescription(
         config=config,
         parameters=counts.total,
@@ -119,8 +124,8 @@ def describe_model(config: ModelConfig, *, micro_batch_size: int = 1) -> ModelDe
         shapes=sizing.parameter_shapes(config),
         forward_flops_per_token=sizing.forward_flops_per_token(config),
         training_flops_per_token=sizing.training_flops_per_token(config),
-        micro_batch_size=micro_batch_size,
-        training_memory_bytes=sizing.memory_to_train(config, micro_batch_size=micro_batch_size).total,
+        micro_batch_size=rows,
+        training_memory_bytes=memory.total,
         sampling_memory_bytes=4 * counts.total + sizing.kv_cache_bytes(config),
     )
 
@@ -139,7 +144,7 @@ def describe_run(run: Path) -> RunDescription:
         plan=plan if all(_number(plan, name) is not None for name in PLANNED) else {},
         config=read_versioned(run / "config.json") | config.to_dict(),
         tokenizer_hash=_hash(run / "tokenizer.json"),
-        model=describe_model(config.model, micro_batch_size=config.train.micro_batch_size),
+        model=describe_model(config.model, config.train, device=str(plan.get("device"))),
     )
 
 

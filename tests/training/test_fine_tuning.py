@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import torch
 from torch.testing import assert_close
+from typer.testing import CliRunner
 
-from gptscratch import paths
+from gptscratch import paths, sizing
+from gptscratch.cli.app import app
 from gptscratch.errors import CheckpointError, ConfigError, UserError
 from gptscratch.generation.generator import load
 from gptscratch.runs.metrics import read_metrics
+from gptscratch.runs.summary import describe_run
 from gptscratch.runs.tensors import load_shapes, load_tensors, save_tensors
 from gptscratch.tokenizer import Tokenizer
 from gptscratch.training.events import Event, Notice
@@ -170,6 +173,17 @@ def test_checkpoints_hold_the_adapters_alone_and_the_run_holds_its_base(tune: Fi
     shutil.rmtree(tale)
     moved = shutil.copytree(result.run, result.run.parent.parent / "moved")
     assert load(moved).generate("the", max_tokens=20, seed=1) == before
+
+
+def test_info_of_a_run_with_adapters_has_the_memory_of_its_own_training(tune: Fit) -> None:
+    run = tune(**LORA, r_drop=1.0, micro_batch_size=2).run
+    described = describe_run(run).model
+    expected = sizing.memory_to_train(
+        load(run).model.config, micro_batch_size=2 * 2, optimizer="adamw", trained=2 * 2 * (32 + 32)
+    )
+    assert (described.micro_batch_size, described.training_memory_bytes) == (2, expected.total)
+    shown = CliRunner().invoke(app, ["info", str(run)]).stdout
+    assert "LoRA of rank 2 for q, v: 256 parameters are trained" in " ".join(shown.split())
 
 
 def test_a_resumed_run_with_adapters_equals_the_straight_run(tune: Fit) -> None:

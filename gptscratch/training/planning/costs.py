@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from gptscratch import sizing
 from gptscratch.config import ModelConfig, TrainConfig
@@ -75,16 +74,11 @@ class Costs:
         return self.facts.start_up_seconds + compiles
 
     def _memory(self, model: ModelConfig, rows: int) -> sizing.TrainingMemory:
-        train, machine = self.train, dict[str, Any]()
-        if train.parallel == "fsdp":
-            machine["shards"] = self.facts.world_size
-        if train.lora_rank:
-            machine["trained"] = sizing.adapter_parameters(model, train.lora_rank, train.lora_targets)
-        return sizing.memory_to_train(
+        return sizing.memory_of_run(
             model,
-            micro_batch_size=rows * train.passes,
-            optimizer=train.optimizer,
+            self.train,
+            rows=rows,
             dtype=self.facts.dtype,
             device=self.facts.device,
-            **machine,
+            shards=self.facts.world_size if self.train.parallel == "fsdp" else 1,
         )
