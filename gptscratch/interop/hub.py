@@ -6,9 +6,11 @@ from pathlib import Path
 
 from gptscratch.errors import ConfigError, MissingExtraError, RunError, require
 
+HUB = "hf:"
 _FILES = [
     "config.json", "generation_config.json", "model.safetensors", "model-*.safetensors",
-    "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
+    "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+    "vocab.json", "merges.txt",
 ]  # fmt: skip
 
 

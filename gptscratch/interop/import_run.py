@@ -26,7 +26,7 @@ from gptscratch.errors import (
 from gptscratch.files import new_folder, remove_folder, write_json
 from gptscratch.interop.foreign import SUPPORTED, ForeignModel
 from gptscratch.interop.hf_import import read_hf
-from gptscratch.interop.hub import download
+from gptscratch.interop.hub import HUB, download
 from gptscratch.interop.nanogpt import read_nanogpt
 from gptscratch.runs.folder import held, require_free
 from gptscratch.runs.run import FORMAT, RunRecord, read_run
@@ -35,7 +35,6 @@ from gptscratch.sizing import count_parameters
 from gptscratch.tokenizer import Tokenizer
 from gptscratch.tokenizer.load import load_library_tokenizer
 
-HUB = "hf:"
 _WITH_TOKEN = 0.9  # of the model's ids: embeddings are padded to a multiple of some power of two, not further
 
 

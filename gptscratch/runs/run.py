@@ -35,6 +35,7 @@ class RunRecord:
     split: Mapping[str, Any] | None = None  # how the corpus was split; runs of older versions lack it
     stop_ids: tuple[int, ...] = ()  # what ends a text besides end_of_text: as in the model it started from
     imported: Mapping[str, Any] | None = None  # where imported weights are from; such a run has no corpus
+    base_model: str | None = None  # the source of the imported model that fine-tuning began with
     base: str | None = None  # the hash of base.safetensors, in a run that trains adapters
     val_hash: str | None = None  # of a validation text with files of its own; older versions lack it
     format: int = FORMAT
@@ -64,6 +65,7 @@ class RunRecord:
             "tokens": isinstance(record.tokens, str),
             "end_of_text": end is None or (type(end) is int and 0 <= end < vocab_size),
             "parameters": type(record.parameters) is int and record.parameters >= 0,
+            "base_model": record.base_model is None or isinstance(record.base_model, str),
             "base": record.base is None or isinstance(record.base, str),
             "split": record.split is None or _is_split(record.split),
             "stop_ids": all(type(i) is int and 0 <= i < vocab_size for i in record.stop_ids),

@@ -33,6 +33,7 @@ def record_of(config: RunConfig, prepared: Prepared, source: RunRecord | None = 
         tokens=str(prepared.folder.resolve()),
         end_of_text=end_of_text,
         stop_ids=tuple(i for i in endings if i != end_of_text),
+        base_model=None if source is None else (source.imported or {}).get("source", source.base_model),
         parameters=sizing.count_parameters(config.model).total,
         split={
             "train_tokens": manifest.train.tokens,

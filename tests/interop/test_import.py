@@ -199,6 +199,34 @@ def test_a_model_of_transformers_can_be_fine_tuned_directly(published: Published
     assert "was imported as the run gpt2-2" in command(*train, "--name", "three").stderr
 
 
+def test_the_model_card_names_the_models_that_fine_tuning_began_with(
+    published: Published, corpus: Path, tmp_path: Path
+) -> None:
+    run = import_run(published("Llama")[1], name="mine").run
+    record = json.loads((run / "config.json").read_text())
+    for number, (place, name) in enumerate(
+        (("hf:owner/model@0123", "owner/model"), ("/home/me/tiny", "tiny"))
+    ):
+        record["imported"]["source"] = place
+        (run / "config.json").write_text(json.dumps(record))
+        tuned, again = (f"{name}-{number}" for name in ("tuned", "again"))
+        settings = {"steps": 1, "device": "cpu", "lora_rank": 2, "lora_targets": ("q", "v"), "dropout": 0.1}
+        train(corpus, init_from="mine", name=tuned, r_drop=1.0, keep_file=str(corpus), **settings)
+        train(corpus, init_from=find_checkpoint(tuned)[1], name=again, **settings)
+        first, second = (
+            Path(export(run, tmp_path / run, merge=True).folder, "README.md").read_text()
+            for run in (tuned, again)
+        )
+        assert f"It was fine-tuned from mine (imported from {name})" in first
+        assert f"It was fine-tuned from {tuned} (imported from {name})" in second
+        assert ("base_model: owner/model\n" in first) == ("base_model" in second) == (number == 0)
+        for fact in ("| LoRA of rank 2 for q, v, alpha 4 |", "| R-Drop | weight 1 |", "before fine-tuning)",
+                     "| loss on a text to be kept |"):  # fmt: skip
+            assert fact in first
+        assert "/home/me" not in first
+        assert "was not trained to answer questions" not in " ".join(first.split())
+
+
 def test_an_imported_run_has_no_training_to_resume(published: Published) -> None:
     import_run(published("Llama")[1], name="mine")
     with pytest.raises(CheckpointError, match="mine was imported: there is no training to continue"):
