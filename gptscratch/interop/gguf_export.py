@@ -21,6 +21,7 @@ from gptscratch.files import write_text
 from gptscratch.interop.gguf_vocabulary import vocabulary
 from gptscratch.interop.hf_export import config_to_hf, finite, state_to_hf
 from gptscratch.interop.source import Source
+from gptscratch.interop.token_names import read_names
 from gptscratch.model.position import rotary_angles, scaled_frequencies
 
 if TYPE_CHECKING:
@@ -136,6 +137,8 @@ def _add_tokenizer(writer: GGUFWriter, source: Source) -> None:
     writer.add_add_bos_token(bool(source.tokenizer.prefix_ids))
     writer.add_add_eos_token(False)
     writer.add_array("tokenizer.ggml.suppress_tokens", source.untrained_ids)
+    if template := read_names(source.run, source.tokenizer).get("chat_template"):
+        writer.add_chat_template(template)
 
 
 def _tensors(source: Source, family: str, dtype: str) -> Iterator[tuple[str, NDArray[Any], Any]]:

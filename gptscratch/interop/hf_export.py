@@ -22,6 +22,7 @@ from gptscratch.files import write_json, write_text
 from gptscratch.interop.hf_names import ACTIVATIONS, FIELDS, parameter_pairs
 from gptscratch.interop.model_card import model_card
 from gptscratch.interop.source import Source
+from gptscratch.interop.token_names import read_names
 from gptscratch.model.gpt import GPT
 from gptscratch.model.layout import Layout
 from gptscratch.runs.tensors import save_streamed
@@ -162,6 +163,7 @@ def _tokenizer_config(source: Source) -> dict[str, Any]:
         "padding_side": "left",  # so that each row of a batch ends with its prompt
         "clean_up_tokenization_spaces": False,
         **{key: source.tokenizer.library.id_to_token(i) for key, i in named.items() if i is not None},
+        **read_names(source.run, source.tokenizer),
     }
 
 

@@ -6,7 +6,7 @@ only. A run is complete or absent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +28,9 @@ from gptscratch.interop.foreign import SUPPORTED, ForeignModel
 from gptscratch.interop.hf_import import read_hf
 from gptscratch.interop.hub import HUB, download
 from gptscratch.interop.nanogpt import read_nanogpt
+from gptscratch.interop.token_names import read_names
 from gptscratch.runs.folder import held, require_free
-from gptscratch.runs.run import FORMAT, RunRecord, read_run
+from gptscratch.runs.run import FORMAT, TOKENIZER_CONFIG, RunRecord, read_run
 from gptscratch.runs.tensors import save_streamed
 from gptscratch.sizing import count_parameters
 from gptscratch.tokenizer import Tokenizer
@@ -86,7 +87,7 @@ def import_run(
         imported={"source": place, "model_type": foreign.model_type},
     )
     with disk_errors(f"writing {run}"):
-        _write(run, record, foreign, tokenizer_json)
+        _write(run, record, foreign, tokenizer_json, read_names(path, own))
     return Imported(
         run=run,
         source=place,
@@ -125,7 +126,9 @@ def free_name(source: str) -> str:
     return next(name for name in names if not paths.run_dir(name).exists())
 
 
-def _write(run: Path, record: RunRecord, foreign: ForeignModel, tokenizer_json: str) -> None:
+def _write(
+    run: Path, record: RunRecord, foreign: ForeignModel, tokenizer_json: str, names: Mapping[str, str]
+) -> None:
     """The whole folder; a run that is there already is replaced at the end."""
     with new_folder(run) as temporary:
         checkpoint = paths.checkpoint_dir(temporary, 0)
@@ -136,6 +139,8 @@ def _write(run: Path, record: RunRecord, foreign: ForeignModel, tokenizer_json: 
         write_json(temporary / "last.json", {"checkpoint": checkpoint.name, "step": 0})
         write_json(temporary / "config.json", record.to_dict())
         (temporary / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8", newline="\n")
+        if names:
+            write_json(temporary / TOKENIZER_CONFIG, names)
         if run.exists():
             with held(run):
                 remove_folder(run)

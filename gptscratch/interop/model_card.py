@@ -151,7 +151,7 @@ def _validation(described: RunDescription) -> list[tuple[str, str]]:
     before = found.get("before")
     kept = [found[name]["val_loss"] for name in ("keep_after", "keep_before") if name in found]
     loss_text = f"{loss:.4f} nats per token" if loss is not None else ""
-    if before:
+    if before and loss_text:
         loss_text += f" ({before['val_loss']:.4f} before fine-tuning)"
     return [
         ("loss", loss_text),

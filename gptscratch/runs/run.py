@@ -17,6 +17,7 @@ from gptscratch.errors import CheckpointError, ConfigError, RunError, require
 # The format of config.json and state.json. 1 had other names of settings and order of batches; 2 shuffled
 # every corpus in memory, where 3 computes the order of more than four million rows.
 FORMAT = 3
+TOKENIZER_CONFIG = "tokenizer_config.json"  # in the folder of a run: the names in interop/token_names.py
 _KEPT = (
     "train.optimizer", "train.batch_size", "train.documents", "train.keep_file",
     "train.lora_rank", "train.lora_alpha", "train.lora_targets", "train.lora_dropout",

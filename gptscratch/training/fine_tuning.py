@@ -17,7 +17,7 @@ from gptscratch.errors import CheckpointError, ConfigError, CorpusError, UserErr
 from gptscratch.files import write_json
 from gptscratch.model.gpt import GPT
 from gptscratch.runs import checkpoint
-from gptscratch.runs.run import disk_errors_in, read_facts, read_run
+from gptscratch.runs.run import TOKENIZER_CONFIG, disk_errors_in, read_facts, read_run
 from gptscratch.runs.summary import FINE_TUNING
 from gptscratch.runs.tensors import load_tensors
 from gptscratch.training.context import TrainContext
@@ -73,8 +73,13 @@ def before(context: TrainContext, init_from: str | Path) -> FineTuned:
 def begin(context: TrainContext, found: FineTuned, source: Path | None) -> None:
     """Note the losses before the first step in the run's folder, which exists by now.
 
-    A run with adapters keeps the parameters that stay fixed; ``source`` as ``load_source`` returned it.
+    A run with adapters keeps the parameters that stay fixed; ``source`` as ``load_source`` returned it. The
+    names of the special tokens of an imported model stay, since its tokenizer does.
     """
+    theirs = paths.find_checkpoint(found.init_from)[0]
+    if names := read_facts(theirs / TOKENIZER_CONFIG):
+        with disk_errors_in(context.run, f"writing {TOKENIZER_CONFIG}"):
+            write_json(context.run / TOKENIZER_CONFIG, names)
     if context.config.lora_rank is not None:
         base = checkpoint.save_base(context.run, context.model, source)
         context.record = replace(context.record, base=base)

@@ -227,6 +227,33 @@ def test_the_model_card_names_the_models_that_fine_tuning_began_with(
         assert "was not trained to answer questions" not in " ".join(first.split())
 
 
+@pytest.mark.parametrize("has_file", [False, True])
+def test_the_chat_template_and_the_names_of_special_tokens_are_exported_again(
+    has_file: bool, published: Published, corpus: Path, tmp_path: Path
+) -> None:
+    _, folder = published("Llama")
+    template = "{% for message in messages %}{{ message['content'] + eos_token }}{% endfor %}"
+    names: dict[str, Any] = {"eos_token": {"content": "!"}, "pad_token": "?", "bos_token": "unknown"}
+    if has_file:
+        (folder / "chat_template.jinja").write_text(template)
+    else:
+        names["chat_template"] = [
+            {"name": "other", "template": "x"},
+            {"name": "default", "template": template},
+        ]
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    import_run(folder, name="mine")
+    train(corpus, init_from="mine", name="tuned", steps=1, device="cpu")
+    for run in ("mine", "tuned"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(export(run, tmp_path / run).folder)
+        assert (tokenizer.eos_token, tokenizer.pad_token) == ("!", "?")
+        assert tokenizer.bos_token == "<|endoftext|>"
+        assert tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False) == "Hi!"
+    gguf = pytest.importorskip("gguf")
+    fields = gguf.GGUFReader(f"{export('mine', tmp_path / 'g', format='gguf').folder}/model.gguf").fields
+    assert bytes(fields["tokenizer.chat_template"].parts[-1]).decode() == template
+
+
 def test_an_imported_run_has_no_training_to_resume(published: Published) -> None:
     import_run(published("Llama")[1], name="mine")
     with pytest.raises(CheckpointError, match="mine was imported: there is no training to continue"):
