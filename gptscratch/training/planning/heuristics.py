@@ -167,7 +167,7 @@ def rates(optimizer: str, d_model: int, steps: int, factor: float = 1.0) -> dict
     return {
         "learning_rate": factor * 0.03,
         "adamw_learning_rate": factor * min(0.02, 0.02 * 128 / d_model),
-        "momentum": 0.9 if steps < 500 else 0.95,
+        "momentum": 0.9 if steps < 800 else 0.95,
     }
 
 

@@ -260,6 +260,10 @@ def test_rates_know_the_batch_that_was_given() -> None:
     assert rates[512].adamw_learning_rate == pytest.approx(factor * rates[8].adamw_learning_rate)
 
 
+def test_a_short_run_has_less_momentum() -> None:
+    assert [plan(steps=steps).config.train.momentum for steps in (545, 1091)] == [0.9, 0.95]
+
+
 def test_parameters_are_averages_of_a_fifth_of_a_long_run_at_least() -> None:
     assert plan(minutes=1).config.train.weight_decay == 0.1
     large = dataclasses.replace(LAPTOP, train_tokens=10**10)
