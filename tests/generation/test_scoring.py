@@ -148,7 +148,9 @@ def test_a_table_is_scored_by_its_rows(tale: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [TEXT.replace("\n", "\r").encode(), TEXT.encode("utf-16"), gzip.compress(TEXT.encode())]
+    "data",
+    [TEXT.replace("\n", "\r").encode(), TEXT.encode("utf-16"), gzip.compress(TEXT.encode(), mtime=0)],
+    ids=["line ends", "UTF-16", "gzip"],
 )
 def test_a_file_that_train_reads_is_a_text_and_a_prompt(data: bytes, tale: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(data)
