@@ -46,9 +46,9 @@ def score(
     from gptscratch.generation.scoring import surprises
     from gptscratch.runs.run import read_run
 
+    data = read_run(paths.find_checkpoint(run)[0]).config.data
     if Source(file, True).format == "text":
         console.no_effect("with plain text", {"--text-column": text_column})
-    data = read_run(paths.find_checkpoint(run)[0]).config.data
     column = text_column or data.text_column
     documents = loading.read_documents(file, separator=data.separator, column=column)
     require(bool(documents), f"{'stdin' if file == '-' else file} is empty: there is nothing to score.")
