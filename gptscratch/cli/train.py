@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from gptscratch.cli import options as o
 from gptscratch.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from gptscratch.config.setting import FINE_TUNING, LENGTH, OUTPUT, RUN, setting
 from gptscratch.errors import require
+
+if TYPE_CHECKING:
+    from gptscratch.cli.progress import TrainView
 
 STARTED = time.perf_counter() - process.age()  # the user's minutes begin to count when the program starts
 
@@ -73,13 +76,9 @@ def train(
         other = {"--name": settings.get("name"), "--out": out, "--init-from": init_from, "--preset": preset,
                  "--force": force, "--dry-run": dry_run}  # fmt: skip
         _check_resume(names, [option for option, value in other.items() if value])
+    kept = () if resume else names
     settings, note = o.combined(
-        settings,
-        preset=preset,
-        config=config,
-        pairs=set_,
-        corpus=() if resume else names,
-        init_from=init_from,
+        settings, preset=preset, config=config, pairs=set_, corpus=kept, init_from=init_from
     )
     silent = [flag for flag, on in (("--quiet", quiet), ("--json", json), ("--dry-run", dry_run)) if on]
     require(
@@ -96,7 +95,6 @@ def train(
     from gptscratch.cli.progress import TrainView
     from gptscratch.generation.generator import sample_text
     from gptscratch.training import trainer
-    from gptscratch.training.planning import plan_run as planning
 
     init_from = init_from and import_.as_run(init_from)
     view = TrainView(quiet=quiet or json or dry_run)
@@ -104,12 +102,7 @@ def train(
         console.notice(note)
     if dry_run:
         settings = settings | ({"data.corpus": names} if names else {})
-        plan, prepared = planning.plan_run(
-            settings, init_from=init_from, on_event=view.on_event, started=STARTED
-        )
-        console.show(plan, render.plan_lines(plan, prepared.manifest), json=json)
-        for text in () if json or quiet else plan.notices:
-            console.notice(text)
+        _print_plan(settings, init_from, view, json=json, quiet=quiet)
         return
     from gptscratch.report.listeners import listening
 
@@ -126,6 +119,18 @@ def train(
     if result.interrupted:
         # torchrun takes any code but 0 for a failure, and may start the processes again.
         raise typer.Exit(130 if distributed.world().size == 1 else 0)
+
+
+def _print_plan(
+    settings: dict[str, Any], init_from: str | None, view: TrainView, *, json: bool, quiet: bool
+) -> None:
+    from gptscratch.cli import console, render
+    from gptscratch.training.planning.plan_run import plan_run
+
+    plan, prepared = plan_run(settings, init_from=init_from, on_event=view.on_event, started=STARTED)
+    console.show(plan, render.plan_lines(plan, prepared.manifest), json=json)
+    for text in () if json or quiet else plan.notices:
+        console.notice(text)
 
 
 def _check_resume(names: tuple[str, ...], other: list[str]) -> None:

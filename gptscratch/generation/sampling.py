@@ -59,9 +59,8 @@ def candidates(
             logits, token_ids = logits.sort(dim=-1, descending=True)
         probabilities = logits.softmax(-1)
         before = probabilities.cumsum(-1) - probabilities  # of all that are more likely; 0 for the first
-        logits = logits.masked_fill(
-            (before >= top_p) & (before > 0), float("-inf")
-        )  # float32 may round p to 0
+        is_cut = (before >= top_p) & (before > 0)  # the most likely one stays where p rounds to 0
+        logits = logits.masked_fill(is_cut, float("-inf"))
     if min_p is not None:
         probabilities = logits.softmax(-1)
         least = min_p * probabilities.amax(-1, keepdim=True)

@@ -108,7 +108,7 @@ def token_nats(generator: Generator, documents: Sequence[Sequence[int]], stride:
         found = F.cross_entropy(logits.mT, read[:, 1:], reduction="none").cpu()  # (B, T)
         for each, row in zip(some, found, strict=True):
             nats[each.place : each.place + each.new] = row[each.length - each.new : each.length]
-    return [float(n) for n in nats]
+    return nats.tolist()
 
 
 class _Window(NamedTuple):

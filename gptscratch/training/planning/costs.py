@@ -48,7 +48,7 @@ class Costs:
         return self._memory(model, rows).total
 
     def peak_bytes(self, model: ModelConfig) -> int:
-        """Memory of the whole process, on a GPU of that device."""
+        """Memory at the peak: that of the process on a CPU, that of the device elsewhere."""
         process = PROCESS_BYTES + bool(self.train.compile) * COMPILER_BYTES
         training = self.training_bytes(model, self.train.micro_batch_size)
         peak = 1.2 * training + (process if self.facts.device == "cpu" else 0)
